@@ -1,0 +1,147 @@
+"""Every setting: its default, its one-line help, and where it may come from.
+
+Precedence: defaults < TOML file (LTRR_CONFIG, or ./ltrr.toml when it exists) < LTRR_* environment < keyword (tests).
+An unknown LTRR_* name or TOML key stops the start with the nearest right name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from services.errors import SettingsInvalid
+
+PREFIX = "LTRR_"
+_NOT_SETTINGS = {"LTRR_CONFIG"}
+
+
+def _items(value: Any) -> Any:
+    """`a,b` from the environment is the list ["a", "b"]; TOML gives lists as such."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _table(value: Any) -> Any:
+    """`click=1,purchase=5` from the environment is a table; TOML gives tables as such."""
+    if not isinstance(value, str):
+        return value
+    return dict(pair.split("=", 1) if "=" in pair else (pair, None) for pair in _items(value))
+
+
+Names = Annotated[list[str], BeforeValidator(_items)]
+Weights = Annotated[dict[str, float], BeforeValidator(_table)]
+
+ACTION_WEIGHTS = {
+    "click": 1.0,
+    "add_to_cart": 3.0,
+    "purchase": 5.0,
+    "play": 2.0,
+    "like": 2.0,
+    "dislike": -1.0,
+    "dwell": 1.0,
+    "abandon": 0.0,
+}
+
+
+class Settings(BaseModel):
+    """Values of one process; frozen, passed down by value from app/ alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    data_dir: Path = Field(Path("var"), description="folder of everything an embedded service keeps")
+    admin_key: SecretStr | None = Field(
+        None, description="key for item writes, models, policy, explain, users, metrics"
+    )
+    signing_keys: SecretStr | None = Field(
+        None,
+        description="kid:secret,… for query ids; the first signs, all verify (default: generated in the data folder)",
+    )
+    allowed_hosts: Names = Field([], description="further Host names to answer to when no admin key is set")
+    cors_origins: Names = Field([], description="origins that browsers may call from; none by default")
+    opensearch_url: str | None = Field(None, description="OpenSearch for the lexical and structured arms")
+    qdrant_url: str | None = Field(None, description="Qdrant for the vector arms")
+    redis_url: str | None = Field(None, description="Redis for event log and memory index")
+    encoder: Path | None = Field(
+        None, description="folder of an ONNX sentence encoder (default: trained on the catalogue)"
+    )
+    policy: str = Field("vw", pattern="^(vw|fixed|uniform)$", description="vw | fixed | uniform")
+    exploration: float = Field(0.05, ge=0.0, le=0.5, description="permanent share of decisions that explore")
+    candidate_budget: int = Field(200, ge=10, le=1000, description="most candidates a request may take over all arms")
+    candidate_price: float = Field(0.001, ge=0.0, description="reward that one candidate must be worth")
+    query_ttl_seconds: int = Field(21600, ge=60, le=86400, description="how long an answer takes feedback and pages")
+    attribution_seconds: float = Field(1800.0, gt=0.0, description="reward window of an answer")
+    action_weights: Weights = Field(ACTION_WEIGHTS, description="reward weight per action_name")
+    principal_cap: int = Field(30, ge=1, description="events an hour of one principal that count in full")
+    memory_half_life_days: float = Field(30.0, gt=0.0, description="decay of click memory")
+    max_body_bytes: int = Field(
+        2_000_000, ge=1024, description="largest request body (item writes stream and may be larger)"
+    )
+    max_concurrency: int = Field(64, ge=1, description="searches in flight before further ones are shed with 503")
+    snapshot_seconds: float = Field(5.0, gt=0.0, description="how often a changed policy is published")
+    log_queries: bool = Field(False, description="write query text into logs (off: never)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        unknown = sorted(set(self.action_weights) - set(ACTION_WEIGHTS))
+        if unknown:
+            raise ValueError(f"action_weights: unknown action {unknown[0]!r}; known are {', '.join(ACTION_WEIGHTS)}")
+        if self.admin_key is None and not _loopback(self.host):
+            raise ValueError(
+                f"host: {self.host} is not a loopback address and no admin key is set; set LTRR_ADMIN_KEY or listen on 127.0.0.1"
+            )
+        return self
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Settings of this process. Raises SettingsInvalid with one line that names what to change."""
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        path = Path(environ.get("LTRR_CONFIG", "ltrr.toml"))
+        if path.is_file():
+            try:
+                values |= _known(tomllib.loads(path.read_text("utf-8")), str(path), prefix="")
+            except tomllib.TOMLDecodeError as error:
+                raise SettingsInvalid(f"{path}: {error}") from error
+        elif "LTRR_CONFIG" in environ:
+            raise SettingsInvalid(f"LTRR_CONFIG: no such file {path}")
+        named = {k: v for k, v in environ.items() if k.startswith(PREFIX) and k not in _NOT_SETTINGS}
+        values |= _known(named, "the environment", prefix=PREFIX)
+        try:
+            return cls(**(values | overrides))
+        except ValidationError as error:
+            raise SettingsInvalid(_explain(error)) from error
+
+
+def _known(values: Mapping[str, Any], source: str, prefix: str) -> dict[str, Any]:
+    names = {prefix + (name.upper() if prefix else name): name for name in Settings.model_fields}
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1, 0.0)[0]
+            raise SettingsInvalid(f"unknown setting {key} in {source}; did you mean {near}?")
+    return {names[key]: value for key, value in values.items() if value != ""}
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"]:
+        name, _, rest = message.partition(": ")
+        return f"{PREFIX}{name.upper()}: {rest}"
+    return f"{PREFIX}{str(first['loc'][0]).upper()}: {message}"
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,280 @@
+"""What the engines must do. One Protocol per part that has an embedded and a production implementation.
+
+Every method is async and every read carries a Deadline, so that a remote engine fits without a change elsewhere: an
+implementation must not start work whose deadline has passed, hands the remaining time to its engine, and raises
+`TimeoutError` when it is spent. Blocking engines run in their own thread. Values in and out are those of
+services.types; no client type leaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from services.types import (
+    Alternative,
+    Candidate,
+    Deadline,
+    Document,
+    FacetCount,
+    Filters,
+    Impression,
+    Interaction,
+    Person,
+    Remembered,
+    Schema,
+    Sort,
+)
+
+# --- text and structure -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TextMatch:
+    """What to look for in words. An item matches when it has at least one of the words."""
+
+    words: tuple[tuple[Alternative, ...], ...]
+    raw: str
+    """The normalised query, for character n-grams of the title."""
+    ngram_weight: float = 0.0
+    """Weight of character n-gram evidence beside words; 0 leaves it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A keyword field holding `value` (compared as services.text.normalize does), or a number field within [low, high]."""
+
+    field: str
+    weight: float
+    value: str | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMatch:
+    """What to look for in structure. An item matches when it meets at least `need` of the constraints; items that meet
+    more (by weight) come first, and those that meet the same are ordered by quality."""
+
+    constraints: tuple[Constraint, ...]
+    need: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class IndexQuery:
+    """Items that satisfy `text` OR `slots` (everything when both are None), under all `filters`.
+
+    Order: `sort` if given; else the sum of the parts' scores; browsing (no parts) by popularity, most popular first.
+    Ties by object id.
+    """
+
+    text: TextMatch | None = None
+    slots: SlotMatch | None = None
+    filters: Filters = ()
+    facets: tuple[str, ...] = ()
+    sort: Sort | None = None
+    limit: int = 10
+    offset: int = 0
+    newest: bool = False
+    """Browse by newness instead of popularity."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexResult:
+    candidates: tuple[Candidate, ...]
+    total: int
+    """All matching items, not only those returned."""
+    facets: Mapping[str, tuple[FacetCount, ...]] = field(default_factory=dict)
+    """Per facet field asked for, the most frequent values over all matching items."""
+
+
+class LexicalIndex(Protocol):
+    """Text, structure, filters, facets and sort over the catalogue."""
+
+    async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult: ...
+
+    async def titles(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
+        """Titles (as written) with a word sequence that starts with `prefix`, most popular first, with their prior."""
+        ...
+
+    async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
+        """Index and forget items; searches that start after the return see it. Idempotent."""
+        ...
+
+    async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
+        """Replace the whole index under a new schema; searches go on against the old one until the swap."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# --- vectors ------------------------------------------------------------------------------------------------------
+
+
+class VectorIndex(Protocol):
+    """Nearest neighbours by cosine under filters."""
+
+    async def nearest(
+        self, vector: Sequence[float], filters: Filters, limit: int, deadline: Deadline
+    ) -> list[Candidate]: ...
+
+    async def vectors(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, list[float]]:
+        """Stored vectors of those of the items that have one."""
+        ...
+
+    async def apply(self, upserts: Sequence[tuple[Document, Sequence[float]]], deletes: Sequence[str]) -> None: ...
+
+    async def rebuild(self, schema: Schema, size: int, points: Iterable[tuple[Document, Sequence[float]]]) -> None:
+        """Replace the whole index (another encoder, another dimension); searches see the old one until the swap."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# --- catalogue ----------------------------------------------------------------------------------------------------
+
+
+class ItemStore(Protocol):
+    """The catalogue itself: the source of truth from which every index can be rebuilt."""
+
+    async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]: ...
+
+    async def put(self, documents: Sequence[Document]) -> None:
+        """Durable when it returns. Each document replaces an earlier one of the same id."""
+        ...
+
+    async def delete(self, object_ids: Sequence[str]) -> int:
+        """How many were there."""
+        ...
+
+    async def count(self) -> int: ...
+
+    def scan(self) -> AsyncIterator[Document]:
+        """Every document, in id order."""
+        ...
+
+    async def schema(self) -> Schema | None: ...
+
+    async def set_schema(self, schema: Schema) -> None: ...
+
+    async def pending(self, index: str) -> tuple[int, list[Document], list[str]]:
+        """(sequence, upserts, deletes) that came after what `index` last confirmed with `applied`."""
+        ...
+
+    async def applied(self, index: str, sequence: int) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+# --- event log ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passing without traffic, so that reward windows close in log order."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """A person asked to be forgotten; consumers drop what they keep of the user."""
+
+    user_id: str
+    at: float
+
+
+Record = Impression | Interaction | Tick | Forget
+
+
+class EventLog(Protocol):
+    """The one durable, ordered log of what was shown and what people did. Offsets ascend by 1 from 1, without gaps."""
+
+    async def append(self, record: Record) -> int:
+        """Durable when it returns; the record's offset."""
+        ...
+
+    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
+        """Append feedback, each (interaction, digest of the event's body) at most once, all or nothing durable.
+
+        Returns a services.types.EventStatus value each: `duplicate` when the event id is known with the same digest or
+        when (query_id, object_id, action_name) already counted; `invalid` when the event id is known with another
+        digest; else the interaction's own status (accepted | late).
+        Raises StorageFailed, having accepted nothing.
+        """
+        ...
+
+    async def impression(self, query_id: str, deadline: Deadline) -> Impression | None: ...
+
+    async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
+        """Records with offset > after, in order."""
+        ...
+
+    async def end(self) -> tuple[int, float]:
+        """Offset and time of the last record; (0, 0.0) when empty."""
+        ...
+
+    async def forget(self, user_id: str, at: float) -> int:
+        """Blank the user's id and query text in past records and append a Forget; how many records were blanked."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryChange:
+    """What one log record does to the memory index and the histories; all fields optional."""
+
+    shown: tuple[str, str] | None = None
+    """(memory key, normalised text) of an impression."""
+    action: tuple[str, str, str, float] | None = None
+    """(memory key, object_id, principal, debiased weight)."""
+    history: tuple[str, str, float] | None = None
+    """(person, object_id, weight)."""
+    forget_user: str | None = None
+    at: float = 0.0
+
+
+class MemoryIndex(Protocol):
+    """Q2E scores and people's histories. Scores decay by log time, are capped per query, and survive a restart."""
+
+    async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
+        """Items that the memory has for the query behind `key` (see services/memory.py) and its neighbours."""
+        ...
+
+    async def person(self, person: str, limit: int, deadline: Deadline) -> Person: ...
+
+    async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
+        """Past queries (normalised text) that begin with `prefix`, most asked first, with how often."""
+        ...
+
+    async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
+        """Apply in order and commit `offset` with them, atomically. Offsets at or below the committed one are ignored."""
+        ...
+
+    async def offset(self) -> int: ...
+
+    async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        """Replace the predicted queries of items: object_id -> [(query text, score in 0..1)]. Actual scores stay."""
+        ...
+
+    async def forget_items(self, object_ids: Sequence[str]) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+# --- small shared state -------------------------------------------------------------------------------------------
+
+
+class StateStore(Protocol):
+    """A few durable switches that every worker reads (policy mode, operator's notes); values are JSON."""
+
+    async def get(self, key: str) -> Any | None: ...
+
+    async def set(self, key: str, value: Any) -> None:
+        """Durable and in force for every reader when it returns."""
+        ...

@@ -1,0 +1,55 @@
+"""Everything that can go wrong by name.
+
+LtrrError
+├── InvalidRequest          the caller's mistake: which field, and what to send instead        -> 422
+│   └── UnknownField        a filter, facet or sort field that the catalogue does not have     -> 422
+├── NotFound                no such item, answer or model                                      -> 404
+├── Overloaded              more work than this process takes on; try again after a while      -> 503, Retry-After
+├── StorageFailed           the durable store did not take a write; nothing was accepted       -> 503, Retry-After
+├── ArmFailed               one retriever failed; the answer goes on without it                -> `degraded`
+├── ModelInvalid            a stored model is damaged, of another format, or fails its gate
+└── SettingsInvalid         a setting that cannot work, with the name to fix                   -> start refused
+"""
+
+from __future__ import annotations
+
+
+class LtrrError(Exception):
+    """Base of all errors that this product raises on purpose."""
+
+
+class InvalidRequest(LtrrError):
+    def __init__(self, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+
+class UnknownField(InvalidRequest):
+    pass
+
+
+class NotFound(LtrrError):
+    pass
+
+
+class Overloaded(LtrrError):
+    retry_after = 1
+
+
+class StorageFailed(LtrrError):
+    retry_after = 1
+
+
+class ArmFailed(LtrrError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ModelInvalid(LtrrError):
+    pass
+
+
+class SettingsInvalid(LtrrError):
+    pass

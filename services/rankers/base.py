@@ -1,0 +1,31 @@
+"""A ranker: orders the union."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float32]
+"""float32 [n candidates, len(features.NAMES)]."""
+
+
+class Ranker(Protocol):
+    """Contract (tests/contracts/ranker.py): one finite score per row, larger is better, deterministic, row order does not
+    matter; contributions add up to the score where the model allows it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def score(self, rows: Rows) -> NDArray[np.float32]:
+        """float32 [n]."""
+        ...
+
+    def contributions(self, rows: Rows) -> list[Mapping[str, float]]:
+        """Per row, feature name -> what it added to the score (sparse: zero ones left out)."""
+        ...

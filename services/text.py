@@ -1,0 +1,29 @@
+"""Text as every part of the product compares it: one normal form, one tokeniser."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SPACE = re.compile(r"\s+")
+_TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def normalize(text: str) -> str:
+    """Compatibility-decomposed (NFKC), case-folded, control characters gone, white space single; accents stay.
+
+    Linear in the length of `text`.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    return _SPACE.sub(" ", text).strip()
+
+
+def fold(text: str) -> str:
+    """`text` without accents: how tokens are compared in indexes ("amélie" finds "amelie")."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+
+
+def tokenize(text: str) -> list[str]:
+    """Folded word tokens of `text`, possessives and apostrophes dropped: "Schindler's List" -> schindlers list."""
+    return [m.group().replace("'", "").replace("’", "") for m in _TOKEN.finditer(fold(normalize(text)))]
