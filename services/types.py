@@ -1,7 +1,7 @@
-"""The values that flow through a search and a feedback event. Standard library only, no behaviour beyond small derivations.
+"""The values that flow through a search and a feedback event. Standard library only, no behaviour but derivations.
 
-A search:   Query -> Understanding -> Context -> Decision -> {arm: [Candidate]} -> [Pooled] -> Answer, logged as Impression
-Feedback:   Interaction -> (joined with its Impression by the learner) -> reward
+A search: Query -> Understanding -> Context -> Decision -> {arm: [Candidate]} -> [Pooled] -> Answer; logged: Impression
+Feedback: Interaction -> (joined with its Impression by the learner) -> reward
 Times are seconds: `Deadline` on the monotonic clock, every `at` on the server's wall clock (Unix epoch).
 """
 

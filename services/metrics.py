@@ -1,0 +1,52 @@
+"""Every Prometheus metric of the product, in base units, in one place. Labels are closed sets: no text, no ids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+FAST_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, *SECONDS[1:])
+SHARES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+COUNTS = (0, 5, 10, 25, 50, 75, 100, 150, 200, 300, 500, 1000)
+
+REQUESTS = Counter("ltrr_requests", "HTTP requests", ["route", "status"])
+REQUEST_SECONDS = Histogram("ltrr_request_duration_seconds", "HTTP request time", ["route"], buckets=SECONDS)
+IN_FLIGHT = Gauge("ltrr_searches_in_flight", "Searches being answered now")
+SHED = Counter("ltrr_shed_requests", "Requests refused because of overload", ["route"])
+
+STAGE_SECONDS = Histogram("ltrr_stage_duration_seconds", "Time of one stage", ["stage"], buckets=FAST_SECONDS)
+ARM_SECONDS = Histogram("ltrr_arm_duration_seconds", "Time of one retrieval by an arm", ["arm"], buckets=FAST_SECONDS)
+ARM_REQUESTS = Counter("ltrr_arm_requests", "Retrievals asked of an arm", ["arm", "outcome"])
+ARM_CANDIDATES = Counter("ltrr_arm_candidates", "Candidates an arm returned", ["arm"])
+CANDIDATES = Histogram("ltrr_candidates", "Candidates taken per search, over all arms", buckets=COUNTS)
+HITS_SHOWN = Counter("ltrr_hits_shown", "Hits shown, by the arms that found them", ["arm"])
+
+DECISIONS = Counter("ltrr_decisions", "Decisions", ["policy", "mode"])
+CHOICES = Counter("ltrr_choices", "Counts chosen", ["arm", "count"])
+PROPENSITY = Histogram("ltrr_propensity", "Propensity of the chosen count", ["arm"], buckets=SHARES)
+POLICY_FALLBACKS = Counter("ltrr_policy_fallbacks", "Decisions taken over by the static policy after a failure")
+POLICY_MODE = Gauge("ltrr_policy_mode", "1 for the mode in force", ["mode"])
+
+FEEDBACK = Counter("ltrr_feedback_events", "Feedback events by disposition", ["status"])
+REWARD = Histogram("ltrr_reward", "Reward of a decision when its window closed", buckets=(-1, -0.5, 0, 0.1, 0.25, 0.5, 1))
+LEARNED = Counter("ltrr_learned_decisions", "Decisions whose window closed and that the policy learned from")
+LEARNER_LAG = Gauge("ltrr_learner_lag_records", "Log records a consumer has not taken in yet", ["consumer"])
+LEARNER_OPEN = Gauge("ltrr_learner_open_impressions", "Impressions whose reward window is open")
+LEARNER_ERRORS = Counter("ltrr_learner_skipped_records", "Log records skipped because they could not be applied")
+SNAPSHOT_TIME = Gauge("ltrr_snapshot_timestamp_seconds", "When the newest policy snapshot was written (Unix time)")
+SNAPSHOT_AGE = Gauge("ltrr_snapshot_age_seconds", "Age of the newest policy snapshot")
+ITEMS = Gauge("ltrr_items", "Items in the catalogue")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Time a stage of the pipeline."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        STAGE_SECONDS.labels(name).observe(time.perf_counter() - start)
