@@ -15,12 +15,15 @@ def normalize(text: str) -> str:
     Linear in the length of `text`.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
-    text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    if not text.isprintable():  # exactly: something of category C or Z other than the plain space
+        text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
     return _SPACE.sub(" ", text).strip()
 
 
 def fold(text: str) -> str:
     """`text` without accents: how tokens are compared in indexes ("amélie" finds "amelie")."""
+    if text.isascii():
+        return text
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
