@@ -6,6 +6,7 @@ LtrrError
 ├── NotFound                no such item, answer or model                                      -> 404
 ├── Overloaded              more work than this process takes on; try again after a while      -> 503, Retry-After
 ├── StorageFailed           the durable store did not take a write; nothing was accepted       -> 503, Retry-After
+├── RecordDamaged           a stored log record cannot be read; `offset` says which            -> skipped and counted
 ├── ArmFailed               one retriever failed; the answer goes on without it                -> `degraded`
 ├── ModelInvalid            a stored model is damaged, of another format, or fails its gate
 └── SettingsInvalid         a setting that cannot work, with the name to fix                   -> start refused
@@ -39,6 +40,10 @@ class Overloaded(LtrrError):
 
 class StorageFailed(LtrrError):
     retry_after = 1
+
+
+class RecordDamaged(LtrrError):
+    offset: int | None = None
 
 
 class ArmFailed(LtrrError):

@@ -200,7 +200,8 @@ class EventLog(Protocol):
 
         Returns a services.types.EventStatus value each: `duplicate` when the event id is known with the same digest or
         when (query_id, object_id, action_name) already counted; `invalid` when the event id is known with another
-        digest; else the interaction's own status (accepted | late).
+        digest; else the interaction's own status. Only accepted and late ones are stored: an event that was refused
+        for another reason passes through here so that a retry of a known event id is recognised first.
         Raises StorageFailed, having accepted nothing.
         """
         ...

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -26,28 +27,43 @@ _GROUP = 256
 
 
 class Database:
-    """`script` creates the tables and must be safe to run again."""
+    """`script` creates the tables and must be safe to run again. Raises StorageFailed when the file does not open."""
 
     def __init__(self, path: Path, script: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        connection = self._connect()
-        connection.executescript(script)
-        connection.close()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = self._connect()
+            try:
+                connection.executescript(script)
+            finally:
+                connection.close()
+        except (OSError, sqlite3.Error) as error:
+            raise StorageFailed(f"{path}: {error}") from error
+        self._reading: sqlite3.Connection | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix=f"{path.stem}-read")
-        self._local = threading.local()
+        self._writing: sqlite3.Connection | None = None
         self._queue: SimpleQueue[tuple[Work[Any], Future[Any]] | None] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name=f"{path.stem}-write", daemon=True)
         self._writer.start()
         self._closed = False
 
     async def read(self, work: Work[T], deadline: Deadline | None = None) -> T:
-        """Run `work` on the reading connection; TimeoutError when the deadline passes first."""
-        future = asyncio.get_running_loop().run_in_executor(self._reader, self._read, work)
+        """Run `work` on the reading connection; it sees every write that has returned.
+
+        Raises TimeoutError when the deadline passes first (work that has not begun by then never does), StorageFailed
+        when the file cannot be read.
+        """
+        if self._closed:
+            raise StorageFailed(f"{self._path.name} is closed")
         if deadline is None:
-            return await future
-        async with asyncio.timeout(deadline.remaining()):
-            return await future
+            return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, work)
+        remaining = deadline.remaining()
+        if remaining <= 0:
+            raise TimeoutError
+        # Leaving the timeout cancels the future, which takes work that has not begun out of the reader's queue.
+        async with asyncio.timeout(remaining):
+            return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, work)
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in a transaction; durable when this returns. An exception of `work` undoes its own part alone.
@@ -62,47 +78,62 @@ class Database:
         return await asyncio.shield(asyncio.wrap_future(future))
 
     async def close(self) -> None:
-        """Finish the writes that are queued, then let go of the file."""
+        """Finish the reads and writes that are queued, then let go of the file."""
         if self._closed:
             return
         self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._writer.join)
-        self._reader.shutdown(wait=True)
+        await asyncio.to_thread(self._reader.shutdown)
+        if self._reading is not None:
+            self._reading.close()
 
     def _connect(self) -> sqlite3.Connection:
         # Autocommit: transactions are opened by hand, so that a group of writes is exactly one of them.
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA busy_timeout=5000")
+        try:
+            connection.execute("PRAGMA busy_timeout=5000")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            # What is deleted or rewritten is overwritten: people who are forgotten leave nothing in free pages.
+            connection.execute("PRAGMA secure_delete=ON")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _read(self, work: Work[T]) -> T:
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return work(connection)
+        try:
+            if self._reading is None:
+                self._reading = self._connect()
+            return work(self._reading)
+        except sqlite3.Error as error:
+            raise StorageFailed(f"{self._path.name}: {error}") from error
 
     def _write_loop(self) -> None:
-        connection = self._connect()
         open_ = True
         while open_:
             item = self._queue.get()
             group = []
             while item is not None:
-                group.append(item)
+                # A caller that was cancelled before its turn has nobody to answer; the others can no longer cancel.
+                if item[1].set_running_or_notify_cancel():
+                    group.append(item)
                 if len(group) == _GROUP or self._queue.empty():
                     break
                 item = self._queue.get()
             open_ = item is not None
             if group:
-                self._commit(connection, group)
-        connection.close()
+                self._commit(group)
+        if self._writing is not None:
+            self._writing.close()
 
-    def _commit(self, connection: sqlite3.Connection, group: list[tuple[Work[Any], Future[Any]]]) -> None:
+    def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
+            if self._writing is None:
+                self._writing = self._connect()
+            connection = self._writing
             connection.execute("BEGIN IMMEDIATE")
             for work, future in group:
                 connection.execute("SAVEPOINT part")
@@ -110,22 +141,27 @@ class Database:
                     outcomes.append((future, work(connection), None))
                 except Exception as error:
                     connection.execute("ROLLBACK TO part")
-                    outcomes.append((future, None, _storage(error)))
+                    outcomes.append((future, None, self._named(error)))
                 connection.execute("RELEASE part")
             connection.execute("COMMIT")
         except Exception as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            outcomes = [(future, None, _storage(error)) for _, future in group]
+            # A failed write or fsync leaves it open what is on disk: the file is read afresh, never the cache trusted.
+            self._reopen()
+            outcomes = [(future, None, self._named(error)) for _, future in group]
         for future, value, failure in outcomes:
             if failure is None:
                 future.set_result(value)
             else:
                 future.set_exception(failure)
 
+    def _reopen(self) -> None:
+        if self._writing is not None:
+            with suppress(sqlite3.Error):
+                self._writing.close()
+            self._writing = None
 
-def _storage(error: Exception) -> Exception:
-    """Engine failures (disk full, input/output error) become StorageFailed; the rest stays what it is."""
-    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
-        return StorageFailed(str(error))
-    return error
+    def _named(self, error: Exception) -> Exception:
+        """Engine failures (disk full, input/output error) become StorageFailed; the rest stays what it is."""
+        if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+            return StorageFailed(f"{self._path.name}: {error}")
+        return error
