@@ -1,0 +1,48 @@
+# Everything a newcomer needs: `make demo`, `make test`. `make` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench loop lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(STAMP) ## create .venv from the lock file, with the command ltrr in it
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install ## index the sample catalogue (or DATA=DIR) and serve it with learner and pages
+	$(BIN)/ltrr demo $(if $(DATA),--data $(DATA))
+
+test: install ## run all tests
+	$(BIN)/pytest
+
+lint: install ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## measure latency per stage and CPU against the sum of the parts
+	$(BIN)/python -m load_tests.latency $(if $(DATA),--data $(DATA))
+
+loop: install ## the whole loop over HTTP: search, click, remember, refuse, kill, recover
+	$(BIN)/python -m load_tests.loop
+
+lock: install ## resolve the lock file again
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
+		--strip-extras --allow-unsafe --extra encoder --extra train --extra pages --extra dev -o requirements.lock pyproject.toml
+
+clean: ## remove the environment and caches (never var/, which holds data)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
