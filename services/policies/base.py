@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.types import ArmChoice, ArmOption
+from services.types import ArmChoice, ArmOption, Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Outcome:
 
 
 class Policy(Protocol):
-    """Contract (tests/contracts/policy.py): distributions sum to 1 per arm, masked counts have probability 0, the chosen
-    count is drawn by services.policies.sampling.draw(seed, arm, distribution), the counts together stay within the
-    budget and at or above the floor; the same (features, options, seed) always gives the same decision."""
+    """Contract (tests/contracts/policy.py): distributions sum to 1 per arm, masked counts have probability 0, the
+    chosen count is drawn by services.policies.sampling.draw(seed, arm, distribution), the counts together stay within
+    the budget and at or above the floor; the same (features, options, seed) always gives the same decision."""
 
     @property
     def name(self) -> str: ...
@@ -44,3 +44,9 @@ class LearningPolicy(Policy, Protocol):
     def dump(self) -> bytes:
         """The whole model; loading it continues bit-identically."""
         ...
+
+
+class Decider(Protocol):
+    """What the search engine asks: the policy in force, under the mode in force."""
+
+    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision: ...

@@ -13,8 +13,8 @@ Rows = NDArray[np.float32]
 
 
 class Ranker(Protocol):
-    """Contract (tests/contracts/ranker.py): one finite score per row, larger is better, deterministic, row order does not
-    matter; contributions add up to the score where the model allows it."""
+    """Contract (tests/contracts/ranker.py): one finite score per row, larger is better, deterministic, row order does
+    not matter; contributions add up to the score where the model allows it."""
 
     @property
     def name(self) -> str: ...

@@ -1,0 +1,114 @@
+"""Every error as RFC 9457 `application/problem+json`, with a stable `type`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, cast
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from services.errors import InvalidRequest, LtrrError, ModelInvalid, NotFound, Overloaded, StorageFailed
+
+logger = logging.getLogger(__name__)
+
+TYPES = "urn:ltrr:problem:"
+PROBLEMS = {
+    400: "bad-request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    409: "conflict",
+    413: "too-large",
+    415: "unsupported-media-type",
+    421: "misdirected-request",
+    422: "invalid-request",
+    429: "too-many-requests",
+    500: "internal-error",
+    503: "unavailable",
+}
+
+
+class TooLarge(LtrrError):
+    """A body over its limit -> 413."""
+
+
+class Refused(LtrrError):
+    """A caller without the right key, Host or Origin."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+def problem(
+    status: int,
+    detail: str | None,
+    errors: Sequence[dict[str, str]] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """A problem document; `detail` and `errors` say what to change and never repeat what was sent."""
+    body: dict[str, Any] = {
+        "type": TYPES + PROBLEMS.get(status, "error"),
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+    }
+    if detail is not None:
+        body["detail"] = detail
+    if errors:
+        body["errors"] = list(errors)
+    return Response(orjson.dumps(body), status, headers, "application/problem+json")
+
+
+def answer(error: Exception) -> Response:
+    """The problem document of an error that this product raises on purpose."""
+    match error:
+        case InvalidRequest(detail=detail, field=field):
+            return problem(422, detail, [{"field": field, "detail": detail}] if field else None)
+        case NotFound():
+            return problem(404, str(error))
+        case TooLarge():
+            return problem(413, str(error))
+        case Refused(status=status):
+            headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+            return problem(status, str(error), headers=headers)
+        case Overloaded(retry_after=seconds) | StorageFailed(retry_after=seconds):
+            return problem(503, str(error), headers={"Retry-After": str(seconds)})
+        case ModelInvalid():
+            return problem(409, str(error))
+        case _:
+            logger.error("unhandled_error error=%s", type(error).__name__, exc_info=error)
+            return problem(500, "something went wrong on our side; it has been logged")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every failure of `app` with a problem document."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        return answer(error)
+
+    async def validation(request: Request, error: Exception) -> Response:
+        details = [
+            {
+                "field": ".".join(str(part) for part in e["loc"] if part not in ("body", "query", "path")),
+                "detail": e["msg"],
+            }
+            for e in cast(RequestValidationError, error).errors()
+        ]
+        first = details[0]
+        named = f"{first['field']}: {first['detail']}" if first["field"] else first["detail"]
+        return problem(422, named, details)
+
+    async def http(request: Request, error: Exception) -> Response:
+        raised = cast(HTTPException, error)
+        return problem(raised.status_code, raised.detail, headers=dict(raised.headers or {}))
+
+    app.add_exception_handler(LtrrError, ours)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, ours)

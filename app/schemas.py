@@ -1,0 +1,181 @@
+"""The HTTP contract: request and response models. Requests are strict; unknown fields are refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_DEPTH = 1000
+QUERY_LENGTH = 1000
+ID_LENGTH = 256
+
+Scalar = Annotated[str, Field(max_length=64)] | bool | int | Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class SearchRequest(Strict):
+    """A search. An empty query browses: everything under the filters, popular first."""
+
+    query: str = Field("", max_length=QUERY_LENGTH, description="the person's own words")
+    filters: dict[str, Any] = Field(
+        {},
+        description="field -> value, list of values (any of them), or range {gte, gt, lte, lt}; fields joined by AND",
+        examples=[{"genres": ["Animation"], "year": {"gte": 1990, "lt": 2020}}],
+    )
+    facets: list[Name] = Field([], max_length=20, description="fields whose values are counted over all that matches")
+    sort: str = Field("relevance", max_length=ID_LENGTH, description="relevance | field | -field")
+    limit: int = Field(10, ge=1, le=100)
+    offset: int = Field(0, ge=0, le=MAX_DEPTH - 1)
+    user_id: Name | None = None
+    session_id: Name | None = None
+    client_id: Name | None = None
+    context: dict[Annotated[str, Field(max_length=64)], Scalar] = Field(
+        {}, max_length=16, description="what is known of the situation, such as {'device': 'tv'}"
+    )
+    timeout_ms: int = Field(300, ge=1, le=10_000, description="time for the whole answer; late arms are left out")
+    explain: bool = Field(False, description="add to each hit what each feature contributed to its score")
+    learn: bool = Field(True, description="false: answered normally, never learned from")
+    query_id: str | None = Field(
+        None, max_length=512, description="id of an earlier answer: another page of the same frozen list"
+    )
+
+    @model_validator(mode="after")
+    def _depth(self) -> SearchRequest:
+        if self.offset + self.limit > MAX_DEPTH:
+            raise ValueError(f"offset + limit must not exceed {MAX_DEPTH}")
+        return self
+
+
+class FoundBy(BaseModel):
+    rank: int
+    score: float
+
+
+class SearchHit(BaseModel):
+    object_id: str
+    position: int
+    score: float
+    document: dict[str, Any]
+    highlights: dict[str, str] = Field(description="HTML-escaped except for <mark>…</mark>")
+    arms: dict[str, FoundBy] = Field(description="which arms found it, at what rank and score")
+    tail: bool = Field(False, description="true beyond the ranked union: static order; absent otherwise")
+    explanation: dict[str, float] | None = Field(None, description="only with explain: feature -> contribution")
+
+
+class FacetValue(BaseModel):
+    value: str | float | int | bool
+    count: int
+
+
+class SlotView(BaseModel):
+    field: str
+    value: str
+    start: int = Field(description="first character in `normalized`")
+    end: int
+    confidence: float
+
+
+class UnderstandingView(BaseModel):
+    normalized: str
+    corrected: str | None
+    language: str
+    slots: list[SlotView]
+
+
+class ArmDecision(BaseModel):
+    count: int
+    propensity: float
+
+
+class DecisionView(BaseModel):
+    policy: str
+    mode: Literal["learned", "static", "shadow"]
+    model_version: str | None
+    arms: dict[str, ArmDecision]
+
+
+class DegradedView(BaseModel):
+    arm: str
+    reason: str
+
+
+class SearchResponse(BaseModel):
+    query_id: str
+    took_ms: float
+    total: int = Field(description="all items that match lexically or structurally under the filters")
+    hits: list[SearchHit]
+    facets: dict[str, list[FacetValue]]
+    understanding: UnderstandingView
+    decision: DecisionView
+    degraded: list[DegradedView]
+
+
+class FeedbackEvent(BaseModel):
+    """One thing a person did with an answer. Documented here; each event is judged on its own, see `status`."""
+
+    event_id: str = Field(max_length=128)
+    query_id: str | None = Field(None, description="of the answer; without it the admin key and a user_id are needed")
+    object_id: str | None = None
+    action_name: Literal["click", "add_to_cart", "purchase", "play", "like", "dislike", "dwell", "abandon"]
+    timestamp: str | None = Field(None, description="the client's clock, ISO 8601; kept for audit")
+    position: int | None = None
+    value: float | None = Field(None, description="seconds for dwell")
+    user_id: str | None = None
+    client_id: str | None = None
+    session_id: str | None = None
+    event_attributes: dict[str, Any] | None = None
+
+
+class EventOutcome(BaseModel):
+    event_id: str | None
+    status: Literal["accepted", "duplicate", "late", "unknown_query", "not_shown", "invalid"]
+    detail: str | None
+
+
+class FeedbackResponse(BaseModel):
+    accepted: int
+    results: list[EventOutcome]
+
+
+class Suggestion(BaseModel):
+    text: str
+    score: float
+
+
+class AutocompleteResponse(BaseModel):
+    suggestions: list[Suggestion]
+
+
+class ItemOutcome(BaseModel):
+    id: str | None
+    status: Literal["accepted", "invalid"]
+    detail: str | None
+
+
+class ItemsResponse(BaseModel):
+    accepted: int
+    results: list[ItemOutcome]
+
+
+class PolicyMode(Strict):
+    mode: Literal["learned", "static", "shadow"]
+
+
+class Promotion(Strict):
+    reason: str = Field("promoted by hand", max_length=500)
+    force: bool = Field(False, description="promote a version that did not pass its gate; recorded")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+    errors: list[dict[str, str]] | None = Field(None, description="which fields, and what to send instead")

@@ -1,0 +1,268 @@
+"""The whole loop over HTTP alone: search, click, remember, count once, refuse, and lose nothing to `kill -9`.
+
+Starts the service itself (`ltrr serve`, with whatever LTRR_* settings the environment has: so the same script checks the
+embedded and any other backend), writes a small catalogue, and fails loudly at the first promise that does not hold.
+
+    python -m load_tests.loop [--port 8137] [--data-dir DIR] [--seed 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import orjson
+
+QUERY = "midnight river song"
+START_SECONDS = 60.0
+MEMORY_SECONDS = 1.0
+COPIES = 50
+POSTS = 200
+
+
+class Broken(AssertionError):
+    """A promise that did not hold."""
+
+
+def check(holds: bool, promise: str) -> None:
+    if not holds:
+        raise Broken(promise)
+    print(f"ok    {promise}", flush=True)
+
+
+class Service:
+    """The service under test as a process of its own."""
+
+    def __init__(self, port: int, data_dir: str) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._environ = os.environ | {"LTRR_PORT": str(port), "LTRR_DATA_DIR": data_dir}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **settings: str) -> httpx.Client:
+        command = [sys.executable, "-m", "app", "serve"]
+        self._process = subprocess.Popen(command, env=self._environ | settings)
+        client = httpx.Client(base_url=self.url, timeout=10.0, headers=self.headers)
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                raise Broken(f"the service ended at its start with exit code {self._process.returncode}")
+            try:
+                if client.get("/readyz").status_code == 200:
+                    return client
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise Broken(f"the service is ready within {START_SECONDS:.0f} s")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        key = self._environ.get("LTRR_ADMIN_KEY")
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    def stop(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(30)
+            self._process = None
+
+
+@contextmanager
+def service(port: int, data_dir: str | None) -> Iterator[Service]:
+    with tempfile.TemporaryDirectory() as scratch:
+        running = Service(port, data_dir or scratch)
+        try:
+            yield running
+        finally:
+            running.stop(signal.SIGKILL)
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Sixty songs, of which twelve speak of a midnight river and are hard to tell apart."""
+    rng = random.Random(7)
+    genres = ["folk", "soul", "ambient", "rock"]
+    songs = [
+        {"id": f"river-{i}", "title": f"Midnight River {name}", "artist": f"The {name}s", "genres": [genres[i % 4]]}
+        for i, name in enumerate("Aster Birch Cedar Daisy Elder Fern Gorse Hazel Iris Juniper Kelp Linden".split())
+    ]
+    songs += [
+        {"id": f"other-{i}", "title": f"Song number {i} of the morning", "artist": "Plain Choir", "genres": ["choral"]}
+        for i in range(48)
+    ]
+    return [song | {"plays": rng.randrange(1000), "year": 1980 + i % 40} for i, song in enumerate(songs)]
+
+
+def search(client: httpx.Client, **asked: Any) -> dict[str, Any]:
+    answer = client.post("/v1/search", json={"query": QUERY, "timeout_ms": 2000} | asked)
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def event(answer: dict[str, Any], object_id: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "event_id": str(uuid.uuid4()),
+        "query_id": answer["query_id"],
+        "object_id": object_id,
+        "action_name": "click",
+    } | fields
+
+
+def feed(client: httpx.Client, events: Any) -> list[dict[str, Any]]:
+    answer = client.post("/v1/feedback", json=events)
+    answer.raise_for_status()
+    results: list[dict[str, Any]] = answer.json()["results"]
+    return results
+
+
+def learns_from_a_click(client: httpx.Client) -> None:
+    first = search(client)
+    fifth = first["hits"][4]
+    clicked = event(first, fifth["object_id"], position=5)
+    start = time.monotonic()
+    check(feed(client, clicked)[0]["status"] == "accepted", "a click at position 5 is accepted")
+    place, arms = 5, []
+    while time.monotonic() - start < MEMORY_SECONDS and not (place < 5 and "memory" in arms):
+        again = search(client, learn=False)
+        found = next(hit for hit in again["hits"] if hit["object_id"] == fifth["object_id"])
+        place, arms = found["position"], sorted(found["arms"])
+    took = time.monotonic() - start
+    check(
+        place < 5 and "memory" in arms,
+        f"within {MEMORY_SECONDS:.0f} s the same query shows it higher with the memory arm named "
+        f"(position {place}, arms {', '.join(arms)}, after {took * 1000:.0f} ms)",
+    )
+
+    again = search(client)
+    copied = event(again, again["hits"][2]["object_id"])
+    statuses = asyncio.run(_at_once(client, [copied] * COPIES))
+    counted = statuses.count("accepted")
+    check(
+        counted == 1 and statuses.count("duplicate") == COPIES - 1,
+        f"{COPIES} copies of an event at once count once ({counted} accepted, {statuses.count('duplicate')} duplicate)",
+    )
+    changed = feed(client, copied | {"object_id": again["hits"][3]["object_id"]})[0]["status"]
+    check(changed == "invalid", f"the same event id with another body is invalid ({changed})")
+
+
+async def _at_once(client: httpx.Client, events: list[dict[str, Any]]) -> list[str]:
+    async with httpx.AsyncClient(base_url=client.base_url, headers=client.headers, timeout=10.0) as together:
+        answers = await asyncio.gather(*[together.post("/v1/feedback", json=e) for e in events])
+    return [answer.json()["results"][0]["status"] for answer in answers]
+
+
+def refuses(client: httpx.Client) -> None:
+    answer = search(client)
+    shown = answer["hits"][0]["object_id"]
+    forged = answer["query_id"][:-2] + ("AA" if not answer["query_id"].endswith("AA") else "BB")
+    for events, status, promise in (
+        (event(answer, shown, query_id=forged), "unknown_query", "a forged id"),
+        (event(answer, shown, query_id="made up"), "unknown_query", "a made-up id"),
+        (event(answer, "not-there"), "not_shown", "an object that was not shown"),
+        (event(answer, shown, action_name="stare"), "invalid", "an unknown action"),
+    ):
+        said = feed(client, events)[0]["status"]
+        check(said == status, f"{promise} is refused ({said})")
+
+
+def expires(running: Service) -> None:
+    client = running.start(LTRR_QUERY_TTL_SECONDS="1")
+    answer = search(client)
+    time.sleep(1.5)
+    said = feed(client, event(answer, answer["hits"][0]["object_id"]))[0]["status"]
+    check(said == "late", f"an expired id is kept for audit and not learned from ({said})")
+    client.close()
+    running.stop(signal.SIGTERM)
+
+
+def survives_a_kill(running: Service, client: httpx.Client, seed: int) -> None:
+    rng = random.Random(seed)
+    answers = [search(client, limit=10) for _ in range(POSTS // 10)]
+    events = [event(answer, hit["object_id"]) for answer in answers for hit in answer["hits"]][:POSTS]
+    kill_after = rng.randrange(POSTS // 4, 3 * POSTS // 4)
+    acknowledged = asyncio.run(_post_until_killed(running, client, events, kill_after))
+    check(
+        len(acknowledged) < len(events),
+        f"the service died in the middle ({len(acknowledged)} of {len(events)} acknowledged)",
+    )
+
+    client = running.start()
+    kept: dict[tuple[str, str], int] = {}
+    for answer in answers:
+        for happened in client.get(f"/v1/explain/{answer['query_id']}").json()["events"]:
+            place = (answer["query_id"], happened["object_id"])
+            kept[place] = kept.get(place, 0) + 1
+    lost = [e for e in events if e["event_id"] in acknowledged and (e["query_id"], e["object_id"]) not in kept]
+    check(not lost, f"after the restart every acknowledged event is there ({len(acknowledged)} of {len(acknowledged)})")
+    check(max(kept.values()) == 1, f"and each exactly once ({len(kept)} events on record)")
+    again = {result["event_id"]: result["status"] for result in feed(client, events)}
+    wrong = [i for i in acknowledged if again[i] != "duplicate"]
+    check(not wrong, "sending all of them again: the acknowledged ones are duplicates")
+    check(
+        all(status in ("duplicate", "accepted") for status in again.values()),
+        f"and the others are counted now ({list(again.values()).count('accepted')} accepted)",
+    )
+    client.close()
+    running.stop(signal.SIGTERM)
+
+
+async def _post_until_killed(
+    running: Service, client: httpx.Client, events: list[dict[str, Any]], kill_after: int
+) -> set[str]:
+    """Ids of the events that were acknowledged before the kill, posted eight at a time."""
+    acknowledged: set[str] = set()
+    waiting = list(reversed(events))
+
+    async def poster(together: httpx.AsyncClient) -> None:
+        while waiting:
+            one = waiting.pop()
+            try:
+                answer = await together.post("/v1/feedback", json=one)
+            except httpx.TransportError:
+                return
+            if answer.status_code == 202 and answer.json()["results"][0]["status"] == "accepted":
+                acknowledged.add(one["event_id"])
+            if len(acknowledged) == kill_after:
+                running.stop(signal.SIGKILL)
+
+    async with httpx.AsyncClient(base_url=client.base_url, headers=client.headers, timeout=10.0) as together:
+        await asyncio.gather(*[poster(together) for _ in range(8)])
+    return acknowledged
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8137)
+    parser.add_argument("--data-dir", help="data folder of the service (default: a new one that is removed)")
+    parser.add_argument("--seed", type=int, default=1, help="when to kill")
+    asked = parser.parse_args()
+    try:
+        with service(asked.port, asked.data_dir) as running:
+            client = running.start()
+            body = b"\n".join(orjson.dumps(item) for item in catalogue())
+            answer = client.put("/v1/items", content=body, headers={"Content-Type": "application/x-ndjson"})
+            check(answer.json()["accepted"] == 60, "sixty items are accepted")
+            learns_from_a_click(client)
+            refuses(client)
+            survives_a_kill(running, client, asked.seed)
+            expires(running)
+    except Broken as broken:
+        print(f"FAIL  {broken}", flush=True)
+        return 1
+    print("the whole loop holds")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

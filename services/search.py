@@ -1,0 +1,288 @@
+"""A search, top to bottom: understand, recall, decide, retrieve, fuse, rank, log, answer.
+
+Later pages of an answer are in services/paging.py; listings without a decision (browsing, sorting) in
+services/listing.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from services import metrics, views
+from services.arms.base import Arm
+from services.backends.base import EventLog, IndexQuery, IndexResult, ItemStore, LexicalIndex, MemoryIndex
+from services.context import features
+from services.errors import Overloaded
+from services.filters import matches
+from services.fusion import fuse, order
+from services.listing import Lister
+from services.matching import index_query
+from services.memory import memory_key
+from services.paging import Pager
+from services.policies.base import Decider
+from services.query_ids import Signer
+from services.rankers.base import Ranker, Rows
+from services.rankers.features import rows
+from services.retrieval import retrieve
+from services.signature import signature
+from services.slate import Entry, slate
+from services.text import normalize
+from services.types import (
+    Answer,
+    ArmOption,
+    Candidate,
+    Context,
+    Deadline,
+    Decision,
+    Degraded,
+    Document,
+    Impression,
+    Person,
+    Pooled,
+    Query,
+    Remembered,
+    Schema,
+    Understanding,
+)
+
+logger = logging.getLogger(__name__)
+
+MEMORY_LIMIT = 100
+HISTORY_LIMIT = 100
+RESERVE = 0.15
+"""Share of the time that is kept for ranking and logging after the arms."""
+TOP_UP_STEP = 1e-6
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What a search reads and what is swapped while searches run: each is replaced whole, never changed in place."""
+
+    schema: Schema
+    understand: Callable[[str], Understanding]
+    ranker: Ranker
+
+
+class SearchEngine:
+    """Answers queries. One per process; holds no state of its own between requests."""
+
+    def __init__(
+        self,
+        *,
+        knowledge: Knowledge,
+        arms: Sequence[Arm],
+        decider: Decider,
+        index: LexicalIndex,
+        items: ItemStore,
+        memory: MemoryIndex,
+        log: EventLog,
+        signer: Signer,
+        fusion_weights: Mapping[str, float],
+        pager: Pager,
+        lister: Lister,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.knowledge = knowledge
+        self._arms = tuple(arms)
+        self._decider = decider
+        self._index = index
+        self._items = items
+        self._memory = memory
+        self._log = log
+        self._signer = signer
+        self._fusion_weights = fusion_weights
+        self._pager = pager
+        self._lister = lister
+        self._clock = clock
+
+    async def answer(self, query: Query) -> Answer:
+        """Any search: a first page under a decision, a later page of an earlier answer, or a listing."""
+        knowledge = self.knowledge
+        if query.page_of is not None:
+            return await self._pager.page(query, knowledge.understand(query.text), knowledge.schema)
+        if query.sort is not None or not normalize(query.text):
+            return await self._lister.list(query, knowledge.understand(query.text), knowledge.schema)
+        return await self.search(query)
+
+    async def search(self, query: Query) -> Answer:
+        """The first page of an answer, under a decision.
+
+        Raises Overloaded when not one arm and not even the index answered, StorageFailed when the answer could not be
+        logged: an answer that nobody can refer to is not given.
+        """
+        start = time.perf_counter()
+        now = self._clock()
+        deadline = Deadline.after(query.timeout)
+        knowledge = self.knowledge
+
+        with metrics.stage("understand"):
+            understanding = knowledge.understand(query.text)
+        with metrics.stage("recall"):
+            context, degraded = await self._recall(query, understanding, knowledge.schema, now, deadline)
+        with metrics.stage("decide"):
+            options = self._options(context)
+            seen = features(context, options)
+            decision = self._decider.decide(seen, options, secrets.randbits(63))
+        with metrics.stage("retrieve"):
+            lists, matched, failed = await self._retrieve(context, decision, deadline.less(RESERVE * query.timeout))
+            degraded += failed
+        with metrics.stage("fuse"):
+            pool = _top_up(fuse(lists, self._fusion_weights), matched.candidates, query.offset + query.limit)
+        with metrics.stage("documents"):
+            documents = await self._documents([pooled.object_id for pooled in pool], deadline)
+            pool = [pooled for pooled in pool if pooled.object_id in documents]
+        with metrics.stage("rank"):
+            pool, table = _rank(context, pool, documents, knowledge)
+
+        window = slice(query.offset, query.offset + query.limit)
+        query_id = self._signer.issue(now)
+        impression = Impression(
+            query_id=query_id,
+            root_id=query_id,
+            at=now,
+            text=query.text,
+            normalized=understanding.normalized,
+            memory_key=memory_key(understanding.normalized),
+            signature=signature(query),
+            user_id=query.user_id,
+            session_id=query.session_id,
+            client_id=query.client_id,
+            learn=query.learn,
+            understanding=views.understanding(understanding),
+            features=seen,
+            options=options,
+            decision=decision,
+            lists={name: tuple((c.object_id, c.score) for c in found) for name, found in lists.items()},
+            degraded=tuple(degraded),
+            ranking=tuple(pooled.object_id for pooled in pool),
+            scores=tuple(round(pooled.score, 6) for pooled in pool),
+            offset=query.offset,
+            shown=tuple(pooled.object_id for pooled in pool[window]),
+            total=matched.total,
+            ranker=knowledge.ranker.version,
+            rows=tuple(tuple(row) for row in table[window].tolist()),
+        )
+        with metrics.stage("log"):
+            await self._log.append(impression)
+        explanations = knowledge.ranker.contributions(table[window]) if query.explain else None
+        entries = [
+            Entry(p.object_id, p.score, p.arms, explanation=explanations[i] if explanations else None)
+            for i, p in enumerate(pool[window])
+        ]
+        answer = Answer(
+            query_id=query_id,
+            took=time.perf_counter() - start,
+            total=matched.total,
+            hits=slate(entries, documents, query.offset, understanding, knowledge.schema),
+            facets=matched.facets,
+            understanding=understanding,
+            decision=decision,
+            degraded=tuple(degraded),
+        )
+        _count(answer, lists)
+        return answer
+
+    async def _recall(
+        self, query: Query, understanding: Understanding, schema: Schema, now: float, deadline: Deadline
+    ) -> tuple[Context, list[Degraded]]:
+        """What memory and history know: part of the context, because the policy decides with it."""
+        key = memory_key(understanding.normalized)
+        remembered, person = await asyncio.gather(
+            self._remembered(key, query, schema, deadline),
+            self._person(query, deadline),
+            return_exceptions=True,
+        )
+        degraded: list[Degraded] = []
+        if isinstance(remembered, BaseException):
+            degraded.append(_unavailable("memory", remembered))
+            remembered = ()
+        if isinstance(person, BaseException):
+            degraded.append(_unavailable("personal", person))
+            person = Person()
+        return Context(query, understanding, now, person, remembered), degraded
+
+    async def _remembered(self, key: str, query: Query, schema: Schema, deadline: Deadline) -> tuple[Remembered, ...]:
+        found = await self._memory.remembered(key, MEMORY_LIMIT, deadline) if key else []
+        if not (found and query.filters):
+            return tuple(found)
+        documents = await self._items.get([r.object_id for r in found], deadline)
+        return tuple(
+            r for r in found if r.object_id in documents and matches(query.filters, documents[r.object_id], schema)
+        )
+
+    async def _person(self, query: Query, deadline: Deadline) -> Person:
+        if query.person is None:
+            return Person()
+        return await self._memory.person(query.person, HISTORY_LIMIT, deadline)
+
+    def _options(self, context: Context) -> tuple[ArmOption, ...]:
+        return tuple(ArmOption(arm.name, arm.counts if arm.available(context) else (0,)) for arm in self._arms)
+
+    async def _retrieve(
+        self, context: Context, decision: Decision, deadline: Deadline
+    ) -> tuple[dict[str, list[Candidate]], IndexResult, list[Degraded]]:
+        """The arms' lists, and everything that matches (its count, facets, static order), all at the same time."""
+        counts = {name: choice.count for name, choice in decision.arms.items()}
+        (lists, degraded), matched = await asyncio.gather(
+            retrieve(self._arms, counts, context, deadline),
+            self._index.search(index_query(context.query, context.understanding), deadline),
+            return_exceptions=True,
+        )
+        if isinstance(matched, BaseException):
+            degraded.append(_unavailable("catalogue", matched))
+            matched = IndexResult((), len({c.object_id for found in lists.values() for c in found}))
+            if not lists:
+                raise Overloaded("no retrieval arm answered in time; try again, or allow a longer timeout_ms")
+        return lists, matched, degraded
+
+    async def _documents(self, object_ids: Sequence[str], deadline: Deadline) -> Mapping[str, Document]:
+        return await self._items.get(object_ids, deadline)
+
+
+def _top_up(pool: list[Pooled], matched: Sequence[Candidate], need: int) -> list[Pooled]:
+    """At least `need` items where the catalogue has them: a page must not end because the policy took few candidates.
+
+    The added ones come from no arm's list; they follow the pool in static order unless the ranker thinks otherwise.
+    """
+    if len(pool) < need:
+        known = {pooled.object_id for pooled in pool}
+        extra = [c.object_id for c in matched if c.object_id not in known][: need - len(pool)]
+        pool += [Pooled(object_id, {}, -TOP_UP_STEP * place) for place, object_id in enumerate(extra, 1)]
+    return pool
+
+
+def _rank(
+    context: Context, pool: list[Pooled], documents: Mapping[str, Document], knowledge: Knowledge
+) -> tuple[list[Pooled], Rows]:
+    """The pool in the ranker's order, and its feature rows in the same order."""
+    with metrics.stage("features"):
+        table = rows(context, pool, documents, knowledge.schema)
+    for pooled, score in zip(pool, knowledge.ranker.score(table).tolist(), strict=True):
+        pooled.score = score
+    best = order(pool)
+    return [pool[i] for i in best], table[best]
+
+
+def _unavailable(arm: str, error: BaseException) -> Degraded:
+    if isinstance(error, asyncio.CancelledError):
+        raise error
+    if not isinstance(error, TimeoutError):
+        logger.warning("part_failed part=%s error=%s", arm, type(error).__name__)
+    return Degraded(arm, "timeout" if isinstance(error, TimeoutError) else "unavailable")
+
+
+def _count(answer: Answer, lists: Mapping[str, Sequence[Candidate]]) -> None:
+    metrics.STAGE_SECONDS.labels("total").observe(answer.took)
+    metrics.CANDIDATES.observe(sum(len(found) for found in lists.values()))
+    metrics.DECISIONS.labels(answer.decision.policy, answer.decision.mode).inc()
+    for name, choice in answer.decision.arms.items():
+        metrics.CHOICES.labels(name, str(choice.count)).inc()
+        metrics.PROPENSITY.labels(name).observe(choice.propensity)
+    for hit in answer.hits:
+        for name in hit.arms:
+            metrics.HITS_SHOWN.labels(name).inc()

@@ -1,0 +1,82 @@
+"""The public JSON forms of values, as the API answers them and the log keeps them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.types import Answer, ArmChoice, Decision, Degraded, Hit, Understanding
+
+
+def understanding(value: Understanding) -> dict[str, Any]:
+    return {
+        "normalized": value.normalized,
+        "corrected": value.corrected,
+        "language": value.language,
+        "slots": [
+            {
+                "field": slot.field,
+                "value": slot.value,
+                "start": slot.start,
+                "end": slot.end,
+                "confidence": round(slot.confidence, 4),
+            }
+            for slot in value.slots
+        ],
+    }
+
+
+def decision(value: Decision) -> dict[str, Any]:
+    return {
+        "policy": value.policy,
+        "mode": value.mode,
+        "model_version": value.model_version,
+        "arms": {name: {"count": choice.count, "propensity": choice.propensity} for name, choice in value.arms.items()},
+    }
+
+
+def distributions(arms: Mapping[str, ArmChoice]) -> dict[str, Any]:
+    """Per arm, what was drawn and every count's probability."""
+    return {
+        name: {
+            "count": choice.count,
+            "propensity": choice.propensity,
+            "distribution": [{"count": count, "probability": p} for count, p in choice.distribution],
+        }
+        for name, choice in arms.items()
+    }
+
+
+def degraded(value: Degraded) -> dict[str, str]:
+    return {"arm": value.arm, "reason": value.reason}
+
+
+def hit(value: Hit) -> dict[str, Any]:
+    form: dict[str, Any] = {
+        "object_id": value.object_id,
+        "position": value.position,
+        "score": value.score,
+        "document": value.document,
+        "highlights": value.highlights,
+        "arms": {name: {"rank": found.rank, "score": found.score} for name, found in value.arms.items()},
+    }
+    if value.tail:
+        form["tail"] = True
+    if value.explanation is not None:
+        form["explanation"] = value.explanation
+    return form
+
+
+def answer(value: Answer) -> dict[str, Any]:
+    return {
+        "query_id": value.query_id,
+        "took_ms": round(value.took * 1000, 3),
+        "total": value.total,
+        "hits": [hit(h) for h in value.hits],
+        "facets": {
+            name: [{"value": f.value, "count": f.count} for f in counts] for name, counts in value.facets.items()
+        },
+        "understanding": understanding(value.understanding),
+        "decision": decision(value.decision),
+        "degraded": [degraded(d) for d in value.degraded],
+    }
