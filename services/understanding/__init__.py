@@ -1,0 +1,1 @@
+"""What a query means: spelling, slots, numbers, language. `pipeline.Understander` is the way in."""

@@ -1,0 +1,190 @@
+"""Pieces of a query that name values of the catalogue, and the likeliest ways to read the whole query with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.types import Schema
+from services.understanding.gazetteer import LONGEST_NAME, Gazetteer, Reading
+from services.understanding.language import ENGLISH_STOPWORDS, stem
+from services.understanding.lexicon import Lexicon
+from services.understanding.numbers import Numbers
+from services.understanding.vocabulary import Vocabulary
+
+NAME, WORD_NAME = 0.95, 0.7
+"""Confidence that several tokens, or a single one, written exactly as a value mean it (before ambiguity)."""
+CATEGORY = 0.93
+KINDRED, SYNONYM, PARTIAL = 0.85, 0.9, 0.7
+WHOLE_TITLE, PART_TITLE, WORD_TITLE = 0.9, 0.5, 0.2
+LEAST_CONFIDENCE = 0.1
+MOST_READINGS = 4
+HINT_REACH = 3
+BEAM = 8
+MOST_INTERPRETATIONS = 6
+UNEXPLAINED = 0.8
+"""How much less likely a reading is for each telling token that no slot covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """Tokens first..last (exclusive) may name a value (or, with bounds, a range) of a field."""
+
+    field: str
+    value: str
+    first: int
+    last: int
+    confidence: float
+    low: float | None = None
+    high: float | None = None
+
+
+class SlotFinder:
+    def __init__(
+        self, schema: Schema, gazetteer: Gazetteer, numbers: Numbers, vocabulary: Vocabulary, lexicon: Lexicon
+    ) -> None:
+        self._title = schema.title
+        self._field_stems = {
+            f.name: frozenset(stem(part) for part in f.name.casefold().split("_")) for f in schema.fields
+        }
+        self._gazetteer = gazetteer
+        self._numbers = numbers
+        self._vocabulary = vocabulary
+        self._lexicon = lexicon
+
+    def telling(self, token: str) -> bool:
+        """Whether a token says which thing is wanted, rather than that one is."""
+        return token not in ENGLISH_STOPWORDS and token not in self._lexicon.filler
+
+    def find(self, tokens: Sequence[str]) -> list[Hypothesis]:
+        """All that pieces of the query may name."""
+        if not tokens:
+            return []
+        telling = sum(map(self.telling, tokens))
+        found: list[Hypothesis] = []
+        for first in range(len(tokens)):
+            for last in range(min(len(tokens), first + LONGEST_NAME), first, -1):
+                found.extend(self._named(tokens, first, last, telling))
+        for slot in self._numbers.find(tokens):
+            text = " ".join(tokens[slot.first : slot.last])
+            found.append(Hypothesis(slot.field, text, slot.first, slot.last, slot.confidence, slot.low, slot.high))
+        return found
+
+    def _named(self, tokens: Sequence[str], first: int, last: int, telling: int) -> list[Hypothesis]:
+        piece = tokens[first:last]
+        key = " ".join(piece)
+        best: dict[tuple[str, str], float] = {}
+
+        def propose(reading: Reading, confidence: float) -> None:
+            place = (reading.field, reading.value)
+            best[place] = max(best.get(place, 0.0), confidence)
+
+        readings = self._gazetteer.exact(key)
+        named = sum(r.count for r in readings if r.field != self._title)
+        for reading in readings:
+            if reading.field == self._title:
+                propose(reading, self._title_confidence(piece, telling))
+            else:
+                propose(reading, self._name_confidence(piece, reading, named))
+        for synonym in self._lexicon.synonyms.get(key, ()):
+            for reading in self._gazetteer.exact(synonym):
+                if reading.field != self._title:
+                    propose(reading, SYNONYM)
+        if len(piece) <= 2 and key not in ENGLISH_STOPWORDS:
+            for reading, closeness in self._gazetteer.kindred(piece):
+                propose(reading, KINDRED * closeness)
+        if len(piece) == 1 and not best and self.telling(key) and len(key) > 2:
+            for reading, share in self._gazetteer.partial(key):
+                propose(reading, PARTIAL * share * self._usage(key, share, reading.count))
+        chosen = self._hinted(tokens, first, last, best)
+        return [
+            Hypothesis(field, value, first, last, confidence)
+            for (field, value), confidence in chosen
+            if confidence >= LEAST_CONFIDENCE
+        ]
+
+    def _usage(self, token: str, share: float, count: int) -> float:
+        """Share of the items with `token` in which it is part of such a name."""
+        return min(1.0, count / share / max(1, self._vocabulary.frequency.get(token, 0)))
+
+    def _title_confidence(self, piece: Sequence[str], telling: int) -> float:
+        weight = sum(map(self.telling, piece))
+        if weight == telling and (weight or len(piece) > 1):
+            return WHOLE_TITLE if len(piece) > 1 else WHOLE_TITLE - 0.1
+        if weight == 0:
+            return 0.0
+        return WORD_TITLE if len(piece) == 1 else min(0.8, PART_TITLE + 0.1 * (weight - 1))
+
+    def _name_confidence(self, piece: Sequence[str], reading: Reading, named: int) -> float:
+        ambiguity = reading.count / named
+        if self._gazetteer.is_category(reading.field):
+            return CATEGORY * ambiguity
+        if len(piece) > 1:
+            return NAME * ambiguity
+        if not self.telling(piece[0]):
+            return 0.0
+        return WORD_NAME * ambiguity * min(1.0, 2.0 * named / max(1, self._vocabulary.frequency.get(piece[0], 0)))
+
+    def _hinted(
+        self, tokens: Sequence[str], first: int, last: int, best: dict[tuple[str, str], float]
+    ) -> list[tuple[tuple[str, str], float]]:
+        """Readings reweighed by the words around the piece: "directed by X" means a director."""
+        if len({field for field, _ in best}) > 1:
+            for word in (*reversed(tokens[max(0, first - HINT_REACH) : first]), *tokens[last : last + 1]):
+                if self.telling(word):
+                    continue
+                fields, strength = self._hint(word)
+                if any(field in fields for field, _ in best):
+                    total = sum(best.values())
+                    meant = sum(c for (field, _), c in best.items() if field in fields)
+                    for place, confidence in best.items():
+                        share, mass = (strength, meant) if place[0] in fields else (1.0 - strength, total - meant)
+                        best[place] = min(NAME, total) * share * confidence / mass
+                    break
+        return sorted(best.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_READINGS]
+
+    def _hint(self, word: str) -> tuple[frozenset[str], float]:
+        """Fields that a word points at: those named like it, or those of the packaged hint."""
+        stemmed = stem(word)
+        own = frozenset(name for name, stems in self._field_stems.items() if stemmed in stems)
+        if own:
+            return own, 0.95
+        hint = self._lexicon.hints.get(word)
+        if hint is None:
+            return frozenset(), 0.0
+        stems_wanted = {stem(name) for name in hint.fields}
+        return frozenset(name for name, stems in self._field_stems.items() if stems & stems_wanted), hint.strength
+
+
+def read(hypotheses: Sequence[Hypothesis], telling: Sequence[bool]) -> list[tuple[float, tuple[Hypothesis, ...]]]:
+    """Ways to read a query of len(telling) tokens, likeliest first; (likelihood, slots). The likelihoods sum to 1.
+
+    Each hypothesis is true with its confidence, apart from all others; a reading holds those it uses for true and those
+    that it passes over at their own place for false. Beam search from left to right; the reading without slots is always
+    the last resort.
+    """
+    starting: dict[int, list[Hypothesis]] = {}
+    for hypothesis in hypotheses:
+        starting.setdefault(hypothesis.first, []).append(hypothesis)
+    length = len(telling)
+    beams: list[list[tuple[float, tuple[Hypothesis, ...]]]] = [[] for _ in range(length + 1)]
+    beams[0] = [(1.0, ())]
+    for i in range(length):
+        here = starting.get(i, ())
+        longest = max((h.last for h in here), default=i)
+        doubt = 1.0
+        for hypothesis in here:
+            doubt = min(doubt, 1.0 - hypothesis.confidence)
+        skip = doubt * (UNEXPLAINED if telling[i] else 1.0)
+        for weight, chosen in sorted(beams[i], key=lambda entry: -entry[0])[:BEAM]:
+            beams[i + 1].append((weight * skip, chosen))
+            for h in here:
+                shorter = 0.5 ** (longest - h.last)
+                beams[h.last].append((weight * h.confidence * shorter, (*chosen, h)))
+        beams[i] = []
+    ranked = sorted(beams[length], key=lambda entry: -entry[0])
+    total = sum(weight for weight, _ in ranked) or 1.0
+    kept = [(weight / total, chosen) for weight, chosen in ranked[:MOST_INTERPRETATIONS] if chosen]
+    plain = next((weight / total for weight, chosen in ranked if not chosen), 0.0)
+    readings = [*kept[: MOST_INTERPRETATIONS - 1], (plain, ())]
+    return sorted(readings, key=lambda entry: -entry[0])
