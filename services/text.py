@@ -29,4 +29,8 @@ def fold(text: str) -> str:
 
 def tokenize(text: str) -> list[str]:
     """Folded word tokens of `text`, possessives and apostrophes dropped: "Schindler's List" -> schindlers list."""
-    return [m.group().replace("'", "").replace("’", "") for m in _TOKEN.finditer(fold(normalize(text)))]
+    folded = fold(normalize(text))
+    tokens: list[str] = _TOKEN.findall(folded)
+    if "'" in folded or "’" in folded:
+        return [token.replace("'", "").replace("’", "") for token in tokens]
+    return tokens

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 
 from services.understanding.language import stem
 
@@ -16,6 +17,7 @@ CATEGORY_ITEMS = 3.0
 """...when each of them holds for this many items on average."""
 COMMON_PREFIX = 5
 LONGEST_ENDING = 3
+SAME_BEGINNING = 0.5
 MOST_NAMESAKES = 64
 
 
@@ -36,8 +38,9 @@ class Gazetteer:
         self._names: dict[str, dict[tuple[str, str], int]] = {}
         self._fields: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._parts: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        self._stems: dict[str, dict[str, str]] = {}
-        """Per field of categories, stemmed key -> key; made when first needed after the field's values changed."""
+        self._totals: Counter[str] = Counter()
+        self._kinds: dict[str, _Kinds] = {}
+        """Per field of categories; made when first needed after the field's values changed."""
 
     def add(self, field: str, value: str, tokens: Sequence[str], sign: int = 1, parts: bool = True) -> None:
         """Count (or with `sign` -1 forget) one item's `value` of `field`; `parts`: single tokens may stand for it."""
@@ -48,13 +51,14 @@ class Gazetteer:
         readings[field, value] = readings.get((field, value), 0) + sign
         keys = self._fields[field]
         if key not in keys:
-            self._stems.pop(field, None)
+            self._kinds.pop(field, None)
         keys[key] = keys.get(key, 0) + sign
+        self._totals[field] += sign
         if readings[field, value] <= 0:
             del readings[field, value]
         if keys[key] <= 0:
             del keys[key]
-            self._stems.pop(field, None)
+            self._kinds.pop(field, None)
         if parts and len(tokens) > 1 and sign > 0:
             for token in tokens:
                 self._parts[token][key] = None
@@ -66,11 +70,17 @@ class Gazetteer:
                     if not self._parts[token]:
                         del self._parts[token]
 
+    def knows(self, key: str) -> bool:
+        return key in self._names
+
     def exact(self, key: str) -> list[Reading]:
         """Values written with exactly these tokens, one a field (its commonest spelling), commonest first."""
         readings = self._names.get(key)
         if not readings:
             return []
+        if len(readings) == 1:
+            (((field, value), count),) = readings.items()
+            return [Reading(field, value, count)]
         best: dict[str, Reading] = {}
         for (field, value), count in readings.items():
             known = best.get(field)
@@ -79,8 +89,8 @@ class Gazetteer:
         return sorted(best.values(), key=lambda r: (-r.count, r.field))
 
     def partial(self, token: str) -> list[tuple[Reading, float]]:
-        """Values of several tokens that hold `token`, the commonest a field, each with the share of the field's items of
-        that token that it accounts for ("tarantino" -> Quentin Tarantino, 1.0)."""
+        """Values of several tokens that hold `token`, the commonest one of each field, with the share that it has among
+        the field's items of that token ("tarantino" -> Quentin Tarantino, 1.0)."""
         keys = self._parts.get(token)
         if not keys or len(keys) > MOST_NAMESAKES:
             return []
@@ -99,37 +109,39 @@ class Gazetteer:
         keys = self._fields.get(field)
         if not keys or len(keys) > CATEGORY_VALUES:
             return False
-        return sum(keys.values()) >= CATEGORY_ITEMS * len(keys)
+        return self._totals[field] >= CATEGORY_ITEMS * len(keys)
 
     def kindred(self, tokens: Sequence[str]) -> list[tuple[Reading, float]]:
         """Category values that are another form of the tokens ("comedies" -> Comedy; "romantic" -> Romance), with how
         close: 1 for the same stem, less for a common beginning."""
         stemmed = " ".join(stem(token) for token in tokens)
         found: list[tuple[Reading, float]] = []
-        for field in sorted(self._fields):
+        for field in self._fields:
             if not self.is_category(field):
                 continue
-            stems = self._category_stems(field)
-            key = stems.get(stemmed)
+            kinds = self._kinds.get(field)
+            if kinds is None:
+                kinds = self._kinds[field] = _Kinds(self._fields[field])
+            key = kinds.stems.get(stemmed)
             if key is not None:
                 found.extend((r, 1.0) for r in self.exact(key) if r.field == field)
-            elif len(tokens) == 1 and len(stemmed) >= COMMON_PREFIX:
-                near = [k for s, k in stems.items() if _same_beginning(s, stemmed)]
-                found.extend((r, 0.7) for k in near for r in self.exact(k) if r.field == field)
+            elif len(tokens) == 1:
+                near = [k for s, k in kinds.beginnings.get(stemmed[:COMMON_PREFIX], ()) if _same_beginning(s, stemmed)]
+                found.extend((r, SAME_BEGINNING) for k in near for r in self.exact(k) if r.field == field)
         return found
 
-    def _category_stems(self, field: str) -> dict[str, str]:
-        stems = self._stems.get(field)
-        if stems is None:
-            stems = {" ".join(stem(token) for token in key.split(" ")): key for key in sorted(self._fields[field])}
-            self._stems[field] = stems
-        return stems
+
+class _Kinds:
+    """The values of a category field by their stems, and by how the stems begin."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.stems = {" ".join(stem(token) for token in key.split(" ")): key for key in sorted(keys)}
+        self.beginnings: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for stemmed, key in self.stems.items():
+            if len(stemmed) >= COMMON_PREFIX:
+                self.beginnings[stemmed[:COMMON_PREFIX]].append((stemmed, key))
 
 
 def _same_beginning(left: str, right: str) -> bool:
-    common = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        common += 1
+    common = len(commonprefix((left, right)))
     return common >= COMMON_PREFIX and max(len(left), len(right)) - common <= LONGEST_ENDING

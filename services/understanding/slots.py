@@ -73,6 +73,8 @@ class SlotFinder:
     def _named(self, tokens: Sequence[str], first: int, last: int, telling: int) -> list[Hypothesis]:
         piece = tokens[first:last]
         key = " ".join(piece)
+        if len(piece) > 2 and not self._gazetteer.knows(key) and key not in self._lexicon.synonyms:
+            return []
         best: dict[tuple[str, str], float] = {}
 
         def propose(reading: Reading, confidence: float) -> None:
@@ -80,7 +82,7 @@ class SlotFinder:
             best[place] = max(best.get(place, 0.0), confidence)
 
         readings = self._gazetteer.exact(key)
-        named = sum(r.count for r in readings if r.field != self._title)
+        named = sum(r.count for r in readings)
         for reading in readings:
             if reading.field == self._title:
                 propose(reading, self._title_confidence(piece, telling))
@@ -96,6 +98,8 @@ class SlotFinder:
         if len(piece) == 1 and not best and self.telling(key) and len(key) > 2:
             for reading, share in self._gazetteer.partial(key):
                 propose(reading, PARTIAL * share * self._usage(key, share, reading.count))
+        if not best:
+            return []
         chosen = self._hinted(tokens, first, last, best)
         return [
             Hypothesis(field, value, first, last, confidence)
@@ -116,6 +120,7 @@ class SlotFinder:
         return WORD_TITLE if len(piece) == 1 else min(0.8, PART_TITLE + 0.1 * (weight - 1))
 
     def _name_confidence(self, piece: Sequence[str], reading: Reading, named: int) -> float:
+        """`named`: items that the piece is a name in, whatever the field."""
         ambiguity = reading.count / named
         if self._gazetteer.is_category(reading.field):
             return CATEGORY * ambiguity

@@ -68,7 +68,7 @@ class Speller:
         self._vocabulary = vocabulary
         self._index = SymSpell(
             max_dictionary_edit_distance=2,
-            prefix_length=7,
+            prefix_length=6,
             distance_comparer=EditDistance(DistanceAlgorithm.USER_PROVIDED, _Distance()),
         )
         self._entries: set[str] = set()
@@ -122,7 +122,7 @@ class Speller:
     def _doubtful(self, tokens: Sequence[str], i: int) -> bool:
         """Whether a token may be a slip: unknown, or rare and never seen beside its neighbours."""
         token = tokens[i]
-        if len(token) < 3 or len(token) > LONGEST_WORD or any(c.isdigit() for c in token):
+        if len(token) < 3 or len(token) > LONGEST_WORD or not token.isalpha():
             return False
         if token not in self._entries:
             return True

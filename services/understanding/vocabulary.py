@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from services.text import tokenize
@@ -31,9 +32,8 @@ def strings(value: Any) -> list[str]:
 class Vocabulary:
     """Word and word-pair counts.
 
-    `frequency`: items that hold the word anywhere; `named`: items with the word in the title or a keyword value, `mass`:
-    the same weighted by the items' popularity; `asked`: past queries with the word; `pairs`: neighbouring words in names
-    and queries.
+    `frequency`: items that hold the word anywhere; `named`: items with the word in the title or a keyword value; `asked`:
+    past queries with the word; `pairs`: items and past queries with two neighbouring words.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -65,7 +65,7 @@ class Vocabulary:
         pairs: set[str] = set()
         for tokens in names:
             named.update(tokens)
-            pairs.update(f"{left} {right}" for left, right in zip(tokens, tokens[1:], strict=False))
+            pairs.update(f"{left} {right}" for left, right in pairwise(tokens))
         words = set(named)
         for name in self._texts:
             for text in strings(document.get(name)):
@@ -84,7 +84,7 @@ class Vocabulary:
         """Count a past query, `weight` times."""
         for word in tokens:
             self.asked[word] += weight  # type: ignore[assignment]
-        for left, right in zip(tokens, tokens[1:], strict=False):
+        for left, right in pairwise(tokens):
             self.pairs[f"{left} {right}"] += weight  # type: ignore[assignment]
 
     def mass(self, word: str) -> float:
@@ -94,7 +94,7 @@ class Vocabulary:
 
     def spellable(self, word: str) -> bool:
         """Whether a misspelled word may be corrected into this one."""
-        if len(word) < 3 or len(word) > LONGEST_WORD or any(c.isdigit() for c in word):
+        if len(word) < 3 or len(word) > LONGEST_WORD or not word.isalpha():
             return False
         return word in self.named or self.frequency.get(word, 0) >= 2 or self.asked.get(word, 0) >= ASKED_OFTEN
 

@@ -1,0 +1,116 @@
+"""Which words of a document answer the query: HTML-escaped text with <mark> around them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from typing import Any
+
+from services.text import tokenize
+from services.types import Alternative, Document, Role, Schema
+from services.understanding.language import ENGLISH_STOPWORDS, stem
+
+FRAGMENT = 200
+"""Characters of a long field that are shown."""
+LEAST_WEIGHT = 0.2
+"""An alternative spelling less likely than this marks nothing."""
+STEM_START = 3
+"""Words with another beginning than any searched word have another stem."""
+
+_WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f]|['’](?=[^\W_]))*")
+
+
+class _Searched:
+    """The words to mark."""
+
+    def __init__(self, words: Sequence[Sequence[Alternative]]) -> None:
+        texts = {word for options in words for a in options if a.weight >= LEAST_WEIGHT for word in tokenize(a.text)}
+        texts.update(word for options in words[:1000] if len(options) == 1 for word in tokenize(options[0].text))
+        self.telling = texts - ENGLISH_STOPWORDS
+        self.all = texts
+        self._stems = {stem(word) for word in self.telling}
+        self._starts = {word[:STEM_START] for word in self.telling}
+
+    def finds(self, word: str, small_words: bool) -> bool:
+        for token in (word.lower(),) if word.isascii() and "'" not in word else tokenize(word):
+            if token in self.telling or (small_words and token in self.all):
+                return True
+            if token[:STEM_START] in self._starts and stem(token) in self._stems:
+                return True
+        return False
+
+
+def highlights(words: Sequence[Sequence[Alternative]], document: Document, schema: Schema) -> dict[str, str]:
+    """Field -> escaped text with marks, for the fields in which a searched word stands.
+
+    `words`: an Understanding's words. The title comes whole, other text as a fragment of about 200 characters where the
+    marks are densest, keyword fields as their marked values joined by commas. Stopwords are marked in titles only.
+    """
+    searched = _Searched(words)
+    found: dict[str, str] = {}
+    if not searched.all:
+        return found
+    for field in schema.of(Role.TEXT, Role.KEYWORD):
+        is_title = field.name == schema.title
+        texts = list(_texts(document.get(field.name)))
+        if field.role is Role.KEYWORD:
+            marked = [_mark(text, spans) for text in texts if (spans := _spans(text, searched, False))]
+            if marked:
+                found[field.name] = ", ".join(marked)
+            continue
+        for text in texts:
+            spans = _spans(text, searched, is_title)
+            if spans:
+                found[field.name] = _mark(text, spans) if is_title else _fragment(text, spans)
+                break
+    return found
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        yield from (entry for entry in value if isinstance(entry, str))
+
+
+def _spans(text: str, searched: _Searched, small_words: bool) -> list[tuple[int, int]]:
+    return [m.span() for m in _WORD.finditer(text) if searched.finds(m.group(), small_words)]
+
+
+def _mark(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    out: list[str] = []
+    at = 0
+    for start, end in spans:
+        out += (escape(text[at:start]), "<mark>", escape(text[start:end]), "</mark>")
+        at = end
+    return "".join((*out, escape(text[at:])))
+
+
+def _fragment(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    """About FRAGMENT characters around the most marks, cut between words, with ellipses where text is left out."""
+    if len(text) <= FRAGMENT:
+        return _mark(text, spans)
+    first, last = max(_windows(spans), key=lambda window: (window[1] - window[0], -window[0]))
+    inner = spans[first:last]
+    spare = max(0, FRAGMENT - (inner[-1][1] - inner[0][0]))
+    start = max(0, min(inner[0][0] - spare // 2, len(text) - FRAGMENT))
+    end = max(inner[-1][1], min(len(text), start + FRAGMENT))
+    if start > 0:
+        space = text.find(" ", start, inner[0][0])
+        start = space + 1 if space >= 0 else inner[0][0]
+    if end < len(text):
+        space = text.rfind(" ", inner[-1][1], end)
+        end = space if space >= 0 else inner[-1][1]
+    inside = [(a - start, b - start) for a, b in spans if a >= start and b <= end]
+    return ("…" if start > 0 else "") + _mark(text[start:end], inside) + ("…" if end < len(text) else "")
+
+
+def _windows(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(first, last) of the runs of marks that fit into one fragment, one for each first mark."""
+    last = 0
+    for first in range(len(spans)):
+        last = max(last, first + 1)
+        while last < len(spans) and spans[last][1] - spans[first][0] <= FRAGMENT:
+            last += 1
+        yield first, last
