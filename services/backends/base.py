@@ -232,6 +232,8 @@ class MemoryChange:
 
     shown: tuple[str, str] | None = None
     """(memory key, normalised text) of an impression."""
+    shown_to: str = ""
+    """Principal that asked, with `shown`; "" when nobody is known."""
     action: tuple[str, str, str, float] | None = None
     """(memory key, object_id, principal, debiased weight)."""
     history: tuple[str, str, float] | None = None

@@ -1,0 +1,19 @@
+"""The memory arm: what people took when they asked this, or nearly this, before."""
+
+from __future__ import annotations
+
+from services.arms.base import COUNTS
+from services.types import Candidate, Context, Deadline
+
+
+class MemoryArm:
+    """Gives out what the search already looked up: the memory's hits are part of the context a decision is taken on."""
+
+    name = "memory"
+    counts = COUNTS
+
+    def available(self, context: Context) -> bool:
+        return bool(context.memory)
+
+    async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        return [Candidate(entry.object_id, entry.score) for entry in context.memory[:count]]

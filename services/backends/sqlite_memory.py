@@ -1,0 +1,208 @@
+"""The MemoryIndex in one SQLite file: Q2E scores per query, predicted ones beside them, and people's histories.
+
+What a change of the log does to the tables is in sqlite_memory_changes; here is what is asked of them.
+"""
+# ruff: noqa: S608 - names of tables and columns are literals of this file; values are always parameters
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from services.backends.base import MemoryChange
+from services.backends.sqlite import Database
+from services.backends.sqlite_memory_changes import TABLES, Changes, link, marks, set_state, state, unlink
+from services.memory import (
+    MIN_SIMILARITY,
+    PRIOR,
+    decay,
+    memory_key,
+    merge,
+    score,
+    shared_variants,
+    similarity,
+    variants,
+)
+from services.types import Deadline, Person, Remembered
+
+T = TypeVar("T")
+
+_NEIGHBOUR_KEYS = 16
+"""Neighbouring queries that one look-up reads."""
+_KEYS_PER_VARIANT = 64
+"""Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
+_SHORT_PREFIX = 3
+_PREDICT_AT_ONCE = 500
+"""Items whose predictions share a transaction; the learner's writes get in between."""
+
+
+class SqliteMemory:
+    """The memory in the SQLite file `path`; this process alone writes to it.
+
+    half_life: seconds of log time after which a weight counts half. principal_cap: most that one principal may add to
+    one (query, item), in debiased clicks, and to one query's times asked. items_per_query, texts_per_query,
+    names_per_total (principals known by name behind one total), history (entries a person), queries, people: caps,
+    beyond which the least (of items and texts) or the least recently used goes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        half_life: float,
+        *,
+        principal_cap: float = 5.0,
+        items_per_query: int = 50,
+        texts_per_query: int = 10,
+        names_per_total: int = 50,
+        history: int = 200,
+        queries: int = 500_000,
+        people: int = 500_000,
+    ) -> None:
+        self._database = Database(path, TABLES)
+        self._half_life = half_life
+        self._items_per_query = items_per_query
+        self._changes = Changes(
+            half_life, principal_cap, items_per_query, texts_per_query, names_per_total, history, queries, people
+        )
+
+    # --- reading ---
+
+    async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
+        if not key or limit < 1:
+            return []
+        return await self._read(lambda connection: self._remembered(connection, key, limit), deadline)
+
+    async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
+        def work(connection: sqlite3.Connection) -> Person:
+            rows = connection.execute(
+                "SELECT object_id, weight, at FROM histories WHERE person = ? ORDER BY used DESC LIMIT ?",
+                (person, limit),
+            )
+            return Person(person, tuple(rows))
+
+        return await self._read(work, deadline)
+
+    async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
+        # A short prefix has many texts: walk down all texts by rank until enough begin with it. A long one has few:
+        # go through those (the + keeps SQLite from using the rank index).
+        order = "rank" if len(prefix) < _SHORT_PREFIX else "+rank"
+
+        def work(connection: sqlite3.Connection) -> list[tuple[str, float]]:
+            now = state(connection, "at")
+            rows = connection.execute(
+                f"SELECT text, asked, at FROM texts WHERE text >= ? AND text < ? ORDER BY {order} DESC, text LIMIT ?",
+                (prefix, prefix + "\U0010ffff", limit),
+            )
+            return [(text, asked * decay(now - at, self._half_life)) for text, asked, at in rows]
+
+        return await self._read(work, deadline)
+
+    async def offset(self) -> int:
+        return await self._database.read(lambda connection: int(state(connection, "offset")))
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T], deadline: Deadline) -> T:
+        if deadline.remaining() == 0.0:
+            raise TimeoutError("no time left to ask the memory")
+        return await self._database.read(work, deadline)
+
+    def _remembered(self, connection: sqlite3.Connection, key: str, limit: int) -> list[Remembered]:
+        near = _nearest(connection, key)
+        now = state(connection, "at")
+        places = marks(near)
+        shown = {
+            k: weight * decay(now - at, self._half_life)
+            for k, weight, at in connection.execute(f"SELECT key, shown, at FROM queries WHERE key IN ({places})", near)
+        }
+        found: dict[tuple[str, str], Remembered] = {}
+        for k, object_id, clicks, at in connection.execute(
+            f"SELECT key, object_id, clicks, at FROM scores WHERE key IN ({places})", near
+        ):
+            clicks *= decay(now - at, self._half_life)
+            found[k, object_id] = Remembered(
+                object_id, score(clicks, shown.get(k, 0.0), PRIOR), clicks, False, similarity(key, k)
+            )
+        for k, object_id, predicted in connection.execute(
+            f"SELECT key, object_id, score FROM predictions WHERE key IN ({places})", near
+        ):
+            # An actual score, even of 0, stands in the place of the predicted one.
+            found.setdefault((k, object_id), Remembered(object_id, predicted, 0.0, True, similarity(key, k)))
+        return merge(found.values(), limit)
+
+    # --- writing: what the log says ---
+
+    async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            if offset <= state(connection, "offset"):
+                return
+            for change in changes:
+                self._changes.apply(connection, change)
+            set_state(connection, "offset", offset)
+
+        await self._database.write(work)
+
+    # --- writing: what the catalogue says ---
+
+    async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        items = list(predictions.items())
+        for start in range(0, len(items), _PREDICT_AT_ONCE):
+            chunk = items[start : start + _PREDICT_AT_ONCE]
+            await self._database.write(partial(self._predict, chunk))
+
+    def _predict(
+        self, predictions: Sequence[tuple[str, Sequence[tuple[str, float]]]], connection: sqlite3.Connection
+    ) -> None:
+        for object_id, queries in predictions:
+            keys: dict[str, float] = {}
+            for text, predicted in queries:
+                key = memory_key(text)
+                keys[key] = max(min(1.0, predicted), keys.get(key, 0.0))
+            before = connection.execute("SELECT key FROM predictions WHERE object_id = ?", (object_id,)).fetchall()
+            connection.execute("DELETE FROM predictions WHERE object_id = ?", (object_id,))
+            for (key,) in before:
+                if key not in keys:
+                    unlink(connection, key)
+            for key, predicted in keys.items():
+                if not key or predicted <= 0.0:
+                    continue
+                connection.execute("INSERT INTO predictions VALUES (?, ?, ?)", (key, object_id, predicted))
+                link(connection, key)
+                connection.execute(
+                    "DELETE FROM predictions WHERE key = ? AND object_id IN (SELECT object_id FROM predictions"
+                    " WHERE key = ? ORDER BY score DESC, object_id LIMIT -1 OFFSET ?)",
+                    (key, key, self._items_per_query),
+                )
+
+    async def forget_items(self, object_ids: Sequence[str]) -> None:
+        """Histories keep their entries: they say what a person did, and a catalogue often takes an item back."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for object_id in object_ids:
+                keys = connection.execute(
+                    "SELECT key FROM scores WHERE object_id = ? UNION SELECT key FROM predictions WHERE object_id = ?",
+                    (object_id, object_id),
+                ).fetchall()
+                for table in ("scores", "predictions"):
+                    connection.execute(f"DELETE FROM {table} WHERE object_id = ?", (object_id,))
+                for (key,) in keys:
+                    connection.execute("DELETE FROM contributions WHERE key = ? AND object_id = ?", (key, object_id))
+                    unlink(connection, key)
+
+        await self._database.write(work)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+def _nearest(connection: sqlite3.Connection, key: str) -> list[str]:
+    """`key`, then the keys nearest to it."""
+    own = variants(key)
+    found = set(own)
+    for variant in (key, *shared_variants(key)):
+        rows = connection.execute("SELECT key FROM neighbours WHERE variant = ? LIMIT ?", (variant, _KEYS_PER_VARIANT))
+        found.update(row[0] for row in rows)
+    found.discard(key)
+    ranked = sorted((-similarity(key, other), other) for other in found)
+    return [key, *(other for negative, other in ranked if -negative >= MIN_SIMILARITY)][: 1 + _NEIGHBOUR_KEYS]
