@@ -33,14 +33,15 @@ class Database:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = self._connect()
+            # Open until the end: while the writer reopens the file, nothing needs to be created anew (disk full).
+            self._reading = self._connect()
             try:
-                connection.executescript(script)
-            finally:
-                connection.close()
+                self._reading.executescript(script)
+            except sqlite3.Error:
+                self._reading.close()
+                raise
         except (OSError, sqlite3.Error) as error:
             raise StorageFailed(f"{path}: {error}") from error
-        self._reading: sqlite3.Connection | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix=f"{path.stem}-read")
         self._writing: sqlite3.Connection | None = None
         self._queue: SimpleQueue[tuple[Work[Any], Future[Any]] | None] = SimpleQueue()
@@ -85,8 +86,8 @@ class Database:
         self._queue.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._reader.shutdown)
-        if self._reading is not None:
-            self._reading.close()
+        # The last connection moves the log of writes into the file, which may take a moment.
+        await asyncio.to_thread(self._reading.close)
 
     def _connect(self) -> sqlite3.Connection:
         # Autocommit: transactions are opened by hand, so that a group of writes is exactly one of them.
@@ -104,8 +105,6 @@ class Database:
 
     def _read(self, work: Work[T]) -> T:
         try:
-            if self._reading is None:
-                self._reading = self._connect()
             return work(self._reading)
         except sqlite3.Error as error:
             raise StorageFailed(f"{self._path.name}: {error}") from error
@@ -147,7 +146,8 @@ class Database:
         except Exception as error:
             # A failed write or fsync leaves it open what is on disk: the file is read afresh, never the cache trusted.
             self._reopen()
-            outcomes = [(future, None, self._named(error)) for _, future in group]
+            failed = StorageFailed(f"{self._path.name}: {error}")
+            outcomes = [(future, None, failed) for _, future in group]
         for future, value, failure in outcomes:
             if failure is None:
                 future.set_result(value)

@@ -135,7 +135,10 @@ class SqliteLog:
             for query_id in [q for q, impression in self._recent.items() if impression.user_id == user_id]:
                 del self._recent[query_id]
             if last:
-                return blanked
+                break
+        # What was blanked also leaves the write-ahead log.
+        await self._database.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+        return blanked
 
     async def close(self) -> None:
         await self._database.close()

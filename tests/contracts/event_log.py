@@ -1,0 +1,283 @@
+"""What every EventLog must do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.backends.base import EventLog, Forget, Tick
+from services.types import ArmChoice, ArmOption, Deadline, Decision, Degraded, Impression, Interaction
+
+DAY = 24 * 3600.0
+
+
+def make_impression(query_id: str = "q1", **changes: Any) -> Impression:
+    """An answer to "toy story" that showed items 1, 2, 3 from three arms, one of which timed out."""
+    ids = ("1", "2", "3", "4")
+    fields: dict[str, Any] = {
+        "query_id": query_id,
+        "root_id": query_id,
+        "at": 1000.0,
+        "text": "Toy Story",
+        "normalized": "toy story",
+        "memory_key": "story toy",
+        "signature": "digest",
+        "user_id": "ann",
+        "session_id": "s1",
+        "client_id": "c1",
+        "learn": True,
+        "understanding": {"normalized": "toy story", "slots": [{"field": "title", "value": "Toy Story"}]},
+        "features": {"length": 2.0, "idf": 0.25},
+        "options": tuple(ArmOption(arm, (0, 10), {"success": 0.5}) for arm in ("lexical", "memory", "vector")),
+        "decision": Decision(
+            "vw", "learned", "v1", 7,
+            {arm: ArmChoice(10, 0.9, ((0, 0.1), (10, 0.9))) for arm in ("lexical", "memory", "vector")},
+        ),
+        "lists": {"lexical": tuple((i, 1.5) for i in ids), "memory": (("2", 0.5),)},
+        "degraded": (Degraded("vector", "timeout"),),
+        "ranking": ids,
+        "scores": (4.0, 3.0, 2.0, 1.0),
+        "offset": 0,
+        "shown": ids[:3],
+        "total": 4,
+        "ranker": "r1",
+        "rows": ((1.0, 0.0), (0.5, 0.0), (0.25, float("-1"))),
+    }  # fmt: skip
+    return Impression(**(fields | changes))
+
+
+def make_interaction(event_id: str = "e1", **changes: Any) -> Interaction:
+    fields: dict[str, Any] = {
+        "event_id": event_id,
+        "query_id": "q1",
+        "object_id": "1",
+        "action_name": "click",
+        "at": 1001.0,
+        "timestamp": None,
+        "position": 1,
+        "value": None,
+        "user_id": "ann",
+        "client_id": "c1",
+        "session_id": "s1",
+        "status": "accepted",
+    }
+    return Interaction(**(fields | changes))
+
+
+def soon() -> Deadline:
+    return Deadline.after(10.0)
+
+
+class EventLogContract:
+    """Subclasses give `open(folder)`: the log kept there, with what was in it before."""
+
+    def open(self, folder: Path) -> EventLog:
+        raise NotImplementedError
+
+    def use(self, folder: Path, work: Callable[[EventLog], Awaitable[None]]) -> None:
+        async def main() -> None:
+            log = self.open(folder)
+            try:
+                await work(log)
+            finally:
+                await log.close()
+
+        asyncio.run(main())
+
+    def test_offsets_ascend_by_one_and_records_come_back_in_order(self, tmp_path: Path) -> None:
+        records = [make_impression(), Tick(1001.0), make_impression("q2", at=1002.0), Forget("bob", 1003.0)]
+
+        async def work(log: EventLog) -> None:
+            assert await log.end() == (0, 0.0)
+            assert await log.read(0, 10) == []
+            assert [await log.append(record) for record in records] == [1, 2, 3, 4]
+            assert await log.end() == (4, 1003.0)
+            assert await log.read(0, 10) == list(enumerate(records, 1))
+            assert await log.read(1, 2) == [(2, records[1]), (3, records[2])]
+            assert await log.read(4, 10) == []
+
+        self.use(tmp_path, work)
+
+    def test_everything_is_there_after_reopening(self, tmp_path: Path) -> None:
+        async def first(log: EventLog) -> None:
+            await log.append(make_impression())
+            await log.accept([(make_interaction(), "d")])
+
+        async def second(log: EventLog) -> None:
+            assert await log.read(0, 10) == [(1, make_impression()), (2, make_interaction())]
+            assert await log.impression("q1", soon()) == make_impression()
+            assert await log.accept([(make_interaction(), "d")]) == ["duplicate"]
+            assert await log.append(Tick(1002.0)) == 3
+
+        self.use(tmp_path, first)
+        self.use(tmp_path, second)
+
+    def test_an_impression_is_found_as_soon_as_it_is_appended(self, tmp_path: Path) -> None:
+        async def one(log: EventLog, number: int) -> None:
+            impression = make_impression(f"q{number}")
+            await log.append(impression)
+            assert await log.impression(impression.query_id, soon()) == impression
+
+        async def work(log: EventLog) -> None:
+            await asyncio.gather(*(one(log, number) for number in range(50)))
+            assert sorted(offset for offset, _ in await log.read(0, 100)) == list(range(1, 51))
+            assert await log.impression("q404", soon()) is None
+
+        self.use(tmp_path, work)
+
+    def test_a_look_up_past_its_deadline_does_not_begin(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            with pytest.raises(TimeoutError):
+                await log.impression("q404", Deadline.after(-1.0))
+
+        self.use(tmp_path, work)
+
+    def test_log_time_never_goes_back(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            await log.append(Tick(1000.0))
+            await log.append(make_impression(at=900.0))
+            await log.accept([(make_interaction(at=950.0), "d")])
+            assert [record.at for _, record in await log.read(0, 10)] == [1000.0, 1000.0, 1000.0]
+            found = await log.impression("q1", soon())
+            assert found is not None
+            assert found.at == 1000.0
+
+        self.use(tmp_path, work)
+
+    def test_an_event_id_counts_once_and_only_with_its_first_body(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            assert await log.accept([(make_interaction(), "d")]) == ["accepted"]
+            assert await log.accept([(make_interaction(), "d")]) == ["duplicate"]
+            assert await log.accept([(make_interaction(object_id="2"), "other")]) == ["invalid"]
+            assert await log.read(0, 10) == [(1, make_interaction())]
+
+        self.use(tmp_path, work)
+
+    def test_a_known_event_id_is_recognised_before_anything_else(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            await log.accept([(make_interaction(), "d")])
+            for status in ("late", "not_shown", "unknown_query"):
+                assert await log.accept([(make_interaction(status=status), "d")]) == ["duplicate"]
+            assert await log.accept([(make_interaction(status="not_shown"), "other")]) == ["invalid"]
+
+        self.use(tmp_path, work)
+
+    def test_refused_events_are_not_stored_and_may_come_again_corrected(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            for status in ("not_shown", "unknown_query"):
+                assert await log.accept([(make_interaction(status=status), "d")]) == [status]
+            assert await log.end() == (0, 0.0)
+            assert await log.accept([(make_interaction(), "other")]) == ["accepted"]
+
+        self.use(tmp_path, work)
+
+    def test_an_action_on_an_object_of_an_answer_counts_once_whatever_the_event_id(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            batch = [
+                make_interaction("e1"),
+                make_interaction("e2"),
+                make_interaction("e3", action_name="purchase"),
+                make_interaction("e4", object_id="2"),
+                make_interaction("e5", query_id="q2"),
+                make_interaction("e6", object_id=None, action_name="abandon"),
+                make_interaction("e7", object_id=None, action_name="abandon"),
+                make_interaction("e8", status="late"),
+            ]
+            expected = ["accepted", "duplicate", *["accepted"] * 4, "duplicate", "duplicate"]
+            assert await log.accept([(event, event.event_id) for event in batch]) == expected
+            assert await log.accept([(event, event.event_id) for event in batch]) == ["duplicate"] * 8
+            assert await log.accept([(batch[1], "other")]) == ["invalid"]
+            assert len(await log.read(0, 10)) == 5
+
+        self.use(tmp_path, work)
+
+    def test_late_events_are_kept_and_do_not_use_up_the_count(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            late = make_interaction("e1", status="late")
+            assert await log.accept([(late, "d")]) == ["late"]
+            assert await log.accept([(late, "d")]) == ["duplicate"]
+            assert await log.accept([(make_interaction("e2"), "d")]) == ["accepted"]
+            assert [record for _, record in await log.read(0, 10)] == [late, make_interaction("e2")]
+
+        self.use(tmp_path, work)
+
+    def test_events_without_an_answer_are_counted_by_their_event_id_alone(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            plays = [(make_interaction(f"e{n}", query_id=None, action_name="play"), f"d{n}") for n in range(3)]
+            assert await log.accept(plays) == ["accepted"] * 3
+            assert await log.accept(plays) == ["duplicate"] * 3
+
+        self.use(tmp_path, work)
+
+    def test_the_same_event_posted_at_once_by_many_is_accepted_once(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            same = await asyncio.gather(*(log.accept([(make_interaction(), "d")]) for _ in range(50)))
+            assert sorted(status for (status,) in same) == ["accepted"] + ["duplicate"] * 49
+            ids = [make_interaction(f"x{n}", object_id="2") for n in range(50)]
+            other = await asyncio.gather(*(log.accept([(event, event.event_id)]) for event in ids))
+            assert sorted(status for (status,) in other) == ["accepted"] + ["duplicate"] * 49
+            assert len(await log.read(0, 100)) == 2
+
+        self.use(tmp_path, work)
+
+    def test_event_ids_are_remembered_for_a_day_of_log_time(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            await log.accept([(make_interaction(at=0.0), "d")])
+            for number, hours in enumerate((1, 12, 23, 24)):
+                await log.accept([(make_interaction(f"f{number}", query_id=None, at=hours * 3600.0), "d")])
+                assert await log.accept([(make_interaction(at=hours * 3600.0), "d")]) == ["duplicate"]
+
+        self.use(tmp_path, work)
+
+    def test_nothing_to_accept_is_no_failure(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            assert await log.accept([]) == []
+
+        self.use(tmp_path, work)
+
+    def test_forgetting_blanks_the_person_and_keeps_what_was_learned_from(self, tmp_path: Path) -> None:
+        mine = [make_impression(), make_impression("q2", text="my illness", normalized="my illness")]
+        others = make_impression("q3", user_id="bob")
+
+        async def work(log: EventLog) -> None:
+            for impression in (*mine, others):
+                await log.append(impression)
+            await log.accept([(make_interaction(), "d"), (make_interaction("e2", query_id="q3", user_id="bob"), "d")])
+            assert await log.forget("ann", 2000.0) == 3
+            records = [record for _, record in await log.read(0, 10)]
+            assert records[-1] == Forget("ann", 2000.0)
+            assert records[2] == others
+            assert records[4] == make_interaction("e2", query_id="q3", user_id="bob")
+            text = repr([*records[:2], records[3]])
+            for trace in ("ann", "'s1'", "'c1'", "toy", "Toy", "illness", "digest"):
+                assert trace not in text
+            for before, after in zip(mine, records[:2], strict=True):
+                assert isinstance(after, Impression)
+                kept = ("query_id", "at", "features", "options", "decision", "lists", "degraded", "shown", "rows")
+                assert [getattr(after, name) for name in kept] == [getattr(before, name) for name in kept]
+                assert after.person is None
+                assert await log.impression(before.query_id, soon()) == after
+            # Still one principal, so that its influence stays capped as one.
+            first, second, interaction = records[0], records[1], records[3]
+            assert isinstance(first, Impression)
+            assert isinstance(second, Impression)
+            assert isinstance(interaction, Interaction)
+            assert first.principal == second.principal == f"c:{interaction.client_id}"
+            assert await log.forget("ann", 2001.0) == 0
+
+        self.use(tmp_path, work)
+
+    def test_forgetting_many_records_leaves_none(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            await asyncio.gather(*(log.append(make_impression(f"q{n}", rows=())) for n in range(450)))
+            assert await log.forget("ann", 2000.0) == 450
+            records = await log.read(0, 1000)
+            assert len(records) == 451
+            assert "ann" not in repr(records[:-1])
+            assert len({record.client_id for _, record in records[:-1]}) == 1  # type: ignore[union-attr]
+
+        self.use(tmp_path, work)
