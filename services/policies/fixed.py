@@ -1,0 +1,65 @@
+"""Policies that do not learn: the static mix, which is the default and the anchor of learned ones, and pure chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from services.policies.budget import BUDGET, FLOOR, allocate, check
+from services.policies.sampling import Distribution, certain, mask
+from services.types import ArmChoice, ArmOption
+
+FIXED_COUNTS: Mapping[str, int] = {
+    "lexical": 50,
+    "structured": 25,
+    "vector": 25,
+    "memory": 10,
+    "personal": 10,
+    "explore": 5,
+}
+"""The static mix of the product's arms; an arm that is not named is not asked."""
+
+
+class FixedPolicy:
+    """The same counts for every request, as far as the arms offer them and the budget allows."""
+
+    name = "fixed"
+    version: str | None = None
+
+    def __init__(self, counts: Mapping[str, int] = FIXED_COUNTS, budget: int = BUDGET, floor: int = FLOOR) -> None:
+        """Raises ValueError for a negative count or a floor above the budget."""
+        check(budget, floor)
+        if any(count < 0 for count in counts.values()):
+            raise ValueError(f"counts must not be negative: {dict(counts)}")
+        self._counts = dict(counts)
+        self._budget = budget
+        self._floor = floor
+
+    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
+        return allocate(options, self._budget, self._floor, seed, self._distribute)
+
+    def count(self, arm: str, allowed: Sequence[int]) -> int:
+        """The arm's count in the mix, or the nearest smaller allowed one, or else the smallest allowed one."""
+        wanted = self._counts.get(arm, 0)
+        return max((count for count in allowed if count <= wanted), default=min(allowed))
+
+    def _distribute(self, option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
+        return certain(option.counts, self.count(option.name, allowed))
+
+
+class UniformPolicy:
+    """Every allowed count is equally likely: a reference row of every comparison, and data for off-policy estimates."""
+
+    name = "uniform"
+    version: str | None = None
+
+    def __init__(self, budget: int = BUDGET, floor: int = FLOOR) -> None:
+        """Raises ValueError for a floor above the budget."""
+        check(budget, floor)
+        self._budget = budget
+        self._floor = floor
+
+    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
+        return allocate(options, self._budget, self._floor, seed, self._distribute)
+
+    def _distribute(self, option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
+        return mask(tuple((count, 1.0) for count in option.counts), allowed)

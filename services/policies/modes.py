@@ -1,0 +1,66 @@
+"""Which policy is in force: the learned one, the static one, or the static one with the learned one looking on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+from services import metrics
+from services.policies.base import Policy
+from services.types import ArmChoice, ArmOption, Decision
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["learned", "static", "shadow"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+class PolicySwitch:
+    """Makes decisions under a mode that can change at any moment, and never fails.
+
+    `learned`: the learned policy decides. `static`: the fixed one does. `shadow`: the fixed one does, and what the
+    learned one would have chosen is logged beside it. Whenever the learned policy fails, the fixed one takes over for
+    that decision; the mode stays. A new model is swapped in by assigning `learned`; a decision under way keeps the
+    policy it began with.
+    """
+
+    def __init__(self, learned: Policy, fixed: Policy, mode: str = "learned") -> None:
+        self.learned = learned
+        self._fixed = fixed
+        self.mode = mode
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        """Raises ValueError for anything but learned, static and shadow."""
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+        self._mode = mode
+        for known in MODES:
+            metrics.POLICY_MODE.labels(known).set(known == mode)
+
+    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
+        """`model_version` is that of the learned policy wherever its choices are in the decision (shadow included)."""
+        mode, learned = self._mode, self.learned
+        choices, version = None, None
+        if mode != "static":
+            choices, version = self._attempt(learned, features, options, seed)
+        if mode == "learned" and choices is not None:
+            return Decision(learned.name, mode, version, seed, choices)
+        fixed = self._fixed.decide(features, options, seed)
+        return Decision(self._fixed.name, mode, version, seed, fixed, shadow=choices)
+
+    @staticmethod
+    def _attempt(
+        learned: Policy, features: Mapping[str, float], options: Sequence[ArmOption], seed: int
+    ) -> tuple[dict[str, ArmChoice] | None, str | None]:
+        try:
+            return learned.decide(features, options, seed), learned.version
+        except Exception as error:  # whatever a model does, the search goes on
+            metrics.POLICY_FALLBACKS.inc()
+            logger.warning("policy_failed policy=%s error=%s", learned.name, type(error).__name__)
+            return None, None
