@@ -176,9 +176,8 @@ class FeedbackService:
         try:
             return await self._log.impression(query_id, deadline)
         except RecordDamaged:
-            return (
-                None  # What cannot be read any more is as if it had never been shown: nothing can be learned from it.
-            )
+            # What cannot be read any more is as if it had never been shown: nothing can be learned from it.
+            return None
 
     def _judge(self, event: Event, answers: Mapping[str, _Answer], now: float) -> Interaction:
         """`event` as it would be logged. Who acted, and at what position, is taken from the answer, not the event."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.backends.sqlite import Database
+from services.backends.sqlite_state import SqliteState
 from services.errors import StorageFailed
 from services.types import Deadline
 
@@ -196,3 +197,21 @@ def test_a_folder_that_cannot_be_made_is_a_storage_failure(tmp_path: Path) -> No
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageFailed, match="file"):
         Database(tmp_path / "file" / "x.db", TABLE)
+
+
+def test_state_is_json_by_key_and_survives_a_restart(tmp_path: Path) -> None:
+    async def main() -> None:
+        state = SqliteState(tmp_path / "state.db")
+        assert await state.get("mode") is None
+        for value in ("shadow", {"mode": "static", "at": 1.5, "tags": [None, True]}, None, 0, "learned"):
+            await state.set("mode", value)
+            assert await state.get("mode") == value
+        await state.set("note", "é")
+        with pytest.raises(ValueError, match="note"):
+            await state.set("note", object())
+        await state.close()
+        state = SqliteState(tmp_path / "state.db")
+        assert [await state.get(key) for key in ("mode", "note", "other")] == ["learned", "é", None]
+        await state.close()
+
+    asyncio.run(main())
