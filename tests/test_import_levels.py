@@ -50,7 +50,7 @@ def level(module: str) -> int | None:
     parts = module.split(".")
     if module in GROUND or module == "services":
         return 0
-    if parts[-1] in ("train", "rows") or parts[1] in ("evaluation", "datasets", "sample"):
+    if parts[-1] in ("train", "rows") or parts[1] in ("evaluation", "datasets", "sample", "replay"):
         return None
     if parts[1] in ("arms", "policies", "rankers"):
         return 2
