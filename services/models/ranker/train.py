@@ -1,0 +1,250 @@
+"""Train a ranker, turn it into ONNX, and judge whether it may go live. Needs the `train` extra.
+
+LambdaMART (Burges 2010, MSR-TR-2010-82) by LightGBM; trained on clicks it estimates position bias with the ranker
+(Hu et al., "Unbiased LambdaMART", WWW 2019, as LightGBM's `position`). Deterministic: same groups, same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxmltools import convert_lightgbm
+from onnxmltools.convert.common.data_types import FloatTensorType
+
+from services.errors import InvalidRequest, ModelInvalid
+from services.evaluation.measures import Interval, bootstrap, linear, ndcg, paired_bootstrap
+from services.models.ranker.rows import FEWEST, Group, debiased
+from services.rankers.base import Rows
+from services.rankers.features import NAMES
+from services.rankers.onnx import FORMAT, OnnxRanker
+
+KIND = "ranker"
+FILE = "model.onnx"
+DEPTH = 10
+"""k of NDCG@k."""
+STOPPING_SHARE = 0.15
+"""Of the training queries, held back to decide how many trees: the validation queries judge the result only."""
+PARITY = 1e-4
+"""Largest difference allowed between the trained ensemble and the one that is served."""
+LEVELS = 31
+"""Classes of relevance that LambdaMART tells apart."""
+
+PARAMETERS: dict[str, Any] = {
+    "objective": "lambdarank",
+    "metric": "ndcg",
+    "eval_at": [DEPTH],
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 50,
+    "feature_fraction": 0.8,
+    "lambda_l2": 1.0,
+    "lambdarank_truncation_level": 2 * DEPTH,
+    "use_missing": False,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """`files` and `meta` are for the model store; `promote`: whether the gate lets the model go live, `reason`: why."""
+
+    files: dict[str, bytes]
+    meta: dict[str, Any]
+    promote: bool
+    reason: str
+
+
+def train(
+    training: Sequence[Group],
+    validation: Sequence[Group],
+    *,
+    source: str,
+    trees: int = 150,
+    patience: int = 20,
+    seed: int = 0,
+) -> Trained:
+    """Train on `training`, judge on `validation` against each group's baseline order.
+
+    Gate: the lower end of the 95 % interval of the difference in NDCG@10 (paired bootstrap over queries) is not below
+    0. Clicked groups are judged with gains over examination probability, and only on how they reorder what was shown.
+    `source` (labels | log) goes into the meta data. Raises InvalidRequest when there is too little to learn from,
+    ModelInvalid when the converted model does not give the scores of the trained one.
+    """
+    _check(training, validation)
+    fitting, stopping = _split(training)
+    booster = _fit(fitting, stopping, trees, patience, seed)
+    table = np.concatenate([group.rows for group in training])
+    reference = np.median(table, axis=0)
+    model = _convert(booster)
+    meta: dict[str, Any] = {
+        "format": FORMAT,
+        "features": list(NAMES),
+        "reference": [float(value) for value in reference],
+        "source": source,
+        "seed": seed,
+        "trees": booster.num_trees(),
+        "queries": {"training": len(fitting), "stopping": len(stopping), "validation": len(validation)},
+        "libraries": {"lightgbm": lightgbm.__version__, "onnx": onnx.__version__},
+    }
+    ranker = OnnxRanker(model, meta, "candidate")
+    meta["parity"] = _parity(booster, ranker, np.concatenate([group.rows for group in validation]))
+    metrics, difference = _judge(ranker, validation)
+    meta["metrics"] = metrics
+    meta["importance"] = _importance(booster)
+    promote = difference.low >= 0.0
+    verdict = "not worse than" if promote else "may be worse than"
+    reason = f"NDCG@{DEPTH} {verdict} the order it replaces: difference {difference} over {len(validation)} queries"
+    meta["gate"] = {"promote": promote, "reason": reason}
+    return Trained({FILE: model}, meta, promote, reason)
+
+
+def _check(training: Sequence[Group], validation: Sequence[Group]) -> None:
+    shared = {group.key for group in training} & {group.key for group in validation}
+    if shared:
+        raise InvalidRequest(f"{len(shared)} queries are in training and in validation")
+    useful = sum(bool((group.gains > 0).any()) for group in training)
+    if useful < FEWEST or not any(group.weight > 0 for group in validation):
+        raise InvalidRequest(
+            f"too little to learn from: {useful} training queries with a relevant item in their pool (at least "
+            f"{FEWEST} needed), {len(validation)} validation queries"
+        )
+
+
+def _split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """Fitting and stopping groups by a hash of the query, so that repeats of a query stay on one side."""
+    sides: tuple[list[Group], list[Group]] = ([], [])
+    for group in groups:
+        if group.weight > 0 and (group.gains > 0).any():  # nothing to order teaches nothing
+            digest = hashlib.blake2b(group.key.encode(), digest_size=8, person=b"stopping").digest()
+            sides[int.from_bytes(digest, "big") / 2**64 < STOPPING_SHARE].append(group)
+    return sides
+
+
+def _fit(fitting: Sequence[Group], stopping: Sequence[Group], trees: int, patience: int, seed: int) -> lightgbm.Booster:
+    values = np.unique(np.concatenate([group.gains for group in (*fitting, *stopping)]))
+    if len(values) > LEVELS:
+        values = np.linspace(0.0, values[-1], LEVELS)
+    parameters = PARAMETERS | {"seed": seed, "label_gain": values.tolist()}
+    data = _dataset(fitting, values, parameters)
+    callbacks: list[Any] = []
+    watched: list[lightgbm.Dataset] = []
+    if stopping:
+        callbacks = [lightgbm.early_stopping(patience, verbose=False)]
+        watched = [_dataset(stopping, values, parameters, data)]
+    return lightgbm.train(parameters, data, trees, valid_sets=watched, callbacks=callbacks)
+
+
+def _dataset(
+    groups: Sequence[Group],
+    values: NDArray[np.float64],
+    parameters: dict[str, Any],
+    reference: lightgbm.Dataset | None = None,
+) -> lightgbm.Dataset:
+    gains = np.concatenate([group.gains for group in groups])
+    labels = np.searchsorted(values, gains, side="left")  # rounded up: a small gain is still a gain
+    sizes = [len(group.ids) for group in groups]
+    return lightgbm.Dataset(
+        np.concatenate([group.rows for group in groups]),
+        label=np.minimum(labels, len(values) - 1),
+        group=sizes,
+        weight=np.repeat([group.weight for group in groups], sizes),
+        position=_positions(groups) if reference is None else None,
+        feature_name=list(NAMES),
+        params=parameters,
+        reference=reference,
+    )
+
+
+def _positions(groups: Sequence[Group]) -> NDArray[np.int64] | None:
+    if not all(group.positions for group in groups):
+        return None
+    return np.concatenate([group.positions for group in groups]).astype(np.int64) - 1
+
+
+def _convert(booster: lightgbm.Booster) -> bytes:
+    converted = convert_lightgbm(
+        lightgbm.Booster(model_str=round_thresholds(booster.model_to_string())),
+        initial_types=[("rows", FloatTensorType([None, len(NAMES)]))],
+        target_opset=15,
+    )
+    data: bytes = converted.SerializeToString()
+    return data
+
+
+def round_thresholds(model: str) -> str:
+    """LightGBM's model text with every threshold at the largest float32 that is not above it.
+
+    Trained thresholds are float64, served ones float32. For float32 features `value <= threshold` stays the same when
+    the threshold is rounded down; rounded to the nearest, a value just above the threshold would become equal to it.
+    """
+    lines = []
+    for line in model.splitlines():
+        if line.startswith("threshold="):
+            values = (_round_down(float(value)) for value in line.removeprefix("threshold=").split())
+            line = "threshold=" + " ".join(map(repr, values))
+        if not line.startswith("tree_sizes="):  # lengths of the trees' texts, which have changed; optional
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _round_down(value: float) -> float:
+    rounded = np.float32(value)
+    return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > value else rounded)
+
+
+def _parity(booster: lightgbm.Booster, ranker: OnnxRanker, table: Rows) -> dict[str, float]:
+    trained = np.asarray(booster.predict(table, num_threads=1))
+    difference = float(np.abs(trained - ranker.score(table)).max(initial=0.0))
+    if difference > PARITY:
+        raise ModelInvalid(f"the converted model differs by {difference:.2g} from the trained one")
+    return {"largest_difference": difference, "rows": len(table)}
+
+
+def _judge(ranker: OnnxRanker, groups: Sequence[Group]) -> tuple[dict[str, Any], Interval]:
+    """Weighted mean NDCG of ranker and baseline with intervals, and the interval of their difference."""
+    weights = [group.weight for group in groups]
+    learned = [_measure(group, ranker.score(group.rows)) for group in groups]
+    baseline = [_measure(group, group.baseline) for group in groups]
+    difference = paired_bootstrap(learned, baseline, weights)
+    slices = sorted({group.slice for group in groups} - {""})
+    metrics: dict[str, Any] = {
+        "ndcg": _plain(bootstrap(learned, weights)),
+        "baseline": _plain(bootstrap(baseline, weights)),
+        "difference": _plain(difference),
+        "slices": {
+            name: {
+                "queries": len(members),
+                "ndcg": float(np.mean([learned[i] for i in members])),
+                "baseline": float(np.mean([baseline[i] for i in members])),
+            }
+            for name in slices
+            for members in [[i for i, group in enumerate(groups) if group.slice == name]]
+        },
+    }
+    return metrics, difference
+
+
+def _measure(group: Group, scores: NDArray[Any]) -> float:
+    worth = debiased(group).tolist()
+    return ndcg(worth, scores.tolist(), group.ids, DEPTH, group.ideal or None, gain=linear)
+
+
+def _importance(booster: lightgbm.Booster) -> dict[str, float]:
+    """Share of the total gain per feature that is used, largest first."""
+    gains = booster.feature_importance("gain")
+    total = float(gains.sum()) or 1.0
+    return {NAMES[i]: round(float(gains[i]) / total, 4) for i in np.argsort(-gains, kind="stable") if gains[i] > 0}
+
+
+def _plain(interval: Interval) -> dict[str, float]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}

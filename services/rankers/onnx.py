@@ -1,0 +1,106 @@
+"""A trained tree ensemble, served by ONNX Runtime on the calling thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from services.errors import ModelInvalid
+from services.rankers.base import Rows
+from services.rankers.features import NAMES
+
+FORMAT = 1
+"""Of the meta data that training writes and this class reads: format, features, reference."""
+LARGEST = 32 * 2**20
+"""Bytes of a model file; a thousand trees of 31 leaves take about 3 MB."""
+
+_EXTERNAL = b"\x0a\x08location"
+"""How the key "location" of a tensor's external data is written in protobuf: the runtime would open that path."""
+
+
+class OnnxRanker:
+    """`model`: ONNX bytes with one float32 input [n, features] and a first output of n scores.
+
+    `meta["features"]` must be the first of `NAMES` (features are only ever added at the end), `meta["reference"]` one
+    typical value each. Raises ModelInvalid for anything else, and for a model that does not run or that names files
+    outside itself.
+    """
+
+    name = "onnx"
+
+    def __init__(self, model: bytes, meta: Mapping[str, Any], version: str) -> None:
+        self.version = version
+        names = meta.get("features")
+        if meta.get("format") != FORMAT:
+            raise ModelInvalid(f"ranker {version}: format {meta.get('format')!r}, expected {FORMAT}")
+        if not isinstance(names, Sequence) or not names or tuple(names) != NAMES[: len(names)]:
+            raise ModelInvalid(f"ranker {version}: trained on other features than this release computes; train it anew")
+        self._width = len(names)
+        self._reference = _reference(meta.get("reference"), self._width, version)
+        if len(model) > LARGEST:
+            raise ModelInvalid(f"ranker {version}: {len(model)} bytes, more than {LARGEST}")
+        self._session = _session(model, version)
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[1:] != [self._width]:
+            raise ModelInvalid(f"ranker {version}: input is not one float32 table of {self._width} columns")
+        self._input, self._output = inputs[0].name, self._session.get_outputs()[0].name
+        if not np.isfinite(self.score(self._reference[None, :])).all():
+            raise ModelInvalid(f"ranker {version}: does not give a finite score")
+
+    def score(self, rows: Rows) -> NDArray[np.float32]:
+        if not len(rows):
+            return np.zeros(0, dtype=np.float32)
+        table = np.ascontiguousarray(rows[:, : self._width], dtype=np.float32)
+        try:
+            scores = self._session.run([self._output], {self._input: table})[0]
+        except Exception as error:  # the runtime's own exceptions have no common base but this
+            raise ModelInvalid(f"ranker {self.version}: {type(error).__name__} while scoring") from error
+        if scores.size != len(rows):
+            raise ModelInvalid(f"ranker {self.version}: {scores.size} scores for {len(rows)} rows")
+        flat: NDArray[np.float32] = scores.reshape(-1).astype(np.float32, copy=False)
+        return flat
+
+    def contributions(self, rows: Rows) -> list[Mapping[str, float]]:
+        """By occlusion: how much the score falls when the feature alone takes its typical value of the training data.
+
+        Features of a tree ensemble act together, so these do not add up to the score. Costs one scoring of
+        n x features rows; only an explanation asks for it.
+        """
+        if not len(rows):
+            return []
+        n, width = len(rows), self._width
+        occluded = np.repeat(rows[:, None, :width], width, axis=1)
+        each = np.arange(width)
+        occluded[:, each, each] = self._reference
+        fall = self.score(rows)[:, None] - self.score(occluded.reshape(n * width, width)).reshape(n, width)
+        return [{NAMES[column]: float(row[column]) for column in np.flatnonzero(np.abs(row) > 1e-6)} for row in fall]
+
+
+def _reference(values: object, width: int, version: str) -> Rows:
+    try:
+        reference = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        reference = np.zeros(0, dtype=np.float32)
+    if reference.shape != (width,) or not np.isfinite(reference).all():
+        raise ModelInvalid(f"ranker {version}: `reference` is not {width} finite numbers")
+    return reference
+
+
+def _session(model: bytes, version: str) -> onnxruntime.InferenceSession:
+    """One thread, no spinning: the runtime's defaults use every core of the host and burn one while idle."""
+    if _EXTERNAL in model:
+        raise ModelInvalid(f"ranker {version}: keeps data in other files")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 4  # what is wrong with a model is in the exception; stderr is not ours to write to
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own exceptions have no common base but this
+        raise ModelInvalid(f"ranker {version}: not a model that can run ({type(error).__name__})") from error

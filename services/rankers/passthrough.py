@@ -1,0 +1,47 @@
+"""The ranker that learned nothing: the fused order as it is. Always there, so that search never waits for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.fusion import FUSION_WEIGHTS
+from services.rankers.base import Rows
+from services.rankers.features import ARMS, NAMES
+
+_FUSED = NAMES.index("fused")
+_SCALED = tuple((f"{arm}_scaled", arm, NAMES.index(f"{arm}_scaled")) for arm in ARMS)
+
+
+class PassthroughRanker:
+    """Scores are the fused ones; `weights` are those that fused them, for `contributions` alone."""
+
+    name = "passthrough"
+    version = "passthrough"
+
+    def __init__(self, weights: Mapping[str, float] = FUSION_WEIGHTS) -> None:
+        self._weights = [(feature, column, weights.get(arm, 0.0)) for feature, arm, column in _SCALED]
+
+    def score(self, rows: Rows) -> NDArray[np.float32]:
+        return rows[:, _FUSED].copy()
+
+    def contributions(self, rows: Rows) -> list[Mapping[str, float]]:
+        """Per arm its weight x scaled score; `fused` takes what arms do not account for, so that the sum is the score.
+
+        That remainder is 0 for a convex mix of a whole pool. It is not for items that no arm had, for rank fusion, and
+        when an arm's best or worst item has left the catalogue.
+        """
+        return [self._contributions(row) for row in rows]
+
+    def _contributions(self, row: NDArray[np.float32]) -> Mapping[str, float]:
+        parts = {feature: weight * float(row[column]) for feature, column, weight in self._weights}
+        rest = float(row[_FUSED]) - sum(parts.values())
+        if abs(rest) > _ROUNDING:
+            parts["fused"] = rest
+        return {feature: value for feature, value in parts.items() if value != 0.0}
+
+
+_ROUNDING = 1e-6
+"""What float32 leaves between a score and the sum of its parts."""
