@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Sequence
 
 from services.backends.base import LexicalIndex, MemoryIndex
 from services.text import normalize, tokenize
@@ -36,11 +36,9 @@ class Autocomplete:
         texts: dict[str, str] = {}
         scores: dict[str, float] = {}
         for source, share in ((titles, 1.0 - QUERY_SHARE), (queries, QUERY_SHARE)):
-            for text, score in _scaled(source):
-                key = " ".join(tokenize(text))
-                if key:
-                    texts.setdefault(key, text)
-                    scores[key] = min(1.0, scores.get(key, 0.0) + share * score)
+            for key, text, score in _scaled(source):
+                texts.setdefault(key, text)
+                scores[key] = min(1.0, scores.get(key, 0.0) + share * score)
         ranked = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
         return [(texts[key], score) for key, score in ranked[:limit]]
 
@@ -54,16 +52,15 @@ class Autocomplete:
             return []
 
 
-def _scaled(source: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Each text once (its best), popularity on a logarithmic scale of 0..1 within the source; what is no number is 0."""
+def _scaled(source: Sequence[tuple[str, float]]) -> list[tuple[str, str, float]]:
+    """(normal form, text, score), each normal form once with its best popularity, on a logarithmic scale of 0..1 within
+    the source; what is no finite number counts as 0."""
+    texts: dict[str, str] = {}
     best: dict[str, float] = {}
     for text, score in source:
-        popularity = math.log1p(max(0.0, score)) if math.isfinite(score) else 0.0
         key = " ".join(tokenize(text))
-        best[key] = max(best.get(key, 0.0), popularity)
+        if key:
+            texts.setdefault(key, text)
+            best[key] = max(best.get(key, 0.0), math.log1p(max(0.0, score)) if math.isfinite(score) else 0.0)
     most = max(best.values(), default=0.0) or 1.0
-    seen: dict[str, tuple[str, float]] = {}
-    for text, _ in source:
-        key = " ".join(tokenize(text))
-        seen.setdefault(key, (text, best[key] / most))
-    return list(seen.values())
+    return [(key, text, best[key] / most) for key, text in texts.items()]

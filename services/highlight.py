@@ -26,7 +26,6 @@ class _Searched:
 
     def __init__(self, words: Sequence[Sequence[Alternative]]) -> None:
         texts = {word for options in words for a in options if a.weight >= LEAST_WEIGHT for word in tokenize(a.text)}
-        texts.update(word for options in words[:1000] if len(options) == 1 for word in tokenize(options[0].text))
         self.telling = texts - ENGLISH_STOPWORDS
         self.all = texts
         self._stems = {stem(word) for word in self.telling}

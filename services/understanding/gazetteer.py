@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 from services.understanding.language import stem
 
@@ -143,5 +143,5 @@ class _Kinds:
 
 
 def _same_beginning(left: str, right: str) -> bool:
-    common = len(commonprefix((left, right)))
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
     return common >= COMMON_PREFIX and max(len(left), len(right)) - common <= LONGEST_ENDING

@@ -9,14 +9,15 @@ from importlib import resources
 import snowballstemmer
 
 _STOPWORDS = {
-    "en": "a an and are as at be but by for from has have how i in is it its my not of on or that the their this to "
+    "en": "a an and are as at be but by for from has have how i in is it its my no not of on or that the their this to "
     "was what when where which who will with you your",
     "de": "aber als am auf aus bei das dem den der des die ein eine einen einer es fur im ist ich mit nach nicht oder "
     "sich sie uber um und von vom wie wo zu zum zur",
     "fr": "au aux avec ce ces dans de des du elle en est et il je la le les leur mais ne nous ou par pas pour que qui "
     "sans se son sur un une vous",
     "es": "al como con de del donde el ella en es esta la las lo los mas no o para pero por que se sin su una un y yo",
-    "it": "al alla che come con da dal dei del della di e gli ha il io la le lo ma nel nella non per piu sono su un una",
+    "it": "al alla che come con da dal dei del della di e gli ha il io la le lo ma nel nella non per piu sono su un "
+    "una",
     "pt": "ao as com como da das de do dos e em ela ele eu foi mais mas na nao no nos o os ou para pela por que se sem "
     "um uma",
     "nl": "aan als bij dat de die een en er het hij ik in is met niet of om op te uit van voor was wat zijn",

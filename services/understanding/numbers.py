@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from services.types import Document, Role, Schema
@@ -180,7 +180,7 @@ def year_of(value: Any, date: bool) -> int | None:
     if date and isinstance(value, str) and len(value) >= 4 and value[:4].isdecimal():
         year = int(value[:4])
     elif date and isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < 1e11:
-        year = datetime.fromtimestamp(value, timezone.utc).year
+        year = datetime.fromtimestamp(value, UTC).year
     elif not date and isinstance(value, (int, float)) and math.isfinite(value) and value == int(value):
         year = int(value)
     return year if year is not None and FIRST_YEAR <= year <= LAST_YEAR else None

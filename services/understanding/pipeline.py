@@ -24,8 +24,8 @@ _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 class Understander:
-    """Query understanding over one catalogue. No locks: one thread at a time. Nothing global, so that another one can be
-    built in a thread and swapped in."""
+    """Query understanding over one catalogue. No locks: one thread at a time. Nothing global, so that another one can
+    be built in a thread and swapped in."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema

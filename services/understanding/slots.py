@@ -85,7 +85,7 @@ class SlotFinder:
         named = sum(r.count for r in readings)
         for reading in readings:
             if reading.field == self._title:
-                propose(reading, self._title_confidence(piece, telling))
+                propose(reading, self._title_confidence(piece, telling, len(piece) == len(tokens)))
             else:
                 propose(reading, self._name_confidence(piece, reading, named))
         for synonym in self._lexicon.synonyms.get(key, ()):
@@ -111,9 +111,10 @@ class SlotFinder:
         """Share of the items with `token` in which it is part of such a name."""
         return min(1.0, count / share / max(1, self._vocabulary.frequency.get(token, 0)))
 
-    def _title_confidence(self, piece: Sequence[str], telling: int) -> float:
+    def _title_confidence(self, piece: Sequence[str], telling: int, whole: bool) -> float:
+        """`telling`: telling tokens of the query; `whole`: the piece is all of it ("it", "her")."""
         weight = sum(map(self.telling, piece))
-        if weight == telling and (weight or len(piece) > 1):
+        if whole or (weight and weight == telling):
             return WHOLE_TITLE if len(piece) > 1 else WHOLE_TITLE - 0.1
         if weight == 0:
             return 0.0
@@ -165,8 +166,8 @@ def read(hypotheses: Sequence[Hypothesis], telling: Sequence[bool]) -> list[tupl
     """Ways to read a query of len(telling) tokens, likeliest first; (likelihood, slots). The likelihoods sum to 1.
 
     Each hypothesis is true with its confidence, apart from all others; a reading holds those it uses for true and those
-    that it passes over at their own place for false. Beam search from left to right; the reading without slots is always
-    the last resort.
+    that it passes over at their own place for false. Beam search from left to right; the reading without slots is
+    always the last resort.
     """
     starting: dict[int, list[Hypothesis]] = {}
     for hypothesis in hypotheses:

@@ -14,7 +14,7 @@ from symspellpy.abstract_distance_comparer import AbstractDistanceComparer
 from symspellpy.editdistance import DistanceAlgorithm, EditDistance
 
 from services.types import Alternative
-from services.understanding.language import general_words, stem
+from services.understanding.language import ENGLISH_STOPWORDS, general_words, stem
 from services.understanding.vocabulary import LONGEST_WORD, Vocabulary
 
 UNSEEN_MASS = 0.01
@@ -139,15 +139,17 @@ class Speller:
         known = token in self._entries or token in self._general
         reach = 1 if known or len(token) < 5 else 2
         found = [item.term for item in self._index.lookup(token, Verbosity.ALL, reach) if item.distance]
-        if not found and not known and len(token) >= LONG_WORD:
+        distant = not found and not known and len(token) >= LONG_WORD
+        if distant:
             near = self._long.get(token[:STEM_OF_LONG], ())
             found = [word for word in near if OSA.distance(token, word, score_cutoff=3) <= 3]
         scored = []
         for word in found:
             company = self._in_company(tokens, i, word)
-            if (known and not company) or _same_word(token, word, known):
+            if ((known or distant) and not company) or _same_word(token, word, known):
                 continue
-            cost = slip_cost(token, word) + (0.0 if company or len(tokens) == 1 else COMPANY_COST)
+            cost = 2 * EDIT_COST if distant else slip_cost(token, word)
+            cost += 0.0 if company or len(tokens) == 1 else COMPANY_COST
             scored.append((word, MASS_POWER * math.log(vocabulary.mass(word)) - cost))
         if not known:
             for cut in range(2, len(token) - 1):
@@ -217,8 +219,8 @@ class Speller:
         return tuple(sorted(kept, key=lambda alternative: (-alternative.weight, alternative.text)))
 
     def _join(self, tokens: Sequence[str], words: list[tuple[Alternative, ...]], path: list[str]) -> Spelling:
-        """Two tokens that the catalogue writes as one ("broke back"): an alternative of the first; its spelling too when
-        the two were never seen side by side."""
+        """Two tokens that the catalogue writes as one ("broke back"): an alternative of the first; its spelling too
+        when the two were never seen side by side."""
         vocabulary = self._vocabulary
         best = list(path)
         for i in range(len(tokens) - 1):
@@ -231,7 +233,8 @@ class Speller:
             if weight < LEAST_WEIGHT or any(a.text == joined for a in words[i]):
                 continue
             words[i] = tuple(sorted((*words[i], Alternative(joined, weight)), key=lambda a: (-a.weight, a.text)))
-            if not apart and weight > 0.5:
+            small = tokens[i] in ENGLISH_STOPWORDS or tokens[i + 1] in ENGLISH_STOPWORDS
+            if not apart and not small and weight > 0.5:
                 best[i], best[i + 1] = joined, ""
         return Spelling(tuple(words), tuple(best))
 
@@ -245,8 +248,8 @@ def _same_word(token: str, word: str, known: bool) -> bool:
 
 
 def slip_cost(typed: str, meant: str) -> float:
-    """Minus log-probability of typing `typed` for `meant`: per edit, less for swapped, doubled or neighbouring keys, more
-    for a wrong first letter."""
+    """Minus log-probability of typing `typed` for `meant`: per edit, less for swapped, doubled or neighbouring keys,
+    more for a wrong first letter."""
     edits = OSA.distance(typed, meant)
     operations = Levenshtein.editops(typed, meant)
     easy = len(operations) - edits  # a swap of neighbours is one edit here but two in Levenshtein's count

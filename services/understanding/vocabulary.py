@@ -32,8 +32,8 @@ def strings(value: Any) -> list[str]:
 class Vocabulary:
     """Word and word-pair counts.
 
-    `frequency`: items that hold the word anywhere; `named`: items with the word in the title or a keyword value; `asked`:
-    past queries with the word; `pairs`: items and past queries with two neighbouring words.
+    `frequency`: items that hold the word anywhere; `named`: items with the word in the title or a keyword value;
+    `asked`: past queries with the word; `pairs`: items and past queries with two neighbouring words.
     """
 
     def __init__(self, schema: Schema) -> None:
