@@ -1,0 +1,453 @@
+"""The learner: reads the event log in order and brings memory, histories and policy up to date, each exactly once.
+
+Two consumers, each with its own place in the log, kept together with what it wrote:
+
+- memory and histories take every record at once; their place is in the memory index, in the same transaction;
+- the policy learns a decision when its reward window closes (services/attribution.py), clicked or not at the same
+  moment; its place is in the snapshot, beside the model. What is not in the snapshot (open windows) is read again from
+  the log, so that learning after a crash ends in the very same bytes as learning without one.
+
+Nothing here depends on the clock but when to write a snapshot and when to log a Tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services import metrics
+from services.attribution import Window, Windows
+from services.backends.base import EventLog, Forget, MemoryChange, MemoryIndex, Record, Tick
+from services.errors import ModelInvalid, RecordDamaged, StorageFailed
+from services.memory import debiased
+from services.models.store import ModelStore
+from services.policies.base import LearningPolicy, Outcome
+from services.rewards import arm_rewards, examination, principal_weight, reward, strength
+from services.types import Deadline, EventStatus, Impression, Interaction, Query
+
+logger = logging.getLogger(__name__)
+
+KIND = "policy"
+POLICY_FILE = "policy.bin"
+STATE_FILE = "state.json"
+KEEP = 10
+"""Snapshots kept."""
+
+POLL_SECONDS = 0.1
+RETRY_SECONDS = 1.0
+LOOKUP_SECONDS = 5.0
+OUTCOMES_A_STEP = 64
+"""Decisions learned before the log is read again: memory must not wait while a pile of windows closes."""
+MOST_PENDING = 20_000
+"""Closed windows that may wait to be learned before reading pauses."""
+_KNOWN = 10_000
+"""Impressions whose memory key is kept at hand for the feedback that follows."""
+_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the learner stands."""
+
+    lag: Mapping[str, int]
+    """Per consumer (memory, policy), records of the log it has not taken in yet."""
+    open: int
+    learned: int
+    skipped: int
+    snapshot: str | None
+    snapshot_age: float | None
+    """Seconds since this process wrote or loaded the newest snapshot."""
+
+
+@dataclass(slots=True)
+class _Shares:
+    """How many decisions each principal had in the hour (of log time) that is being learned."""
+
+    hour: int
+    counts: dict[str, int]
+
+    def next(self, impression: Impression) -> int:
+        """Decisions of the same principal before this one in its hour; 0 when nobody is known."""
+        hour = int(impression.at // _HOUR)
+        if hour != self.hour:
+            self.hour, self.counts = hour, {}
+        if impression.principal is None:
+            return 0
+        name = _pseudonym(impression.principal)
+        before = self.counts.get(name, 0)
+        self.counts[name] = before + 1
+        return before
+
+
+class Learner:
+    """One per log. `restore` first, then `run`.
+
+    load_policy turns a snapshot's bytes into a policy; attribution is the length of reward windows in seconds of log
+    time; weights are per action, price per candidate (services.rewards); principal_cap is how many decisions an hour of
+    one principal count in full; on_publish is called with (version, bytes) of every snapshot, a restored one too.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        memory: MemoryIndex,
+        store: ModelStore,
+        policy: LearningPolicy,
+        load_policy: Callable[[bytes], LearningPolicy],
+        *,
+        attribution: float,
+        weights: Mapping[str, float],
+        price: float,
+        principal_cap: int,
+        snapshot_seconds: float,
+        on_publish: Callable[[str, bytes], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._log = log
+        self._memory = memory
+        self._store = store
+        self._policy = policy
+        self._load_policy = load_policy
+        self._weights = dict(weights)
+        self._price = price
+        self._principal_cap = principal_cap
+        self._snapshot_seconds = snapshot_seconds
+        self._on_publish = on_publish
+        self._clock = clock
+
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._memory_offset = 0
+        self._known: OrderedDict[str, tuple[str, bool]] = OrderedDict()
+        self._windows = Windows(attribution)
+        self._taken = 0
+        """Last record that the windows have taken in."""
+        self._closed: deque[tuple[int, Window]] = deque()
+        """(offset of the record that closed it, window), waiting to be learned."""
+        self._shares = _Shares(0, {})
+        self._learned = 0
+        self._skipped = 0
+        self._changed = False
+        self._snapshot: str | None = None
+        self._snapshot_at = clock()
+
+    # --- life ---
+
+    async def restore(self) -> None:
+        """Continue from the newest intact snapshot, or from the beginning of the log when there is none.
+
+        Raises StorageFailed when the log is behind what was learned from it: it is not the log that this memory or
+        model belongs to.
+        """
+        async with self._lock:
+            self._memory_offset = await self._memory.offset()
+            end, _ = await self._log.end()
+            stored = await asyncio.to_thread(self._store.current, KIND)
+            if stored is not None:
+                try:
+                    policy = self._load_policy(stored.files[POLICY_FILE])
+                    state = json.loads(stored.files[STATE_FILE])
+                    offset, low = int(state["offset"]), int(state["low"])
+                except (ModelInvalid, KeyError, ValueError) as error:
+                    logger.error("snapshot_unusable version=%s error=%s", stored.version, type(error).__name__)
+                else:
+                    if offset > end:
+                        raise StorageFailed(f"policy {stored.version} has read to {offset}, but the log ends at {end}")
+                    self._policy = policy
+                    self._learned = int(state["learned"])
+                    self._shares = _Shares(int(state["hour"]), dict(state["principals"]))
+                    self._snapshot, self._snapshot_at = stored.version, self._clock()
+                    await self._reopen(low, offset)
+                    self._announce(stored.version, stored.files[POLICY_FILE])
+            if self._memory_offset > end:
+                raise StorageFailed(f"the memory has read to {self._memory_offset}, but the log ends at {end}")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Learn until `stop` is set; then write a last snapshot. Failures are logged and tried again."""
+        while not stop.is_set():
+            self._wake.clear()
+            pause = POLL_SECONDS
+            try:
+                if await self.step():
+                    pause = 0.0
+                else:
+                    await self._tick()
+                if self._changed and self._clock() - self._snapshot_at >= self._snapshot_seconds:
+                    await self.publish()
+            except Exception:
+                logger.exception("learner_failed offset=%d", self._taken)
+                pause = RETRY_SECONDS
+            if pause == RETRY_SECONDS:
+                await _first(stop.wait(), pause)
+            elif pause:
+                await _first(self._wake.wait(), pause)
+        try:
+            await self.publish()
+        except Exception:
+            logger.exception("last_snapshot_failed offset=%d", self._taken)
+
+    def notify(self) -> None:
+        """There is something new in the log. Call it from the learner's own event loop."""
+        self._wake.set()
+
+    async def step(self, limit: int = 1000) -> int:
+        """Take in the next records, at most `limit`, and learn some of the decisions whose time is up. How much was
+        done; 0 when there is nothing to do."""
+        async with self._lock:
+            records = await self._read(limit) if len(self._closed) < MOST_PENDING else []
+            await self._remember(records)
+            for offset, record in records:
+                if offset > self._taken:
+                    self._take(offset, record)
+            return len(records) + await self._learn()
+
+    async def catch_up(self, policy: bool = True) -> None:
+        """Take in everything that is in the log by now; without `policy`, return as soon as memory and histories have."""
+        end, _ = await self._log.end()
+        while self._memory_offset < end or (policy and self.offset < end):
+            await self.step()
+
+    async def publish(self) -> str | None:
+        """Write a snapshot now when there is anything new to write; the newest one's version."""
+        async with self._lock:
+            if self._snapshot is not None and not self._changed:
+                return self._snapshot
+            return await self._publish("snapshot")
+
+    async def adopt(self, version: str) -> str:
+        """Go on from the model of an earlier snapshot, at the present place in the log: what was learned since is
+        dropped and not learned again. The version of the snapshot that says so."""
+        async with self._lock:
+            stored = await asyncio.to_thread(self._store.load, KIND, version)
+            if POLICY_FILE not in stored.files:
+                raise ModelInvalid(f"{KIND} {version}: not a snapshot of a policy")
+            self._policy = self._load_policy(stored.files[POLICY_FILE])
+            return await self._publish(f"adopted {version}")
+
+    # --- numbers ---
+
+    @property
+    def offset(self) -> int:
+        """Last record of which the policy has learned all there is to learn."""
+        return self._closed[0][0] - 1 if self._closed else self._taken
+
+    async def observe(self) -> Progress:
+        """Where the learner stands; brings its gauges up to date."""
+        end, _ = await self._log.end()
+        lag = {"memory": max(0, end - self._memory_offset), "policy": max(0, end - self.offset)}
+        for consumer, records in lag.items():
+            metrics.LEARNER_LAG.labels(consumer).set(records)
+        waiting = len(self._windows) + len(self._closed)
+        metrics.LEARNER_OPEN.set(waiting)
+        age = None if self._snapshot is None else max(0.0, self._clock() - self._snapshot_at)
+        if age is not None:
+            metrics.SNAPSHOT_AGE.set(age)
+        return Progress(lag, waiting, self._learned, self._skipped, self._snapshot, age)
+
+    # --- reading ---
+
+    async def _read(self, limit: int) -> list[tuple[int, Record]]:
+        """Records that a consumer has not had; a damaged one is passed over by both."""
+        while True:
+            after = min(self._memory_offset, self._taken)
+            try:
+                return await self._log.read(after, limit)
+            except RecordDamaged as error:
+                self._skip(after + 1, error)
+                if self._memory_offset == after:
+                    await self._memory.apply([], after + 1)
+                    self._memory_offset += 1
+                self._taken = max(self._taken, after + 1)
+
+    def _skip(self, offset: int, error: Exception) -> None:
+        self._skipped += 1
+        metrics.LEARNER_ERRORS.inc()
+        logger.error("record_skipped offset=%d error=%s", offset, type(error).__name__)
+
+    async def _reopen(self, low: int, offset: int) -> None:
+        """Open the windows that were open when the snapshot was written, without learning anything again."""
+        self._taken = low - 1
+        while self._taken < offset:
+            try:
+                records = await self._log.read(self._taken, 1000)
+            except RecordDamaged:
+                self._taken += 1
+                continue
+            for at, record in records:
+                if at > offset:
+                    break
+                self._windows.take(at, record)
+                self._taken = at
+
+    async def _tick(self) -> None:
+        """Let time pass in a log without traffic, once a window's end has come: every Tick closes one at least."""
+        oldest = self._windows.oldest
+        now = self._clock()
+        if oldest is not None and oldest.ends <= now:
+            await self._log.append(Tick(now))
+            self.notify()
+
+    # --- memory and histories ---
+
+    async def _remember(self, records: Sequence[tuple[int, Record]]) -> None:
+        fresh = [(offset, record) for offset, record in records if offset > self._memory_offset]
+        if not fresh:
+            return
+        changes = [(offset, change) for offset, r in fresh if (change := await self._change(offset, r)) is not None]
+        last = fresh[-1][0]
+        try:
+            await self._memory.apply([change for _, change in changes], last)
+        except StorageFailed:
+            raise
+        except Exception:
+            await self._remember_singly(changes, last)
+        self._memory_offset = last
+
+    async def _remember_singly(self, changes: Sequence[tuple[int, MemoryChange]], last: int) -> None:
+        """One of the changes cannot be applied: leave that one out."""
+        for offset, change in changes:
+            try:
+                await self._memory.apply([change], offset)
+            except StorageFailed:
+                raise
+            except Exception as error:
+                self._skip(offset, error)
+        await self._memory.apply([], last)
+
+    async def _change(self, offset: int, record: Record) -> MemoryChange | None:
+        match record:
+            case Impression():
+                self._known[record.query_id] = (record.memory_key, record.learn)
+                if len(self._known) > _KNOWN:
+                    self._known.popitem(last=False)
+                if record.learn and record.memory_key and record.root_id == record.query_id:
+                    shown = (record.memory_key, record.normalized)
+                    return MemoryChange(shown=shown, shown_to=record.principal or "", at=record.at)
+            case Interaction() if record.status == EventStatus.ACCEPTED and record.object_id is not None:
+                return await self._acted(offset, record, record.object_id)
+            case Forget():
+                self._known.clear()
+                return MemoryChange(forget_user=record.user_id, at=record.at)
+        return None
+
+    async def _acted(self, offset: int, event: Interaction, object_id: str) -> MemoryChange | None:
+        """Events outside of an answer, and on answers without a query to remember, go to the history alone."""
+        key, learn = "", True
+        if event.query_id is not None:
+            key, learn = await self._answer(offset, event.query_id)
+        weight = self._weights.get(event.action_name, 0.0) * strength(event)
+        if not learn or weight == 0.0:
+            return None
+        who = Query("", user_id=event.user_id, client_id=event.client_id, session_id=event.session_id)
+        action = None
+        if key:
+            action = (key, object_id, who.principal or "", debiased(weight, examination(event.position or 1)))
+        history = None if who.person is None else (who.person, object_id, weight)
+        return MemoryChange(action=action, history=history, at=event.at)
+
+    async def _answer(self, offset: int, query_id: str) -> tuple[str, bool]:
+        """(memory key, whether it may be learned from) of an answer."""
+        known = self._known.get(query_id)
+        if known is not None:
+            return known
+        impression = await self._impression(offset, query_id)
+        return ("", False) if impression is None else (impression.memory_key, impression.learn)
+
+    async def _impression(self, offset: int, query_id: str) -> Impression | None:
+        try:
+            return await self._log.impression(query_id, Deadline.after(LOOKUP_SECONDS))
+        except RecordDamaged as error:
+            self._skip(offset, error)
+            return None
+
+    # --- policy ---
+
+    def _take(self, offset: int, record: Record) -> None:
+        self._taken = offset
+        self._closed.extend((offset, window) for window in self._windows.take(offset, record))
+
+    async def _learn(self) -> int:
+        """Learn some of the closed windows; how many. State is whole between any two of them."""
+        count = 0
+        while self._closed and count < OUTCOMES_A_STEP:
+            offset, window = self._closed[0]
+            impression = await self._impression(offset, window.query_id)
+            if impression is not None:
+                self._learn_one(offset, impression, window)
+            self._closed.popleft()
+            self._changed = True
+            count += 1
+            await asyncio.sleep(0)  # searches share this thread
+        return count
+
+    def _learn_one(self, offset: int, impression: Impression, window: Window) -> None:
+        weight = principal_weight(self._shares.next(impression), self._principal_cap)
+        try:
+            outcome = Outcome(
+                features=impression.features,
+                options=impression.options,
+                counts={arm: choice.count for arm, choice in impression.decision.arms.items()},
+                rewards=arm_rewards(impression, window.interactions, self._weights, self._price),
+                weight=weight,
+            )
+            self._policy.learn(outcome)
+        except Exception as error:
+            self._skip(offset, error)
+            return
+        self._learned += 1
+        metrics.LEARNED.inc()
+        metrics.REWARD.observe(reward(impression, window.interactions, self._weights))
+
+    # --- snapshots ---
+
+    async def _publish(self, reason: str) -> str:
+        offset = self.offset
+        oldest = self._closed[0][1] if self._closed else self._windows.oldest
+        state = {
+            "offset": offset,
+            # Nothing before this record is needed again. Windows close in log order, so those that the record after
+            # `offset` closed and that are learned already lie before it.
+            "low": offset + 1 if oldest is None else oldest.offset,
+            "learned": self._learned,
+            "hour": self._shares.hour,
+            "principals": self._shares.counts,
+        }
+        model = self._policy.dump()
+        files = {POLICY_FILE: model, STATE_FILE: json.dumps(state, sort_keys=True).encode()}
+        digest = hashlib.sha256(b"".join(files.values())).hexdigest()[:8]
+        version = f"{offset:012d}-{digest}"
+        meta = {"policy": self._policy.name, "offset": offset, "learned": self._learned}
+        await asyncio.to_thread(self._write, version, files, meta, reason)
+        self._changed = False
+        self._snapshot, self._snapshot_at = version, self._clock()
+        metrics.SNAPSHOT_TIME.set(self._snapshot_at)
+        self._announce(version, model)
+        return version
+
+    def _write(self, version: str, files: Mapping[str, bytes], meta: Mapping[str, object], reason: str) -> None:
+        self._store.publish(KIND, files, meta, version)
+        self._store.promote(KIND, version, reason)
+        self._store.prune(KIND, KEEP)
+
+    def _announce(self, version: str, model: bytes) -> None:
+        if self._on_publish is not None:
+            self._on_publish(version, model)
+
+
+def _pseudonym(principal: str) -> str:
+    """Snapshots outlive a request to be forgotten, so they do not hold anybody's id."""
+    return hashlib.sha256(principal.encode()).hexdigest()[:16]
+
+
+async def _first(awaited: Coroutine[Any, Any, Any], seconds: float) -> None:
+    try:
+        await asyncio.wait_for(awaited, seconds)
+    except TimeoutError:
+        return
