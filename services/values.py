@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,6 @@ from services.types import Document, Field, Role, Scalar
 
 _MILLISECONDS = 1e11
 """Epoch numbers from here on are milliseconds: as seconds they would lie after the year 5138."""
-NUMERIC = (Role.NUMBER, Role.POPULARITY)
 
 
 def scalars(value: Any) -> Iterator[Scalar]:
@@ -73,25 +72,23 @@ def _iso_seconds(text: str) -> float | None:
         return None
 
 
-def values(document: Document, field: Field) -> list[Scalar]:
-    """The field's values in the form its role compares: KEYWORD and TEXT as stripped strings (as written, no value
-    twice for KEYWORD), NUMBER and POPULARITY as floats, DATE as Unix seconds; STORED has none. Values of another type
-    are left out."""
-    raw = document.get(field.name)
-    if raw is None or field.role is Role.STORED:
-        return []
-    if field.role in NUMERIC:
-        return [number for entry in scalars(raw) if (number := as_number(entry)) is not None]
-    if field.role is Role.DATE:
-        return [seconds for entry in scalars(raw) if (seconds := date_seconds(entry)) is not None]
-    texts = [as_text(entry) for entry in scalars(raw)]
-    return list(dict.fromkeys(texts)) if field.role is Role.KEYWORD else list(texts)
+def values(document: Document, name: str) -> list[Scalar]:
+    """The scalars of a field as written; [] when there are none."""
+    return list(scalars(document.get(name)))
+
+
+def keywords(document: Document, name: str) -> list[str]:
+    """The values of a KEYWORD or TEXT field as stripped strings, none twice."""
+    return list(dict.fromkeys(as_text(entry) for entry in scalars(document.get(name))))
+
+
+def numbers(document: Document, field: Field) -> list[float]:
+    """The values of a NUMBER, POPULARITY or DATE field (Unix seconds); what is none of that is left out."""
+    read = date_seconds if field.role is Role.DATE else as_number
+    return [number for entry in scalars(document.get(field.name)) if (number := read(entry)) is not None]
 
 
 def first_number(document: Document, field: Field | None) -> float | None:
-    """The first value of a NUMBER, POPULARITY or DATE field (seconds); None when there is none."""
-    if field is None or not isinstance(document, Mapping):
-        return None
-    raw = document.get(field.name)
-    read = date_seconds if field.role is Role.DATE else as_number
-    return next((number for entry in scalars(raw) if (number := read(entry)) is not None), None)
+    """The first of the field's numbers; None when there is none."""
+    found = numbers(document, field) if field is not None else []
+    return found[0] if found else None
