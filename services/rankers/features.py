@@ -10,8 +10,8 @@ have to mean the same in two tree engines and could not be written to the log as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from sys import intern
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from services.priors import newness, prior, quality
 from services.rankers.base import Rows
 from services.text import normalize, tokenize
-from services.types import Context, Document, Interpretation, Pooled, Schema, Slot, Understanding
+from services.types import Context, Document, Interpretation, Pooled, Role, Schema, Slot, Understanding
+from services.values import keywords, numbers
 
 ARMS = ("lexical", "structured", "vector", "memory", "personal", "explore")
 """Arms with features of their own; others count only in `arms` and `fused`."""
@@ -66,11 +67,12 @@ weight of the person's last action on it (`seen`). Per query: its shape, the sam
 
 _LIMIT = 1e6
 """Values are cut to +-this, far above any honest one."""
-_INTERPRETATIONS = 4
+_INTERPRETATIONS = 3
 """Readings looked at; later ones are too unlikely to matter."""
 _TOKENS = 32
 """Query tokens compared with titles, so that a pasted page of text costs no more than a long query."""
-_CACHED = 50_000
+_KEPT = 10_000
+"""Items whose derived values are kept (about 5 kB each)."""
 
 
 def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Document], schema: Schema) -> Rows:
@@ -80,12 +82,12 @@ def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Docum
     """
     if not pool:
         return np.zeros((0, len(NAMES)), dtype=np.float32)
-    found = [documents.get(pooled.object_id, {}) for pooled in pool]
+    items = [_item(pooled.object_id, documents.get(pooled.object_id, {}), schema) for pooled in pool]
     parts = (
         _arms(pool),
         _memory(context, pool),
-        _items(context.understanding, found, schema),
-        _slots(context.understanding, found, schema),
+        _titles(context.understanding, items),
+        _slots(context.understanding, items, schema),
         _person(context, pool),
         np.tile(_query(context), (len(pool), 1)),
     )
@@ -130,46 +132,94 @@ def _memory(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
     return table
 
 
-@dataclass(frozen=True, slots=True)
-class _Title:
-    tokens: tuple[str, ...]
-    words: frozenset[str]
-    text: str
-    trigrams: frozenset[str]
+class _Item:
+    """What features need of one document and no query changes; kept, because the same items come up again and again."""
+
+    __slots__ = ("_values", "document", "priors", "schema", "title", "trigrams", "words")
+
+    def __init__(self, document: Document, schema: Schema) -> None:
+        self.document = document
+        self.schema = schema
+        self.priors = prior(schema, document), quality(schema, document), newness(schema, document)
+        name = document.get(schema.title) if schema.title else None
+        tokens = tokenize(name) if isinstance(name, str) else []
+        self.title = " ".join(tokens)
+        self.words = frozenset(tokens)
+        self.trigrams = _trigrams(self.title)
+        self._values: dict[str, frozenset[str | float]] = {}
+
+    def meets(self, slot: Slot) -> bool:
+        """Whether the item has the slot's value (compared normalised), or a number within its bounds."""
+        held = self._values.get(slot.field)
+        if held is None:
+            held = self._values[slot.field] = self._read(slot.field)
+        if slot.low is None and slot.high is None:
+            return _normal(slot.value) in held
+        low = -np.inf if slot.low is None else slot.low
+        high = np.inf if slot.high is None else slot.high
+        return any(not isinstance(value, str) and low <= value <= high for value in held)
+
+    def _read(self, name: str) -> frozenset[str | float]:
+        field = self.schema.get(name)
+        if field is None:
+            return frozenset()
+        if field.role in (Role.KEYWORD, Role.TEXT):
+            return frozenset(map(_normal, keywords(self.document, name)))
+        return frozenset(numbers(self.document, field))
 
 
-def _items(understanding: Understanding, documents: Sequence[Document], schema: Schema) -> NDArray[np.float64]:
+_kept: dict[str, _Item] = {}
+
+
+def _item(object_id: str, document: Document, schema: Schema) -> _Item:
+    item = _kept.get(object_id)
+    # Compared by value when it is another object: a store may read the same document anew for every search.
+    if item is None or item.schema is not schema or (item.document is not document and item.document != document):
+        if len(_kept) >= _KEPT:
+            _kept.clear()
+        item = _kept[object_id] = _Item(document, schema)
+    return item
+
+
+def _titles(understanding: Understanding, items: Sequence[_Item]) -> NDArray[np.float64]:
     """Catalogue priors and how the words of title and query overlap."""
-    spellings, rarity = _spellings(understanding), _rarity(understanding)
-    asked = " ".join(understanding.tokens[:_TOKENS])
-    meant = " ".join(word[0].text for word in understanding.words[:_TOKENS] if word) or asked
+    tokens = understanding.tokens[:_TOKENS]
+    spellings = _spellings(understanding)
+    rarity = _rarity(understanding)
+    asked = " ".join(tokens)
+    meant = " ".join(word[0].text for word in understanding.words[:_TOKENS] if word and word[0].text) or asked
     trigrams = _trigrams(asked)
-    table = np.zeros((len(documents), 9))
-    for i, document in enumerate(documents):
-        title = _title(_string(document, schema.title))
-        table[i, :3] = prior(schema, document), quality(schema, document), newness(schema, document)
-        if not title.tokens or not spellings:
-            continue
-        matched = [max((word[t] for t in word.keys() & title.words), default=0.0) for word in spellings]
-        covered = {t for word in spellings for t in word.keys() & title.words}
-        table[i, 3:] = (
-            sum(matched) / len(matched),
-            sum(m * r for m, r in zip(matched, rarity, strict=True)),
-            sum(t in covered for t in title.tokens) / len(title.tokens),
-            title.text in (asked, meant),
-            title.text.startswith((asked, meant)),
-            2 * len(trigrams & title.trigrams) / (len(trigrams) + len(title.trigrams)),
+    table = []
+    for item in items:
+        covered = item.words & spellings.keys()
+        matched: dict[int, float] = {}
+        for word in covered:
+            for place, weight in spellings[word]:
+                matched[place] = max(matched.get(place, 0.0), weight)
+        table.append(
+            (
+                *item.priors,
+                sum(matched.values()) / len(tokens) if matched else 0.0,
+                sum([rarity[place] * weight for place, weight in matched.items()]),
+                len(covered) / len(item.words) if covered else 0.0,
+                bool(asked) and item.title in (asked, meant),
+                bool(asked) and item.title.startswith((asked, meant)),
+                2 * len(trigrams & item.trigrams) / (len(trigrams) + len(item.trigrams)),
+            )
         )
-    return table
+    return np.array(table, dtype=np.float64)
 
 
-def _spellings(understanding: Understanding) -> list[dict[str, float]]:
-    """Per query token, spelling -> weight; the token itself always weighs 1, as it may be right as it stands."""
-    words = understanding.words or ((),) * len(understanding.tokens)
-    return [
-        {**{alternative.text: min(alternative.weight, 1.0) for alternative in word}, token: 1.0}
-        for token, word in zip(understanding.tokens[:_TOKENS], words, strict=False)
-    ]
+def _spellings(understanding: Understanding) -> dict[str, list[tuple[int, float]]]:
+    """Word -> (place in the query, weight) of the tokens it is a spelling of; a token itself weighs 1, as it may be
+    right as it stands."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for place, token in enumerate(understanding.tokens[:_TOKENS]):
+        found.setdefault(token, []).append((place, 1.0))
+    for place, word in enumerate(understanding.words[:_TOKENS]):
+        for alternative in word:
+            found.setdefault(alternative.text, []).append((place, min(alternative.weight, 1.0)))
+    return found
 
 
 def _rarity(understanding: Understanding) -> list[float]:
@@ -179,44 +229,28 @@ def _rarity(understanding: Understanding) -> list[float]:
     return [r / total if total > 0 else 1.0 / len(rarity) for r in rarity]
 
 
-def _slots(understanding: Understanding, documents: Sequence[Document], schema: Schema) -> NDArray[np.float64]:
+def _slots(understanding: Understanding, items: Sequence[_Item], schema: Schema) -> NDArray[np.float64]:
     """How far each item meets the readings of the query: the first, the best, the expected one; titles and ranges."""
-    n = len(documents)
-    table = np.zeros((n, 5))
-    for place, reading in enumerate(understanding.interpretations[:_INTERPRETATIONS]):
-        if not reading.slots:
-            continue
-        met = np.array([[_meets(document, slot) for slot in reading.slots] for document in documents], dtype=np.float64)
-        weights = np.array([max(slot.confidence, 1e-6) for slot in reading.slots])
-        share = met @ weights / weights.sum()
-        table[:, 1] = np.maximum(table[:, 1], share * reading.likelihood)
+    table = np.zeros((len(items), 5))
+    readings = [reading for reading in understanding.interpretations[:_INTERPRETATIONS] if reading.slots]
+    met = {
+        slot: np.array([item.meets(slot) for item in items], dtype=np.float64)
+        for slot in dict.fromkeys(slot for reading in readings for slot in reading.slots)
+    }
+    for reading in readings:
+        total = sum(slot.confidence for slot in reading.slots) or 1.0
+        share = sum((met[slot] * (slot.confidence / total) for slot in reading.slots), np.zeros(len(items)))
+        np.maximum(table[:, 1], share * reading.likelihood, out=table[:, 1])
         table[:, 2] += share * reading.likelihood
-        if place == 0:
+        if reading is understanding.interpretations[0]:
             table[:, 0] = share
-            table[:, 3] = _mean(met, [slot.field == schema.title for slot in reading.slots])
-            table[:, 4] = _mean(met, [slot.low is not None or slot.high is not None for slot in reading.slots])
+            table[:, 3] = _mean(met, [slot for slot in reading.slots if slot.field == schema.title])
+            table[:, 4] = _mean(met, [slot for slot in reading.slots if not (slot.low is None and slot.high is None)])
     return table
 
 
-def _mean(met: NDArray[np.float64], columns: Sequence[bool]) -> NDArray[np.float64]:
-    if not any(columns):
-        return np.zeros(len(met))
-    mean: NDArray[np.float64] = met[:, np.array(columns)].mean(axis=1)
-    return mean
-
-
-def _meets(document: Document, slot: Slot) -> bool:
-    """Whether the item has the slot's value (compared normalised), or a number within its bounds."""
-    held = document.get(slot.field)
-    values = held if isinstance(held, (list, tuple)) else (held,)
-    if slot.low is not None or slot.high is not None:
-        low = -np.inf if slot.low is None else slot.low
-        high = np.inf if slot.high is None else slot.high
-        return any(isinstance(value, (int, float)) and low <= value <= high for value in values)
-    if slot.value in values:
-        return True
-    wanted = _normal(slot.value)
-    return any(isinstance(value, str) and _normal(value) == wanted for value in values)
+def _mean(met: Mapping[Slot, NDArray[np.float64]], slots: Sequence[Slot]) -> NDArray[np.float64] | float:
+    return sum((met[slot] for slot in slots), np.float64(0)) / len(slots) if slots else 0.0
 
 
 def _person(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
@@ -244,24 +278,12 @@ def _query(context: Context) -> NDArray[np.float64]:
     )
 
 
-def _string(document: Document, name: str | None) -> str:
-    value = document.get(name) if name else None
-    return value if isinstance(value, str) else ""
-
-
 def _trigrams(text: str) -> frozenset[str]:
     padded = f"  {text} "
-    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))
+    return frozenset(intern(padded[i : i + 3]) for i in range(len(padded) - 2))
 
 
-@lru_cache(_CACHED)
-def _title(text: str) -> _Title:
-    tokens = tuple(tokenize(text))
-    joined = " ".join(tokens)
-    return _Title(tokens, frozenset(tokens), joined, _trigrams(joined))
-
-
-@lru_cache(_CACHED)
+@lru_cache(_KEPT)
 def _normal(text: str) -> str:
     return normalize(text)
 
