@@ -12,9 +12,10 @@ from services.values import first_number
 UNKNOWN = 0.5
 """Prior of every item of a catalogue that says nothing of popularity."""
 _HIGH = 0.99
-_VOTES_SHARE = 0.5
+_VOTES_SHARE = 0.75
 """Share of votes beside popularity in the prior, where a catalogue has both: popularity is of the moment and noisy,
-the number of votes stable and slow."""
+the number of votes stable. Of the shares tried (0 to 1 by 0.25) this one put the films that people had clicked first
+most often (0.744 of pairs against 0.713 by popularity alone; MSRD, training queries)."""
 
 
 def measure(schema: Schema, documents: Iterable[Document]) -> Schema:

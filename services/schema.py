@@ -18,7 +18,7 @@ import orjson
 from services.errors import InvalidRequest, SettingsInvalid
 from services.inference import extend, infer
 from services.priors import measure, newness, prior, quality
-from services.types import Document, Field, Role, Schema
+from services.types import Field, Role, Schema
 from services.values import as_number, as_text, date_seconds, first_number, keywords, numbers, values
 
 __all__ = [
