@@ -125,8 +125,8 @@ def test_a_forgotten_record_keeps_what_learning_needs_and_one_principal() -> Non
     impression, interaction = forgotten(make_impression(), "p"), forgotten(make_interaction(), "p")
     assert isinstance(impression, Impression)
     assert isinstance(interaction, Interaction)
-    texts = dict.fromkeys(("text", "normalized", "memory_key", "signature"), "")
-    ids = {"user_id": None, "session_id": None, "client_id": "p"}
+    texts: dict[str, Any] = dict.fromkeys(("text", "normalized", "memory_key", "signature"), "")
+    ids: dict[str, Any] = {"user_id": None, "session_id": None, "client_id": "p"}
     assert impression == make_impression(**texts, **ids, understanding={})
     assert interaction == make_interaction(**ids)
     assert (impression.principal, impression.person) == ("c:p", None)

@@ -40,7 +40,7 @@ class Shop:
         page = {"ranking": (), "scores": (), "offset": 10, "shown": ("11", "12"), "rows": ()}
         await self.log.append(make_impression(self.second, root_id=self.first, at=START, **page))
 
-    def event(self, event_id: str = "e1", **changes: Any) -> dict[str, Any]:
+    def event(self, event_id: Any = "e1", **changes: Any) -> dict[str, Any]:
         return {"event_id": event_id, "query_id": self.first, "object_id": "2", "action_name": "click"} | changes
 
     async def post(self, *events: object, admin: bool = False) -> list[str]:
@@ -65,7 +65,7 @@ def use(path: Path, work: Callable[[Shop], Awaitable[None]]) -> None:
 def test_an_accepted_event_is_stored_with_what_we_showed_and_who_asked(tmp_path: Path) -> None:
     async def work(shop: Shop) -> None:
         shop.now = START + 5
-        lies = {"position": 1, "user_id": "mallory", "client_id": "x", "session_id": "y"}
+        lies: dict[str, Any] = {"position": 1, "user_id": "mallory", "client_id": "x", "session_id": "y"}
         event = shop.event(timestamp="2026-11-20T20:00:00Z", value=2, event_attributes={"a": [1]}, **lies)
         assert await shop.service.record([event], False) == [EventResult("e1", "accepted", None)]  # type: ignore[arg-type]
         assert await shop.stored() == [
@@ -149,13 +149,22 @@ def test_an_expired_id_whose_answer_is_gone_is_late(tmp_path: Path) -> None:
     use(tmp_path, work)
 
 
-def test_a_window_longer_than_the_life_of_an_id_ends_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("id_life", "query_ttl"), [(1e9, 60.0), (60.0, 1e9)])
+def test_a_window_longer_than_the_life_of_an_id_ends_with_it(tmp_path: Path, id_life: float, query_ttl: float) -> None:
     async def work(shop: Shop) -> None:
-        service = FeedbackService(
-            shop.log, Signer([("k1", b"a secret of fair length")], 1e9), 60.0, 1e6, lambda: shop.now
-        )
+        signer = Signer([("k1", b"a secret of fair length")], id_life)
+        service = FeedbackService(shop.log, signer, query_ttl, 1e9, lambda: shop.now)
         shop.now = START + 61
         assert [result.status for result in await service.record([shop.event()], False)] == ["late"]
+
+    use(tmp_path, work)
+
+
+def test_an_answer_signed_with_a_key_that_was_dropped_is_unknown(tmp_path: Path) -> None:
+    async def work(shop: Shop) -> None:
+        signer = Signer([("k2", b"quite another secret")], TTL)
+        service = FeedbackService(shop.log, signer, TTL, ATTRIBUTION, lambda: shop.now)
+        assert [result.status for result in await service.record([shop.event()], False)] == ["unknown_query"]
 
     use(tmp_path, work)
 

@@ -143,6 +143,13 @@ def test_many_that_create_at_once_load_the_same_keys(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["keys"]
 
 
+def test_who_loses_the_race_leaves_the_keys_of_the_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = load_or_create_keys(tmp_path / "keys")
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as it was when the loser looked
+    assert load_or_create_keys(tmp_path / "keys") == keys
+    assert [file.name for file in tmp_path.iterdir()] == ["keys"]
+
+
 @pytest.mark.parametrize("content", [b"", b"k1:short\n", b"\xff\xfe"])
 def test_a_damaged_key_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "keys").write_bytes(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from tests.contracts.event_log import make_impression, make_interaction
 WEIGHTS = {"click": 1.0, "purchase": 4.0, "dislike": -2.0, "dwell": 2.0, "abandon": 0.0}
 
 
-def decided(counts: dict[str, int], lists: dict[str, str], **changes: object) -> Impression:
+def decided(counts: dict[str, int], lists: dict[str, str], **changes: Any) -> Impression:
     """An answer whose arms, asked for `counts`, returned the items named by the letters of `lists`."""
     arms = {arm: ArmChoice(count, 1.0, ((count, 1.0),)) for arm, count in counts.items()}
     return make_impression(
@@ -29,7 +29,7 @@ def decided(counts: dict[str, int], lists: dict[str, str], **changes: object) ->
     )
 
 
-def on(item: str | None, position: int | None, action: str = "click", **changes: object) -> Interaction:
+def on(item: str | None, position: int | None, action: str = "click", **changes: Any) -> Interaction:
     return make_interaction(object_id=item, position=position, action_name=action, **changes)
 
 

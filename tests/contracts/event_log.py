@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.backends.base import EventLog, Forget, Tick
+from services.backends.base import EventLog, Forget, Record, Tick
 from services.types import ArmChoice, ArmOption, Deadline, Decision, Degraded, Impression, Interaction
 
 DAY = 24 * 3600.0
@@ -89,7 +89,12 @@ class EventLogContract:
         asyncio.run(main())
 
     def test_offsets_ascend_by_one_and_records_come_back_in_order(self, tmp_path: Path) -> None:
-        records = [make_impression(), Tick(1001.0), make_impression("q2", at=1002.0), Forget("bob", 1003.0)]
+        records: list[Record] = [
+            make_impression(),
+            Tick(1001.0),
+            make_impression("q2", at=1002.0),
+            Forget("bob", 1003.0),
+        ]
 
         async def work(log: EventLog) -> None:
             assert await log.end() == (0, 0.0)
