@@ -19,7 +19,7 @@ from services.errors import InvalidRequest, SettingsInvalid
 from services.inference import extend, infer
 from services.priors import measure, newness, prior, quality
 from services.types import Field, Role, Schema
-from services.values import as_number, as_text, date_seconds, first_number, keywords, numbers, values
+from services.values import NUMERIC, as_number, as_text, date_seconds, first_number, values
 
 __all__ = [
     "as_number",
@@ -31,11 +31,9 @@ __all__ = [
     "first_number",
     "from_json",
     "infer",
-    "keywords",
     "load_schema",
     "measure",
     "newness",
-    "numbers",
     "prior",
     "quality",
     "to_json",
@@ -114,7 +112,7 @@ def _fits(field: Field, value: Any) -> None:
     for entry in value if isinstance(value, (list, tuple)) else (value,):
         if entry is None:
             continue
-        if field.role in (Role.NUMBER, Role.POPULARITY):
+        if field.role in NUMERIC:
             fits, wanted = as_number(entry) is not None, "a number"
         elif field.role is Role.DATE:
             fits, wanted = date_seconds(entry) is not None, "a date such as 2010-06-18, or epoch seconds,"

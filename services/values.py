@@ -13,6 +13,9 @@ _MILLISECONDS = 1e11
 """Epoch numbers from here on are milliseconds: as seconds they would lie after the year 5138."""
 
 
+NUMERIC = (Role.NUMBER, Role.POPULARITY)
+
+
 def scalars(value: Any) -> Iterator[Scalar]:
     """The scalars of a field's value: itself, or those of a list; None, empty strings and objects left out."""
     if isinstance(value, str):
@@ -72,23 +75,24 @@ def _iso_seconds(text: str) -> float | None:
         return None
 
 
-def values(document: Document, name: str) -> list[Scalar]:
-    """The scalars of a field as written; [] when there are none."""
-    return list(scalars(document.get(name)))
-
-
-def keywords(document: Document, name: str) -> list[str]:
-    """The values of a KEYWORD or TEXT field as stripped strings, none twice."""
-    return list(dict.fromkeys(as_text(entry) for entry in scalars(document.get(name))))
-
-
-def numbers(document: Document, field: Field) -> list[float]:
-    """The values of a NUMBER, POPULARITY or DATE field (Unix seconds); what is none of that is left out."""
-    read = date_seconds if field.role is Role.DATE else as_number
-    return [number for entry in scalars(document.get(field.name)) if (number := read(entry)) is not None]
+def values(document: Document, field: Field) -> list[Scalar]:
+    """The field's values in the form its role compares: KEYWORD and TEXT as stripped strings (as written; no KEYWORD
+    twice), NUMBER and POPULARITY as floats, DATE as Unix seconds; STORED has none. Values of another type are left
+    out."""
+    raw = document.get(field.name)
+    if raw is None or field.role is Role.STORED:
+        return []
+    if field.role in NUMERIC or field.role is Role.DATE:
+        return list(_numbers(raw, field))
+    texts = (as_text(entry) for entry in scalars(raw))
+    return list(dict.fromkeys(texts)) if field.role is Role.KEYWORD else list(texts)
 
 
 def first_number(document: Document, field: Field | None) -> float | None:
-    """The first of the field's numbers; None when there is none."""
-    found = numbers(document, field) if field is not None else []
-    return found[0] if found else None
+    """The first value of a NUMBER, POPULARITY or DATE field (seconds); None when there is none."""
+    return next(_numbers(document.get(field.name), field), None) if field is not None else None
+
+
+def _numbers(raw: Any, field: Field) -> Iterator[float]:
+    read = date_seconds if field.role is Role.DATE else as_number
+    return (number for entry in scalars(raw) if (number := read(entry)) is not None)
