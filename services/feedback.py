@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from services import metrics
 from services.backends.base import EventLog
 from services.errors import RecordDamaged, StorageFailed
 from services.query_ids import Signer
@@ -150,7 +149,6 @@ class FeedbackService:
             if isinstance(event, Event):
                 status = EventStatus(next(statuses))
                 event = EventResult(event.event_id, status, _DETAILS.get(status))
-            metrics.FEEDBACK.labels(event.status).inc()
             results.append(event)
         return results
 
