@@ -69,12 +69,12 @@ def bootstrap(
     weight = np.ones(len(value)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not len(value) or value.shape != weight.shape or (weight < 0).any() or weight.sum() <= 0:
         raise ValueError("a bootstrap needs at least one value, and one weight each, not all 0")
+    value, weight = value[weight > 0], weight[weight > 0]  # else a resample could weigh nothing
     generator = np.random.default_rng(seed)
     means: list[float] = []
     while len(means) < resamples:
         drawn = generator.integers(0, len(value), (min(_CHUNK, resamples - len(means)), len(value)))
-        total = weight[drawn].sum(axis=1)
-        mean = (weight[drawn] * value[drawn]).sum(axis=1) / np.where(total > 0, total, 1.0)
+        mean = (weight[drawn] * value[drawn]).sum(axis=1) / weight[drawn].sum(axis=1)
         means.extend(mean.tolist())
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float((weight * value).sum() / weight.sum()), float(low), float(high))

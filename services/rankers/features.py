@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from services.priors import newness, prior, quality
 from services.rankers.base import Rows
 from services.text import normalize, tokenize
-from services.types import Context, Document, Interpretation, Pooled, Role, Schema, Slot, Understanding
-from services.values import keywords, numbers
+from services.types import Context, Document, Interpretation, Pooled, Scalar, Schema, Slot, Understanding
+from services.values import values
 
 ARMS = ("lexical", "structured", "vector", "memory", "personal", "explore")
 """Arms with features of their own; others count only in `arms` and `fused`."""
@@ -146,7 +146,7 @@ class _Item:
         self.title = " ".join(tokens)
         self.words = frozenset(tokens)
         self.trigrams = _trigrams(self.title)
-        self._values: dict[str, frozenset[str | float]] = {}
+        self._values: dict[str, frozenset[Scalar]] = {}
 
     def meets(self, slot: Slot) -> bool:
         """Whether the item has the slot's value (compared normalised), or a number within its bounds."""
@@ -159,13 +159,11 @@ class _Item:
         high = np.inf if slot.high is None else slot.high
         return any(not isinstance(value, str) and low <= value <= high for value in held)
 
-    def _read(self, name: str) -> frozenset[str | float]:
+    def _read(self, name: str) -> frozenset[Scalar]:
         field = self.schema.get(name)
         if field is None:
             return frozenset()
-        if field.role in (Role.KEYWORD, Role.TEXT):
-            return frozenset(map(_normal, keywords(self.document, name)))
-        return frozenset(numbers(self.document, field))
+        return frozenset(_normal(value) if isinstance(value, str) else value for value in values(self.document, field))
 
 
 _kept: dict[str, _Item] = {}

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.errors import ArmFailed
+from services.fusion import FUSION_WEIGHTS, clean, fuse, order, scale
+from services.types import Candidate, Found, Pooled
+
+
+def listed(*pairs: tuple[str, float]) -> list[Candidate]:
+    return [Candidate(object_id, score) for object_id, score in pairs]
+
+
+scores = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e299, max_value=1e299)
+arm_list = st.lists(st.tuples(st.sampled_from("abcdefgh"), scores), unique_by=lambda pair: pair[0], max_size=8)
+arm_lists = st.dictionaries(st.sampled_from(list(FUSION_WEIGHTS)), arm_list.map(lambda pairs: listed(*pairs)))
+
+
+class TestClean:
+    def test_a_good_list_passes_as_it_is(self) -> None:
+        candidates = listed(("b", 2.0), ("a", 2), ("c", -1.5))
+        assert clean(candidates, 3) == candidates
+        assert clean([], 0) == []
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [
+            listed(("a", math.nan)),
+            listed(("a", math.inf)),
+            listed(("a", -math.inf)),
+            listed(("a", 1.0), ("a", 0.5)),
+            listed(("", 1.0)),
+            listed(("a", 3.0), ("b", 2.0), ("c", 1.0)),
+            [Candidate("a", "1")],  # type: ignore[arg-type]
+            [Candidate("a", None)],  # type: ignore[arg-type]
+            [Candidate("a", True)],
+            [Candidate(7, 1.0)],  # type: ignore[arg-type]
+            [Candidate("a", sys.float_info.max)],
+            [("a", 1.0)],
+            ["a"],
+            None,
+            {"a": 1.0},
+            iter(listed(("a", 1.0))),
+        ],
+        ids=repr,
+    )
+    def test_garbage_is_an_arm_that_failed(self, garbage: Any) -> None:
+        with pytest.raises(ArmFailed) as failure:
+            clean(garbage, 2)
+        assert failure.value.reason == "garbage"
+
+
+class TestScale:
+    def test_best_is_one_and_worst_is_zero(self) -> None:
+        assert scale([8.0, 5.0, 4.0]) == [1.0, 0.25, 0.0]
+
+    def test_one_item_and_equal_scores_are_all_one(self) -> None:
+        assert scale([3.0]) == [1.0]
+        assert scale([2.0, 2.0]) == [1.0, 1.0]
+        assert scale([]) == []
+
+    @given(st.lists(scores, min_size=1))
+    def test_always_finite_and_within_bounds(self, values: list[float]) -> None:
+        assert all(0.0 <= value <= 1.0 for value in scale(values))
+
+
+class TestFuse:
+    def test_convex_by_hand(self) -> None:
+        lists = {"lexical": listed(("a", 10.0), ("b", 6.0), ("c", 2.0)), "vector": listed(("c", 0.9), ("d", 0.4))}
+        pool = fuse(lists, {"lexical": 0.6, "vector": 0.4})
+        assert [(p.object_id, round(p.score, 9)) for p in pool] == [("a", 0.6), ("c", 0.4), ("b", 0.3), ("d", 0.0)]
+        assert pool[1].arms == {"lexical": Found(3, 2.0), "vector": Found(1, 0.9)}
+
+    def test_the_scale_of_an_arm_does_not_matter(self) -> None:
+        small = {"lexical": listed(("a", 0.2), ("b", 0.1)), "vector": listed(("b", 0.9), ("c", 0.3))}
+        large = small | {"lexical": listed(("a", 2e6), ("b", 1e6))}
+        weights = {"lexical": 0.3, "vector": 0.7}
+        assert [(p.object_id, p.score) for p in fuse(small, weights)] == [
+            (p.object_id, p.score) for p in fuse(large, weights)
+        ]
+
+    def test_weighted_reciprocal_ranks_by_hand(self) -> None:
+        lists = {"lexical": listed(("a", 1.0), ("b", 0.5)), "vector": listed(("b", 0.9))}
+        pool = fuse(lists, {"lexical": 1.0, "vector": 0.5}, "rrf")
+        assert [p.object_id for p in pool] == ["b", "a"]
+        assert pool[0].score == pytest.approx(1 / 62 + 0.5 / 61)
+        assert pool[1].score == pytest.approx(1 / 61)
+
+    def test_an_arm_without_weight_still_gives_its_items(self) -> None:
+        pool = fuse({"lexical": listed(("a", 1.0)), "unheard_of": listed(("b", 9.0))}, {"lexical": 1.0})
+        assert [(p.object_id, p.score) for p in pool] == [("a", 1.0), ("b", 0.0)]
+
+    def test_an_absent_arm_changes_no_score_of_the_others(self) -> None:
+        weights = {"lexical": 0.6, "vector": 0.4}
+        lexical = listed(("a", 3.0), ("b", 1.0))
+        assert fuse({"lexical": lexical}, weights) == fuse({"lexical": lexical, "vector": []}, weights)
+
+    def test_nothing_gives_nothing(self) -> None:
+        assert fuse({}, FUSION_WEIGHTS) == []
+
+    @given(arm_lists, st.sampled_from(["convex", "rrf"]))
+    def test_the_union_is_complete_without_repeats_and_remembers_where_each_item_stood(
+        self, lists: dict[str, list[Candidate]], method: Any
+    ) -> None:
+        pool = fuse(lists, FUSION_WEIGHTS, method)
+        ids = [pooled.object_id for pooled in pool]
+        assert sorted(ids) == sorted({c.object_id for found in lists.values() for c in found})
+        assert order(pool) == list(range(len(pool)))
+        provenance = {(p.object_id, arm, f.rank, f.score) for p in pool for arm, f in p.arms.items()}
+        assert provenance == {
+            (c.object_id, arm, rank, c.score) for arm, found in lists.items() for rank, c in enumerate(found, 1)
+        }
+
+    @given(arm_lists)
+    def test_the_order_of_the_arms_does_not_matter(self, lists: dict[str, list[Candidate]]) -> None:
+        turned = dict(reversed(lists.items()))
+        scores_of = {p.object_id: p.score for p in fuse(turned, FUSION_WEIGHTS)}
+        assert scores_of == pytest.approx({p.object_id: p.score for p in fuse(lists, FUSION_WEIGHTS)})
+
+
+class TestOrder:
+    def test_ties_go_by_id(self) -> None:
+        pool = [Pooled("b", {}, 1.0), Pooled("c", {}, 2.0), Pooled("a", {}, 1.0), Pooled("10", {}, 1.0)]
+        assert [pool[i].object_id for i in order(pool)] == ["c", "10", "a", "b"]
+        assert order([]) == []
