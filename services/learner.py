@@ -209,7 +209,7 @@ class Learner:
             return len(records) + await self._learn()
 
     async def catch_up(self, policy: bool = True) -> None:
-        """Take in everything that is in the log by now; without `policy`, return as soon as memory and histories have."""
+        """Take in everything that is in the log by now; without `policy`, return once memory and histories have."""
         end, _ = await self._log.end()
         while self._memory_offset < end or (policy and self.offset < end):
             await self.step()
