@@ -1,0 +1,34 @@
+"""The explore arm: what is new and what is popular under the filters, whatever the words, so that both get a chance."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import zip_longest
+
+from services.arms.base import COUNTS
+from services.backends.base import IndexQuery, LexicalIndex
+from services.types import Candidate, Context, Deadline
+
+
+class ExploreArm:
+    name = "explore"
+    counts = COUNTS
+
+    def __init__(self, index: LexicalIndex) -> None:
+        self._index = index
+
+    def available(self, context: Context) -> bool:
+        return True
+
+    async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        """Newest and most popular items in turn, each once; the score falls from 1 with the place."""
+        if count <= 0:
+            return []
+        filters = context.query.filters
+        newest, popular = await asyncio.gather(
+            self._index.search(IndexQuery(filters=filters, limit=count, newest=True), deadline),
+            self._index.search(IndexQuery(filters=filters, limit=count), deadline),
+        )
+        turns = zip_longest(newest.candidates, popular.candidates)
+        ids = dict.fromkeys(c.object_id for turn in turns for c in turn if c is not None)
+        return [Candidate(object_id, 1.0 / (1 + place)) for place, object_id in enumerate(list(ids)[:count])]

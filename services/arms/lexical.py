@@ -1,0 +1,26 @@
+"""The lexical arm: items whose words are those of the query, or look like them."""
+
+from __future__ import annotations
+
+from services.arms.base import COUNTS
+from services.backends.base import IndexQuery, LexicalIndex
+from services.matching import text_match
+from services.types import Candidate, Context, Deadline
+
+__all__ = ["LexicalArm", "text_match"]
+
+
+class LexicalArm:
+    name = "lexical"
+    counts = COUNTS
+
+    def __init__(self, index: LexicalIndex) -> None:
+        self._index = index
+
+    def available(self, context: Context) -> bool:
+        return bool(context.understanding.tokens)
+
+    async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        match = text_match(context.understanding)
+        found = await self._index.search(IndexQuery(text=match, filters=context.query.filters, limit=count), deadline)
+        return list(found.candidates)
