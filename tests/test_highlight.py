@@ -75,6 +75,8 @@ def test_a_long_text_gives_the_fragment_with_most_marks() -> None:
     assert found.endswith("…")
     assert found.count("<mark>shark</mark>") == 2
     assert len(found) < FRAGMENT + 40
+    inside = found.strip("…").replace("<mark>", "").replace("</mark>", "")
+    assert f" {inside} " in plot
 
 
 def test_markup_in_the_catalogue_is_escaped() -> None:
@@ -83,6 +85,11 @@ def test_markup_in_the_catalogue_is_escaped() -> None:
     assert found == (
         "&lt;script&gt;alert(&quot;<mark>toy</mark>&quot;)&lt;/script&gt; &amp; &lt;mark&gt;fake&lt;/mark&gt;"
     )
+
+
+def test_an_apostrophe_in_a_marked_word_is_escaped() -> None:
+    found = highlights(words("schindlers"), {"id": "1", "title": "Schindler's List"}, SCHEMA)
+    assert found == {"title": "<mark>Schindler&#x27;s</mark> List"}
 
 
 def test_fields_of_an_unexpected_type_are_passed_over() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from services.text import normalize, tokenize
 from services.types import Field, Role, Schema, Slot, Understanding
+from services.understanding.gazetteer import Gazetteer
 from services.understanding.language import guess_language
 from services.understanding.pipeline import Understander, token_spans
 from services.understanding.spelling import slip_cost
@@ -139,6 +140,10 @@ class TestSlots:
             ("star wars", [("title", "Star Wars")]),
             ("directed by clint eastwood", [("director", "Clint Eastwood")]),
             ("films starring clint eastwood", [("actors", "Clint Eastwood")]),
+            (
+                "movies by clint eastwood with clint eastwood",
+                [("director", "Clint Eastwood"), ("actors", "Clint Eastwood")],
+            ),
             ("clint eastwood movies", [("actors", "Clint Eastwood")]),
             ("alien", [("title", "Alien")]),
             ("scary movies", []),
@@ -182,6 +187,11 @@ class TestSlots:
         (slot,) = understanding.slots
         assert understanding.normalized[slot.start : slot.end] == "üma thurman"
 
+    def test_a_hint_makes_the_other_readings_unlikely(self, films: Understander) -> None:
+        director, *others = films.understand("directed by clint eastwood").interpretations
+        assert director.slots[0].confidence > 0.85
+        assert sum(i.likelihood for i in others) < 0.15
+
     def test_the_rest_leaves_out_slots_and_empty_words(self, films: Understander) -> None:
         assert films.understand("good movies with uma thurman about revenge").interpretations[0].rest == ("revenge",)
 
@@ -189,6 +199,7 @@ class TestSlots:
         right, wrong = (films.understand(f"quentin {name}").slots[0] for name in ("tarantino", "tarantnio"))
         assert (right.field, right.value) == (wrong.field, wrong.value) == ("director", "Quentin Tarantino")
         assert wrong.confidence < right.confidence
+        assert (wrong.start, wrong.end) == (0, len("quentin tarantnio"))
 
 
 class TestNumbers:
@@ -212,6 +223,11 @@ class TestNumbers:
         self, films: Understander, text: str, expected: list[tuple[str, float | None, float | None]]
     ) -> None:
         assert bounds(films, text) == expected
+
+    @pytest.mark.parametrize("text", ["between 1990 and 2000", "1990 to 2000", "from 1990 until 2000", "since 1994"])
+    def test_a_range_takes_in_all_its_words(self, films: Understander, text: str) -> None:
+        (slot,) = films.understand(text).slots
+        assert slot.value == text
 
     def test_a_date_field_is_bounded_in_seconds_since_the_epoch(self, music: Understander) -> None:
         assert bounds(music, "bjork 1996") == [("released", 820454400.0, 852076799.0)]
@@ -278,6 +294,15 @@ class TestSpelling:
 
 
 class TestCounting:
+    def test_a_name_that_no_item_holds_any_more_leaves_nothing_behind(self) -> None:
+        gazetteer = Gazetteer()
+        gazetteer.add("director", "Wes Anderson", ["wes", "anderson"])
+        gazetteer.add("director", "Wes Craven", ["wes", "craven"])
+        gazetteer.add("director", "Wes Anderson", ["wes", "anderson"], -1)
+        assert not gazetteer.knows("wes anderson")
+        assert [reading.value for reading, _ in gazetteer.partial("wes")] == ["Wes Craven"]
+        assert gazetteer.partial("anderson") == []
+
     def test_an_item_is_understood_as_soon_as_it_is_added_and_forgotten_when_removed(self) -> None:
         understander = Understander(FILMS)
         understander.add(film_items())

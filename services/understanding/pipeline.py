@@ -120,13 +120,13 @@ class Understander:
             for word in spelled.split():
                 words.append(word)
                 origins.append(i)
-        known = {(h.field, h.value) for h in hypotheses}
+        known = {(h.field, h.value, h.first, h.last) for h in hypotheses}
         merged = list(hypotheses)
         for h in self._slots.find(words):
             first, last = origins[h.first], origins[h.last - 1] + 1
             while last < len(best) and best[last] == "":
                 last += 1
-            if (h.field, h.value) not in known:
+            if (h.field, h.value, first, last) not in known:
                 merged.append(Hypothesis(h.field, h.value, first, last, h.confidence * CORRECTED, h.low, h.high))
         return merged
 

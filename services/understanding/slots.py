@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from services.types import Schema
 from services.understanding.gazetteer import LONGEST_NAME, Gazetteer, Reading
@@ -17,6 +18,9 @@ NAME, WORD_NAME = 0.95, 0.7
 CATEGORY = 0.93
 KINDRED, SYNONYM, PARTIAL = 0.85, 0.9, 0.7
 WHOLE_TITLE, PART_TITLE, WORD_TITLE = 0.9, 0.5, 0.2
+CREDIBLE = 0.5
+INSIDE = 0.2
+"""What is left of the confidence of a hypothesis within a longer one that is at least CREDIBLE."""
 LEAST_CONFIDENCE = 0.1
 MOST_READINGS = 4
 HINT_REACH = 3
@@ -68,7 +72,7 @@ class SlotFinder:
         for slot in self._numbers.find(tokens):
             text = " ".join(tokens[slot.first : slot.last])
             found.append(Hypothesis(slot.field, text, slot.first, slot.last, slot.confidence, slot.low, slot.high))
-        return found
+        return _longest_first(found, len(tokens))
 
     def _named(self, tokens: Sequence[str], first: int, last: int, telling: int) -> list[Hypothesis]:
         piece = tokens[first:last]
@@ -136,17 +140,18 @@ class SlotFinder:
     ) -> list[tuple[tuple[str, str], float]]:
         """Readings reweighed by the words around the piece: "directed by X" means a director."""
         if len({field for field, _ in best}) > 1:
-            for word in (*reversed(tokens[max(0, first - HINT_REACH) : first]), *tokens[last : last + 1]):
-                if self.telling(word):
-                    continue
-                fields, strength = self._hint(word)
-                if any(field in fields for field, _ in best):
-                    total = sum(best.values())
-                    meant = sum(c for (field, _), c in best.items() if field in fields)
-                    for place, confidence in best.items():
-                        share, mass = (strength, meant) if place[0] in fields else (1.0 - strength, total - meant)
-                        best[place] = min(NAME, total) * share * confidence / mass
-                    break
+            before = takewhile(
+                lambda word: not self.telling(word), reversed(tokens[max(0, first - HINT_REACH) : first])
+            )
+            hints = [self._hint(word) for word in (*before, *tokens[last : last + 1]) if not self.telling(word)]
+            usable = [(strength, fields) for fields, strength in hints if any(field in fields for field, _ in best)]
+            if usable:
+                strength, fields = max(usable, key=lambda hint: hint[0])
+                total = sum(best.values())
+                meant = sum(c for (field, _), c in best.items() if field in fields)
+                for place, confidence in best.items():
+                    share, mass = (strength, meant) if place[0] in fields else (1.0 - strength, total - meant)
+                    best[place] = min(NAME, total) * share * confidence / mass
         return sorted(best.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_READINGS]
 
     def _hint(self, word: str) -> tuple[frozenset[str], float]:
@@ -160,6 +165,25 @@ class SlotFinder:
             return frozenset(), 0.0
         stems_wanted = {stem(name) for name in hint.fields}
         return frozenset(name for name, stems in self._field_stems.items() if stems & stems_wanted), hint.strength
+
+
+def _longest_first(found: list[Hypothesis], length: int) -> list[Hypothesis]:
+    """The hypotheses, those within a longer credible one weakened: "eastwood" in "clint eastwood" is hardly a name of
+    its own."""
+    around: list[tuple[int, int]] = [(i, i + 1) for i in range(length)]
+    for h in found:
+        if h.confidence >= CREDIBLE:
+            for i in range(h.first, h.last):
+                if h.last - h.first > around[i][1] - around[i][0]:
+                    around[i] = (h.first, h.last)
+    kept = []
+    for h in found:
+        first, last = around[h.first]
+        inside = first <= h.first and h.last <= last and h.last - h.first < last - first
+        confidence = h.confidence * INSIDE if inside else h.confidence
+        if confidence >= LEAST_CONFIDENCE:
+            kept.append(replace(h, confidence=confidence))
+    return kept
 
 
 def read(hypotheses: Sequence[Hypothesis], telling: Sequence[bool]) -> list[tuple[float, tuple[Hypothesis, ...]]]:

@@ -1,5 +1,6 @@
 """Spelling by a noisy channel: the likeliest words behind what was typed (Kernighan, Church and Gale, 1990), with
-neighbouring words as context and the candidates of symmetric deletes (SymSpell)."""
+neighbouring words as context and the candidates of symmetric deletes (SymSpell). The constants are tuned on the
+validation split of films-mixed: many misspelled queries restored while few of the clean ones change."""
 
 from __future__ import annotations
 
@@ -20,23 +21,30 @@ from services.understanding.vocabulary import LONGEST_WORD, Vocabulary
 UNSEEN_MASS = 0.01
 """Mass of a word that nobody ever wrote: how readily an unknown word is left as it is."""
 GENERAL_MASS = 0.2
+"""The same for an everyday English word."""
 SHORT_FACTOR = 2.0
+"""For each letter that an unknown word is shorter than six, it is this much likelier to be meant: a name, a sign."""
 COMPANY_COST = 1.0
+"""Cost of a correction that was never seen beside the query's other words."""
 MASS_POWER = 0.6
+"""Flattens the frequencies: what people search for is less lopsided than what the catalogue holds."""
 EDIT_COST = 3.5
 """Minus log-probability of one slip of the finger."""
 EASY_SLIP = 1.5
+"""How much less a swap, a doubled letter or a neighbouring key costs."""
 FIRST_LETTER = 2.5
+"""Further cost of another first letter: people rarely get it wrong."""
 PAIR_SHARE = 0.6
 """How much of a word's probability comes from the word before it."""
 CANDIDATES = 6
-MOST_LOOKUPS = 12
-"""Words of one query that are looked up at most: the work stays linear in the length of the query."""
+MOST_LOOKUPS = 8
+"""Words of one query that are looked up at most: a look-up takes tenths of a millisecond."""
 COMMON_MASS = 60.0
 """A word this common is never doubted."""
 LEAST_WEIGHT = 0.05
-LONG_WORD = 8
-STEM_OF_LONG = 4
+"""Alternatives less likely than this are left out."""
+LONG_WORD, STEM_OF_LONG = 8, 4
+"""A word this long may be three slips away from one that begins with the same letters."""
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEAR = {

@@ -67,9 +67,7 @@ class Vocabulary:
             named.update(tokens)
             pairs.update(f"{left} {right}" for left, right in pairwise(tokens))
         words = set(named)
-        for name in self._texts:
-            for text in strings(document.get(name)):
-                words.update(tokenize(text))
+        words.update(tokenize("\n".join(text for name in self._texts for text in strings(document.get(name)))))
         _count(self.frequency, words, sign)
         _count(self.named, named, sign)
         _count(self.pairs, pairs, sign)
