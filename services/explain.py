@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from services.errors import NotFound
 from services.query_ids import Signer
 from services.rankers.base import Ranker
 from services.rankers.features import NAMES
-from services.types import Deadline, Impression
+from services.types import Deadline, Impression, Interaction
 
 TIMEOUT = 2.0
 
@@ -42,9 +42,10 @@ class Explainer:
             root = await self._log.impression(page.root_id, deadline)
         if page is None or root is None:
             raise NotFound("no answer has this query_id")
-        return self._view(page, root)
+        happened = await self._log.interactions(query_id, deadline)
+        return self._view(page, root, happened)
 
-    def _view(self, page: Impression, root: Impression) -> dict[str, Any]:
+    def _view(self, page: Impression, root: Impression, happened: Sequence[Interaction]) -> dict[str, Any]:
         decision = root.decision
         asked = [name for name, choice in decision.arms.items() if choice.count > 0]
         form: dict[str, Any] = {
@@ -73,6 +74,18 @@ class Explainer:
             "ranker": root.ranker,
             "ranking": list(root.ranking),
             "hits": self._hits(page),
+            "events": [
+                {
+                    "event_id": event.event_id,
+                    "object_id": event.object_id,
+                    "action_name": event.action_name,
+                    "position": event.position,
+                    "value": event.value,
+                    "at": event.at,
+                    "status": event.status,
+                }
+                for event in happened
+            ],
         }
         return form
 

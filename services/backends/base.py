@@ -156,10 +156,21 @@ class ItemStore(Protocol):
 
     async def schema(self) -> Schema | None: ...
 
-    async def set_schema(self, schema: Schema) -> None: ...
+    async def set_schema(self, schema: Schema) -> None:
+        """Durable when it returns. Another schema than before takes every index's confirmation back."""
+        ...
+
+    async def sequence(self) -> int:
+        """Number of the last change; 0 when there never was one."""
+        ...
+
+    async def confirmed(self, index: str) -> int | None:
+        """What `index` last confirmed with `applied`; None when never under the schema in force: rebuild it."""
+        ...
 
     async def pending(self, index: str) -> tuple[int, list[Document], list[str]]:
-        """(sequence, upserts, deletes) that came after what `index` last confirmed with `applied`."""
+        """(sequence, upserts, deletes) that came after what `index` last confirmed with `applied`, oldest first, each
+        item once in its latest state, at most some hundreds: after `applied`, ask again until there are none."""
         ...
 
     async def applied(self, index: str, sequence: int) -> None: ...
@@ -207,6 +218,10 @@ class EventLog(Protocol):
         ...
 
     async def impression(self, query_id: str, deadline: Deadline) -> Impression | None: ...
+
+    async def interactions(self, query_id: str, deadline: Deadline) -> list[Interaction]:
+        """Feedback on an answer (accepted, and late ones kept for audit), in log order."""
+        ...
 
     async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
         """Records with offset > after, in order."""

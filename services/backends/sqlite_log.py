@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS log (
     body BLOB NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS impressions ON log (query_id) WHERE kind = 1;
+CREATE INDEX IF NOT EXISTS answers ON log (query_id) WHERE kind = 2;
 CREATE INDEX IF NOT EXISTS people ON log (user_id) WHERE user_id IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY,
@@ -107,6 +108,16 @@ class SqliteLog:
 
         return await self._database.read(work, deadline)
 
+    async def interactions(self, query_id: str, deadline: Deadline) -> list[Interaction]:
+        """Raises TimeoutError, RecordDamaged, StorageFailed."""
+        rows = await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT offset, body FROM log WHERE kind = 2 AND query_id = ? ORDER BY offset", (query_id,)
+            ).fetchall(),
+            deadline,
+        )
+        return [record for record in (_decode(*row) for row in rows) if isinstance(record, Interaction)]
+
     async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
         """Records with offset > after, in order, up to a damaged one; RecordDamaged (its `offset` says which) when the
         first of them is damaged, so that a reader can count it and go on behind it."""
@@ -160,7 +171,7 @@ def _append(connection: sqlite3.Connection, record: Record) -> tuple[int, Record
             offset,
             kind_of(record),
             record.at,
-            record.query_id if isinstance(record, Impression) else None,
+            record.query_id if isinstance(record, Impression | Interaction) else None,
             record.user_id if isinstance(record, Impression | Interaction) else None,
             encode(record),
         ),

@@ -134,6 +134,17 @@ class EventLogContract:
 
         self.use(tmp_path, work)
 
+    def test_feedback_is_found_by_its_answer(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            await log.append(make_impression())
+            late = make_interaction("e2", status="late", action_name="play")
+            other = make_interaction("e3", query_id="q2")
+            await log.accept([(make_interaction(), "d1"), (late, "d2"), (other, "d3")])
+            assert await log.interactions("q1", soon()) == [make_interaction(), late]
+            assert await log.interactions("q404", soon()) == []
+
+        self.use(tmp_path, work)
+
     def test_a_look_up_past_its_deadline_does_not_begin(self, tmp_path: Path) -> None:
         async def work(log: EventLog) -> None:
             with pytest.raises(TimeoutError):

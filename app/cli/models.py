@@ -1,0 +1,81 @@
+"""`ltrr models`: list, show, promote and roll back model versions; a running service follows within seconds."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import orjson
+
+from app.registry import listing, promote
+from app.settings import Settings
+from services.errors import NotFound
+from services.models.store import ModelStore
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("models", help="list, show, promote, roll back models", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="every version of every kind")
+    listed.set_defaults(run=run_list)
+    show = actions.add_parser("show", help="all that is known of one version")
+    show.add_argument("kind")
+    show.add_argument("version")
+    show.set_defaults(run=run_show)
+    promoted = actions.add_parser("promote", help="put a version in force")
+    promoted.add_argument("kind")
+    promoted.add_argument("version")
+    promoted.add_argument("--reason", default="promoted by hand")
+    promoted.add_argument("--force", action="store_true", help="although it did not pass its gate; recorded")
+    promoted.set_defaults(run=run_promote)
+    back = actions.add_parser("rollback", help="back to the version before")
+    back.add_argument("kind")
+    back.set_defaults(run=run_rollback)
+    for action in (listed, show, promoted, back):
+        action.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_list(asked: argparse.Namespace) -> None:
+    known = listing(_store())
+    if asked.json:
+        _print(known)
+        return
+    if not known["kinds"]:
+        print("no models yet; see `ltrr train --help`")
+    for kind, of_kind in known["kinds"].items():
+        for version in of_kind["versions"]:
+            created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(version["created"]))
+            print(f"{'*' if version['current'] else ' '} {kind:14} {version['version']:28} {created}")
+
+
+def run_show(asked: argparse.Namespace) -> None:
+    versions = listing(_store())["kinds"].get(asked.kind, {}).get("versions", [])
+    found = next((v for v in versions if v["version"] == asked.version), None)
+    if found is None:
+        raise NotFound(f"{asked.kind} {asked.version}: no such version; see `ltrr models list`")
+    print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+
+
+def run_promote(asked: argparse.Namespace) -> None:
+    promote(_store(), asked.kind, asked.version, asked.reason, asked.force)
+    _done(asked, asked.version)
+
+
+def run_rollback(asked: argparse.Namespace) -> None:
+    _done(asked, _store().rollback(asked.kind, "rolled back by hand"))
+
+
+def _done(asked: argparse.Namespace, version: str) -> None:
+    if asked.json:
+        _print({"kind": asked.kind, "current": version})
+    else:
+        print(f"{asked.kind} {version} is in force (a running service follows within seconds)")
+
+
+def _store() -> ModelStore:
+    return ModelStore(Settings.load().data_dir / "models")
+
+
+def _print(value: Any) -> None:
+    print(orjson.dumps(value).decode())

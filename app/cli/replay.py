@@ -1,0 +1,57 @@
+"""`ltrr replay`: prove from the event log that every decision was drawn as it says, from its seed and its model."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from dataclasses import asdict
+
+import orjson
+
+from app.policies import fixed_policy, load_policy
+from app.settings import Settings
+from services.backends.sqlite_log import SqliteLog
+from services.errors import LtrrError
+from services.learner import KIND, POLICY_FILE
+from services.models.store import ModelStore
+from services.policies.base import Policy
+from services.replay import Report, replay
+
+SHOWN = 20
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("replay", help="check logged decisions against their seeds", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    report = asyncio.run(_replay(Settings.load()))
+    if asked.json:
+        print(orjson.dumps(asdict(report)).decode())
+    else:
+        print(f"{report.checked} decisions: {report.drawn} drawn again equal from their seeds")
+        print(f"{report.recomputed} with their model at hand: {report.computed} distributions computed again equal")
+        for wrong in report.mismatches[:SHOWN]:
+            print(f"  offset {wrong.offset} {wrong.query_id} {wrong.arm}: {wrong.check}: {wrong.detail}")
+    return 0 if report.reproduced else 1
+
+
+async def _replay(settings: Settings) -> Report:
+    log = SqliteLog(settings.data_dir / "log.sqlite3")
+    store = ModelStore(settings.data_dir / "models")
+    policies: dict[str, Policy | None] = {}
+
+    def learned(version: str) -> Policy | None:
+        if version not in policies:
+            try:
+                policies[version] = load_policy(settings, store.load(KIND, version).files[POLICY_FILE], version)
+            except (LtrrError, KeyError):
+                policies[version] = None  # pruned since: its decisions can only be drawn again, not computed again
+        return policies[version]
+
+    try:
+        return await replay(log, fixed_policy(settings), learned)
+    finally:
+        await log.close()
