@@ -176,6 +176,7 @@ def _convert(booster: lightgbm.Booster) -> bytes:
         lightgbm.Booster(model_str=round_thresholds(booster.model_to_string())),
         initial_types=[("rows", FloatTensorType([None, len(NAMES)]))],
         target_opset=15,
+        name=KIND,  # else a random one, and the same training would give other bytes
     )
     data: bytes = converted.SerializeToString()
     return data

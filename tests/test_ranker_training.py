@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.backends.base import EventLog, Record, Tick
+from services.errors import InvalidRequest, ModelInvalid
+from services.evaluation.measures import linear, ndcg
+from services.models.ranker import train as training
+from services.models.ranker.rows import Group, Labelled, debiased, from_labels, from_log, read_labels
+from services.models.ranker.train import FILE, Trained, round_thresholds, train
+from services.rankers.features import NAMES
+from services.rankers.onnx import OnnxRanker
+from services.rewards import examination
+from services.types import (
+    Context,
+    Decision,
+    Impression,
+    Interaction,
+    Interpretation,
+    Pooled,
+    Query,
+    Schema,
+    Understanding,
+)
+
+WEIGHTS = {"click": 1.0, "purchase": 5.0, "dislike": -1.0}
+GOOD = NAMES.index("title_query_share")
+FUSED = NAMES.index("fused")
+
+
+def group(key: str, *, noise: float = 0.1, seed: int | None = None, **more: Any) -> Group:
+    """20 items of which those with a high GOOD feature are relevant, under a baseline that knows little of it."""
+    generator = np.random.default_rng(int(key) if seed is None else seed)
+    rows = generator.random((20, len(NAMES)), dtype=np.float32)
+    hidden = rows[:, GOOD] + generator.normal(0, noise, 20)
+    gains = (hidden > 0.8).astype(float) + 2.0 * (hidden > 0.95)
+    return Group(
+        key=key,
+        ids=tuple(f"{i:02d}" for i in range(20)),
+        rows=rows,
+        gains=gains,
+        baseline=rows[:, FUSED].astype(float),
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def groups() -> tuple[list[Group], list[Group]]:
+    return [group(str(i)) for i in range(200)], [group(str(i)) for i in range(1000, 1060)]
+
+
+@pytest.fixture(scope="module")
+def trained(groups: tuple[list[Group], list[Group]]) -> Trained:
+    return train(*groups, source="labels", trees=30)
+
+
+class TestTrain:
+    def test_it_finds_what_matters_and_goes_live(self, trained: Trained) -> None:
+        metrics = trained.meta["metrics"]
+        assert trained.promote
+        assert metrics["ndcg"]["mean"] > metrics["baseline"]["mean"] + 0.3
+        assert metrics["difference"]["low"] > 0
+        assert next(iter(trained.meta["importance"])) == NAMES[GOOD]
+
+    def test_what_is_stored_is_what_serves(self, trained: Trained, groups: tuple[list[Group], list[Group]]) -> None:
+        meta = json.loads(json.dumps(trained.meta, allow_nan=False))
+        ranker = OnnxRanker(trained.files[FILE], meta, "1")
+        measured = [ndcg(g.gains.tolist(), ranker.score(g.rows).tolist(), g.ids, 10, gain=linear) for g in groups[1]]
+        assert np.mean(measured) == pytest.approx(meta["metrics"]["ndcg"]["mean"])
+        assert next(iter(ranker.contributions(groups[1][0].rows)))
+        assert meta["parity"]["largest_difference"] < 1e-5
+
+    def test_the_same_groups_give_the_same_bytes(
+        self, trained: Trained, groups: tuple[list[Group], list[Group]]
+    ) -> None:
+        assert train(*groups, source="labels", trees=30) == trained
+
+    def test_a_ranker_that_may_be_worse_stays_out(self) -> None:
+        """Relevance that features say nothing of, and a baseline that knows it."""
+
+        def known(key: str) -> Group:
+            g = group(key)
+            gains = np.random.default_rng(int(key) + 7).permutation(g.gains)
+            return Group(key, g.ids, g.rows, gains, baseline=gains)
+
+        result = train(
+            [known(str(i)) for i in range(100)], [known(str(i)) for i in range(1000, 1040)], source="log", trees=10
+        )
+        assert not result.promote
+        assert "may be worse" in result.reason
+        assert result.meta["gate"] == {"promote": False, "reason": result.reason}
+
+    def test_weights_decide_what_is_learned(self) -> None:
+        """Two kinds of query that want opposite things: the kind that weighs nothing is not learned."""
+
+        def against(g: Group, weight: float) -> Group:
+            return Group(g.key, g.ids, g.rows, g.gains[::-1].copy(), g.baseline, weight=weight)
+
+        mixed = [group(str(i)) for i in range(100)] + [against(group(str(i)), 0.0) for i in range(100, 300)]
+        result = train(mixed, [group(str(i)) for i in range(1000, 1030)], source="labels", trees=20)
+        assert result.promote
+        assert result.meta["queries"]["training"] + result.meta["queries"]["stopping"] == 100
+
+    def test_too_little_is_refused_with_how_much_there_is(self) -> None:
+        with pytest.raises(InvalidRequest, match="49 training queries"):
+            train([group(str(i)) for i in range(49)], [group("1000")], source="log")
+        with pytest.raises(InvalidRequest, match="0 validation queries"):
+            train([group(str(i)) for i in range(60)], [], source="log")
+
+    def test_a_query_on_both_sides_is_refused(self) -> None:
+        with pytest.raises(InvalidRequest, match="1 queries are in training and in validation"):
+            train([group(str(i)) for i in range(60)], [group("59")], source="log")
+
+    def test_many_different_gains_are_told_apart_coarsely(self) -> None:
+        def dwelt(key: str) -> Group:
+            g = group(key)
+            return Group(key, g.ids, g.rows, np.where(g.gains > 0, g.rows[:, GOOD].astype(float), 0.0), g.baseline)
+
+        result = train(
+            [dwelt(str(i)) for i in range(80)], [dwelt(str(i)) for i in range(1000, 1020)], source="log", trees=20
+        )
+        assert result.promote
+
+
+class TestParity:
+    def test_values_at_the_thresholds_go_the_same_way(self, groups: tuple[list[Group], list[Group]]) -> None:
+        """Served thresholds are float32, trained ones float64: ask with each threshold's float32 neighbours."""
+        booster = training._fit(groups[0], [], 20, 5, 0)
+        ranker = OnnxRanker(
+            training._convert(booster),
+            {"format": 1, "features": list(NAMES), "reference": [0.5] * len(NAMES)},
+            "1",
+        )
+        text = booster.model_to_string().splitlines()
+        features = " ".join(line.removeprefix("split_feature=") for line in text if line.startswith("split_feature="))
+        thresholds = " ".join(line.removeprefix("threshold=") for line in text if line.startswith("threshold="))
+        rows = []
+        for feature, threshold in zip(features.split(), thresholds.split(), strict=True):
+            near = np.float32(threshold)
+            for value in (np.nextafter(near, np.float32(-1)), near, np.nextafter(near, np.float32(2))):
+                row = groups[0][0].rows[len(rows) % 20].copy()
+                row[int(feature)] = value
+                rows.append(row)
+        table = np.array(rows, dtype=np.float32)
+        assert len(table) > 500
+        assert np.abs(booster.predict(table) - ranker.score(table)).max() < 1e-5
+
+    def test_thresholds_are_rounded_down(self) -> None:
+        above = float(np.nextafter(np.float32(0.1), np.float32(0)))
+        text = f"tree_sizes=1 2\nthreshold=0.1 0.5 -0.1 {1 / 3!r}\nleaf_value=0.1\n"
+        kept = round_thresholds(text).splitlines()
+        assert kept[1] == "leaf_value=0.1"
+        values = [float(value) for value in kept[0].removeprefix("threshold=").split()]
+        assert values[0] == above < 0.1 < float(np.float32(0.1))
+        assert values[1] == 0.5
+        assert values[2] == float(np.float32(-0.1)) < -0.1
+        assert all(float(np.float32(value)) == value for value in values)
+
+    def test_a_conversion_that_changes_scores_is_refused(self, groups: tuple[list[Group], list[Group]]) -> None:
+        booster = training._fit(groups[0], [], 5, 5, 0)
+        other = training._fit(groups[1], [], 5, 5, 0)
+        meta = {"format": 1, "features": list(NAMES), "reference": [0.5] * len(NAMES)}
+        ranker = OnnxRanker(training._convert(other), meta, "1")
+        with pytest.raises(ModelInvalid, match="differs by"):
+            training._parity(booster, ranker, groups[0][0].rows)
+
+
+# --- from judged queries ------------------------------------------------------------------------------------------
+
+
+def understood(text: str) -> Understanding:
+    tokens = tuple(text.split())
+    return Understanding(text, tokens, (), None, "en", (Interpretation(1.0, (), tokens),))
+
+
+class TestLabels:
+    def test_a_data_set_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "queries.tsv").write_text(
+            "query_id\tsplit\tslice\tuser_id\tweight\tquery\n"
+            'q1\ttrain\ttitle\t\t1\tthe "matrix\n'
+            "q2\tvalidation\tpersonal\tu1\t1\tdrama\n"
+            "q3\ttest\ttitle\t\t1\talien\n"
+            "q4\ttrain\ttitle\t\t1\tnothing good\n"
+        )
+        with gzip.open(tmp_path / "qrels.tsv.gz", "wt") as file:
+            file.write("query_id\tdoc_id\tgrade\nq1\t603\t2\nq1\t604\t0\nq2\t1\t1\nq3\t9\t1\nq4\t9\t0\n")
+        assert read_labels(tmp_path) == [
+            Labelled("q1", "train", 'the "matrix', "title", None, {"603": 2.0, "604": 0.0}),
+            Labelled("q2", "validation", "drama", "personal", "u1", {"1": 1.0}),
+        ]
+
+    def test_what_is_wrong_with_a_folder_is_said(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidRequest, match=r"qrels\.tsv"):
+            read_labels(tmp_path)
+        (tmp_path / "qrels.tsv").write_text("query_id\tdoc\tgrade\nq1\t1\t1\n")
+        with pytest.raises(InvalidRequest, match="doc_id"):
+            read_labels(tmp_path)
+        (tmp_path / "qrels.tsv").write_text("query_id\tdoc_id\tgrade\nq1\t1\tgood\n")
+        with pytest.raises(InvalidRequest, match="not a number"):
+            read_labels(tmp_path)
+
+    def test_groups_hold_gains_ideal_and_traffic_weight(self) -> None:
+        async def search(query: Labelled) -> tuple[Context, Sequence[Pooled], Mapping[str, Any]]:
+            pool = [Pooled("a", {}, 0.5), Pooled("b", {}, 0.25)]
+            return Context(Query(query.text), understood(query.text), 0.0), pool, {}
+
+        queries = [
+            Labelled("q1", "train", "x", "title", None, {"b": 2.0, "lost": 1.0}),
+            Labelled("q2", "train", "y", "title", None, {"a": 1.0}),
+            Labelled("q3", "train", "z", "topic", None, {"a": 1.0}),
+        ]
+        first, second, third = asyncio.run(from_labels(queries, search, Schema(), {"title": 0.5, "topic": 0.5}))
+        assert first.ids == ("a", "b")
+        assert first.gains.tolist() == [0.0, 3.0]
+        assert sorted(first.ideal) == [1.0, 3.0]
+        assert first.baseline.tolist() == [0.5, 0.25]
+        assert (first.key, first.slice) == ("q1", "title")
+        assert first.weight == second.weight == 0.75
+        assert third.weight == 1.5
+        assert [g.weight for g in asyncio.run(from_labels(queries, search, Schema()))] == [1.0, 1.0, 1.0]
+
+
+# --- from the event log -------------------------------------------------------------------------------------------
+
+
+class Records:
+    """The reading side of an event log, over a list."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._records = list(enumerate(records, 1))
+
+    async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
+        return self._records[after : after + limit]
+
+
+def impression(query_id: str, key: str, **more: Any) -> Impression:
+    shown = ("a", "b", "c")
+    fields: dict[str, Any] = {
+        "query_id": query_id,
+        "root_id": query_id,
+        "at": 1000.0,
+        "text": key,
+        "normalized": key,
+        "memory_key": key,
+        "signature": "",
+        "user_id": None,
+        "session_id": None,
+        "client_id": None,
+        "learn": True,
+        "understanding": {},
+        "features": {},
+        "options": (),
+        "decision": Decision("static", "static", None, 0, {}),
+        "lists": {},
+        "degraded": (),
+        "ranking": shown,
+        "scores": (3.0, 2.0, 1.0),
+        "offset": 0,
+        "shown": shown,
+        "total": 3,
+        "ranker": "passthrough",
+        "rows": tuple(tuple(float(i == j) for j in range(len(NAMES))) for i in range(3)),
+    }
+    return Impression(**{**fields, **more})
+
+
+def action(
+    query_id: str, object_id: str, name: str = "click", at: float = 1010.0, status: str = "accepted"
+) -> Interaction:
+    return Interaction(
+        f"{query_id}-{object_id}-{name}", query_id, object_id, name, at, None, 1, None, None, None, None, status
+    )
+
+
+def read(records: Iterable[Record], cap: int = 1000) -> tuple[list[Group], list[Group]]:
+    log: EventLog = Records(records)  # type: ignore[assignment]
+    return asyncio.run(from_log(log, WEIGHTS, 1800.0, cap))
+
+
+def many(n: int = 120) -> list[Record]:
+    return [
+        record for i in range(n) for record in (impression(f"i{i}", f"query {i}"), Tick(1001.0), action(f"i{i}", "b"))
+    ]
+
+
+class TestLog:
+    def test_clicks_become_gains_at_the_places_shown(self) -> None:
+        records = many()
+        records += [
+            impression("p", "special", offset=10),
+            action("p", "c", "purchase"),
+            action("p", "a"),
+            action("p", "a", "dislike"),
+        ]
+        first, second = read(records)
+        (found,) = [g for g in (*first, *second) if g.key == "special"]
+        assert found.ids == ("a", "b", "c")
+        assert found.gains.tolist() == [0.0, 0.0, 1.0]
+        assert found.positions == (11, 12, 13)
+        assert np.argsort(-found.baseline).tolist() == [0, 1, 2]
+        assert (found.rows == np.eye(3, len(NAMES), dtype=np.float32)).all()
+        assert debiased(found)[2] == pytest.approx(1.0 / examination(13))
+        assert {g.gains[1] for g in first if g.key != "special"} == {0.2}
+
+    def test_a_query_is_on_one_side_only(self) -> None:
+        records = many(300) + [
+            record for i in range(300) for record in (impression(f"again{i}", f"query {i}"), action(f"again{i}", "a"))
+        ]
+        first, second = read(records)
+        assert len(first) + len(second) == 600
+        assert 0.15 < len(second) / 600 < 0.25
+        assert not {g.key for g in first} & {g.key for g in second}
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            [impression("x", "special")],
+            [impression("x", "special"), action("x", "a", at=1000.0 + 1801.0)],
+            [impression("x", "special"), action("x", "a", status="late")],
+            [impression("x", "special"), action("x", "a", "dislike")],
+            [impression("x", "special"), action("x", "a", "unheard_of")],
+            [impression("x", "special", learn=False), action("x", "a")],
+            [impression("x", "special", rows=()), action("x", "a")],
+            [impression("x", "special", rows=((0.0,) * (len(NAMES) + 1),) * 3), action("x", "a")],
+            [impression("x", "", text="special"), action("x", "a")],
+            [action("x", "a"), impression("x", "special")],
+        ],
+    )
+    def test_what_teaches_nothing_is_left_out(self, extra: list[Record]) -> None:
+        first, second = read(many() + extra)
+        assert len(first) + len(second) == 120
+
+    def test_rows_from_before_the_last_features_are_filled_up(self) -> None:
+        old = impression("x", "special", rows=((7.0, 8.0),) * 3)
+        first, second = read([*many(), old, action("x", "a")])
+        (found,) = [g for g in (*first, *second) if g.key == "special"]
+        assert found.rows.shape == (3, len(NAMES))
+        assert found.rows[0, :3].tolist() == [7.0, 8.0, 0.0]
+
+    def test_one_loud_principal_counts_less(self) -> None:
+        records: list[Record] = [
+            record
+            for i in range(120)
+            for record in (impression(f"i{i}", f"query {i}", client_id="bot"), action(f"i{i}", "b", at=1000.0 + i))
+        ]
+        first, second = read(records, cap=10)
+        gains = sorted(g.gains[1] for g in (*first, *second))
+        assert gains[-10:] == [0.2] * 10
+        assert gains[0] == pytest.approx(0.2 * (10 / 120) ** 2)
+
+    def test_too_few_are_counted_out_loud(self) -> None:
+        with pytest.raises(InvalidRequest, match="30 answers with a wanted item"):
+            read(many(30))
+
+    def test_clicks_on_biased_lists_train_without_learning_the_bias(self) -> None:
+        """Items are shown in random order, looked at less the lower they stand, clicked when seen and relevant: the
+        ranker must find what is relevant although places predict clicks just as well."""
+
+        def clicked(key: str) -> Group:
+            g = group(key, noise=0.02)
+            generator = np.random.default_rng(int(key) + 50_000)
+            seen = generator.random(20) < np.array([examination(p) for p in range(1, 21)])
+            return Group(key, g.ids, g.rows, g.gains * seen, -np.arange(20, dtype=float), positions=tuple(range(1, 21)))
+
+        result = train(
+            [g for i in range(400) if (g := clicked(str(i))).gains.any()],
+            [g for i in range(1000, 1100) if (g := clicked(str(i))).gains.any()],
+            source="log",
+            trees=30,
+        )
+        ranker = OnnxRanker(result.files[FILE], result.meta, "1")
+        honest = [group(str(i), noise=0.02) for i in range(5000, 5050)]
+        measured = [ndcg(g.gains.tolist(), ranker.score(g.rows).tolist(), g.ids, gain=linear) for g in honest]
+        assert result.promote
+        assert np.mean(measured) > 0.9
