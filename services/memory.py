@@ -112,17 +112,18 @@ def predicted_queries(document: Document, schema: Schema) -> list[tuple[str, flo
     """Queries by which people may look for an item nobody has clicked yet, with how likely they mean it, best first.
 
     The title, and the title with one value of each keyword field (a person, a brand), at most PREDICTED_QUERIES in all.
-    The title alone is what most people type; every further word is typed by fewer.
+    The title alone is what most people type; every further word is typed by fewer. Both stay below what a single click
+    at the first place scores, so that evidence always comes before prediction.
     """
     title = normalize(str(document.get(schema.title) or "")) if schema.title else ""
     if not title:
         return []
-    queries = {title: 0.5}
+    queries = {title: 0.25}
     tokens = set(tokenize(title))
     for field in schema.of(Role.KEYWORD):
         values = document.get(field.name)
         first = values[0] if isinstance(values, list | tuple) and values else values
         value = normalize(first) if isinstance(first, str) else ""
         if value and not set(tokenize(fold(value))) <= tokens:
-            queries.setdefault(f"{title} {value}", 0.4)
+            queries.setdefault(f"{title} {value}", 0.2)
     return list(queries.items())[:PREDICTED_QUERIES]

@@ -7,10 +7,9 @@ What a change of the log does to the tables is in sqlite_memory_changes; here is
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from services.backends.base import MemoryChange
 from services.backends.sqlite import Database
@@ -27,8 +26,6 @@ from services.memory import (
     variants,
 )
 from services.types import Deadline, Person, Remembered
-
-T = TypeVar("T")
 
 _NEIGHBOUR_KEYS = 16
 """Neighbouring queries that one look-up reads."""
@@ -73,7 +70,7 @@ class SqliteMemory:
     async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
         if not key or limit < 1:
             return []
-        return await self._read(lambda connection: self._remembered(connection, key, limit), deadline)
+        return await self._database.read(lambda connection: self._remembered(connection, key, limit), deadline)
 
     async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
         def work(connection: sqlite3.Connection) -> Person:
@@ -83,7 +80,7 @@ class SqliteMemory:
             )
             return Person(person, tuple(rows))
 
-        return await self._read(work, deadline)
+        return await self._database.read(work, deadline)
 
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
         # A short prefix has many texts: walk down all texts by rank until enough begin with it. A long one has few:
@@ -98,15 +95,10 @@ class SqliteMemory:
             )
             return [(text, asked * decay(now - at, self._half_life)) for text, asked, at in rows]
 
-        return await self._read(work, deadline)
+        return await self._database.read(work, deadline)
 
     async def offset(self) -> int:
         return await self._database.read(lambda connection: int(state(connection, "offset")))
-
-    async def _read(self, work: Callable[[sqlite3.Connection], T], deadline: Deadline) -> T:
-        if deadline.remaining() == 0.0:
-            raise TimeoutError("no time left to ask the memory")
-        return await self._database.read(work, deadline)
 
     def _remembered(self, connection: sqlite3.Connection, key: str, limit: int) -> list[Remembered]:
         near = _nearest(connection, key)
