@@ -1,0 +1,69 @@
+"""Static files of the pages: our own, and the two libraries that come as packages and are served from where they lie.
+
+Nothing of third parties is copied into this repository and nothing is fetched from another host.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+STATIC = Path(__file__).parent / "static"
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+VENDOR = {
+    "plotly.min.js": ("plotly", "package_data/plotly.min.js"),
+    "swagger-ui-bundle.js": ("fastapi_offline", "static/swagger-ui-bundle.js"),
+    "swagger-ui.css": ("fastapi_offline", "static/swagger-ui.css"),
+}
+"""Name in an address -> package of the extra `pages`, and path in it."""
+COMPRESSION = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    media_type: str
+    body: bytes
+    zipped: bytes
+    etag: str
+
+
+@lru_cache(maxsize=64)
+def own(name: str) -> Asset | None:
+    """A file of ours; None when there is none of that name."""
+    path = STATIC / name
+    return _read(path) if path.parent == STATIC and path.suffix in TYPES and path.is_file() else None
+
+
+@lru_cache(maxsize=len(VENDOR))
+def vendor(name: str) -> Asset | None:
+    """A library's file; None when its package is not installed. The first call takes a moment (it compresses)."""
+    path = _vendor_path(name)
+    return _read(path) if path is not None else None
+
+
+def has_vendor(name: str) -> bool:
+    return _vendor_path(name) is not None
+
+
+def _vendor_path(name: str) -> Path | None:
+    package, inside = VENDOR.get(name, ("", ""))
+    spec = find_spec(package) if package else None
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / inside
+    return path if path.is_file() else None
+
+
+def _read(path: Path) -> Asset:
+    body = path.read_bytes()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+    return Asset(TYPES[path.suffix], body, gzip.compress(body, COMPRESSION, mtime=0), etag)
