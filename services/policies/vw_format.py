@@ -18,13 +18,22 @@ from functools import lru_cache
 MAX_FEATURES = 256
 """Parsing and predicting hold the interpreter; this keeps one decision far below a millisecond."""
 
+STEPS = (5, 10, 25, 50, 100)
+"""A count carries one feature for each step that it reaches, so that neighbouring counts learn from each other."""
+
+SMALLEST = 1e-6
+LIMIT = 1e3
+"""Larger features are cut to this size: they are meant to be within 0..1, and one freak must not
+drown the others."""
+
+_EMPTY = "%"  # no other name is written so: a `%` of its own becomes `%25`
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=-]")
 
 
 @lru_cache(maxsize=4096)
 def escaped(name: str) -> str:
     """`name` in the safe alphabet; equal only for equal names."""
-    return _UNSAFE.sub(_percent, name)
+    return _UNSAFE.sub(_percent, name) or _EMPTY
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -32,31 +41,24 @@ def _percent(match: re.Match[str]) -> str:
 
 
 def context_line(features: Mapping[str, float]) -> str:
-    """The part of an example that all arms and counts share. The order of `features` does not matter; zeros are left
-    out.
+    """The part of an example that all arms and counts share; the order of `features` does not matter.
 
-    Raises ValueError for a value that is not finite and for more than MAX_FEATURES features.
+    Values have six places and no exponent: the library reads some tiny numbers ("2e-184") as NaN. Those that round to
+    0 are left out. Raises ValueError for a value that is not finite and for more than MAX_FEATURES features.
     """
     if len(features) > MAX_FEATURES:
         raise ValueError(f"{len(features)} features; at most {MAX_FEATURES}")
     if not all(map(math.isfinite, features.values())):
         raise ValueError("a feature that is not a finite number")
-    written = " ".join(f"{escaped(name)}:{value:.6g}" for name, value in sorted(features.items()) if value != 0.0)
-    return f"shared |s {written}"
+    written = [
+        f" {escaped(name)}:{min(max(value, -LIMIT), LIMIT):.6f}"
+        for name, value in sorted(features.items())
+        if abs(value) >= SMALLEST
+    ]
+    return "shared |s" + "".join(written)
 
 
 def action_line(arm: str, count: int) -> str:
     """One count of one arm."""
-    return f"|t {escaped(arm)} |a c{count:d}"
-
-
-def labelled_line(arm: str, count: int, cost: float) -> str:
-    """One count of one arm with the cost it turned out to have.
-
-    The label's probability is always 1, which makes learning a plain regression on the chosen count; it learned better
-    than dividing by the true propensity, which is logged for off-policy estimates instead. Raises ValueError for a cost
-    that is not finite (it would turn all later predictions into NaN).
-    """
-    if not math.isfinite(cost):
-        raise ValueError("a cost that is not a finite number")
-    return f"0:{cost:.9g}:1 {action_line(arm, count)}"
+    reached = "".join(f" from{step:d}" for step in STEPS if count >= step)
+    return f"|t {escaped(arm)} |a c{count:d}{reached}"
