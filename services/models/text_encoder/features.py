@@ -75,9 +75,9 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(vectors / np.where(norms > 0.0, norms, 1.0), np.float32)
 
 
-def weighted_trigrams(text: str, idf: Mapping[str, float], unseen: float) -> list[tuple[str, float]]:
-    """(trigram, (1 + ln(count)) * its inverse document frequency, `unseen` when it has none)."""
-    return [(gram, (1.0 + math.log(count)) * idf.get(gram, unseen)) for gram, count in Counter(trigrams(text)).items()]
+def weighted_trigrams(text: str, idf: Mapping[str, float]) -> list[tuple[str, float]]:
+    """(trigram, (1 + ln(count)) * its inverse document frequency, 1 when it has none)."""
+    return [(gram, (1.0 + math.log(count)) * idf.get(gram, 1.0)) for gram, count in Counter(trigrams(text)).items()]
 
 
 @lru_cache(maxsize=65536)

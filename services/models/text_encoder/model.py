@@ -32,10 +32,10 @@ from services.models.text_encoder.features import (
 from services.types import Document, Schema
 from services.understanding.language import ENGLISH_STOPWORDS
 
-TITLE_SIZE = 192
+TITLE_SIZE = 256
 TOPIC_SIZE = 256
-TITLE_SHARE = 0.45
-"""Of a query's title block beside its topic block; tuned on the film queries' validation split (0.4 to 0.7 tried)."""
+TITLE_SHARE = 0.4
+"""Of a query's title block beside its topic block; tuned on the film queries' validation split (0.35 to 0.7 tried)."""
 
 _FORMAT = 1
 _ARRAYS = "arrays.npz"
@@ -76,14 +76,14 @@ class HashingEncoder:
     instant = True
 
     def encode_query(self, text: str) -> Vector:
-        title = sketch(weighted_trigrams(text, {}, 1.0), TITLE_SIZE)
+        title = sketch(weighted_trigrams(text, {}), TITLE_SIZE)
         topic = sketch(((word, 1.0) for word in words(text) if word not in ENGLISH_STOPWORDS), TOPIC_SIZE)
         return _joined_query(title, topic)
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> Matrix:
         titles, topics = _empty(len(documents))
         for row, document in enumerate(documents):
-            titles[row] = sketch(weighted_trigrams(title_of(document, schema), {}, 1.0), TITLE_SIZE)
+            titles[row] = sketch(weighted_trigrams(title_of(document, schema), {}), TITLE_SIZE)
             weights = word_weights(document, schema).items()
             topics[row] = sketch(((word, w) for word, w in weights if word not in ENGLISH_STOPWORDS), TOPIC_SIZE)
         return _joined_items(titles, topics)
@@ -97,14 +97,14 @@ class LsaEncoder:
 
     def __init__(self, vocabulary: Sequence[str], components: Matrix, trigram_idf: Mapping[str, float]) -> None:
         """`components` float32 [len(vocabulary), TOPIC_SIZE]: each word's inverse document frequency times its right
-        singular vectors. `trigram_idf`: of the titles' trigrams; unseen ones count as the rarest."""
+        singular vectors. `trigram_idf`: of the titles' trigrams; unseen ones count as 1, the least:
+        they may be slips."""
         if components.shape != (len(vocabulary), TOPIC_SIZE) or not np.isfinite(components).all():
             raise ModelInvalid("text encoder: components do not fit the vocabulary")
         self._rows = {word: row for row, word in enumerate(vocabulary)}
         # Stored in half precision; rounding here makes a fresh model and a loaded one the same.
         self._components = components.astype(np.float16).astype(np.float32)
         self._idf = {gram: float(np.float32(value)) for gram, value in trigram_idf.items()}
-        self._unseen = max(self._idf.values(), default=1.0)
         digest = sha256()
         for content in self.to_files().values():
             digest.update(content)
@@ -119,7 +119,7 @@ class LsaEncoder:
         topic = np.zeros(TOPIC_SIZE, np.float32)
         for row, count in counts.items():
             topic += (1.0 + math.log(count)) * self._components[row]
-        return _joined_query(sketch(weighted_trigrams(text, self._idf, self._unseen), TITLE_SIZE), topic)
+        return _joined_query(sketch(weighted_trigrams(text, self._idf), TITLE_SIZE), topic)
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> Matrix:
         titles, _ = _empty(len(documents))
@@ -127,7 +127,7 @@ class LsaEncoder:
         rows: list[int] = []
         weights: list[float] = []
         for number, document in enumerate(documents):
-            trigrams = weighted_trigrams(title_of(document, schema), self._idf, self._unseen)
+            trigrams = weighted_trigrams(title_of(document, schema), self._idf)
             titles[number] = sketch(trigrams, TITLE_SIZE)
             for word, weight in word_weights(document, schema).items():
                 row = self._rows.get(word)

@@ -1,0 +1,36 @@
+"""The vector arm: items whose text means about what the query means."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.arms.base import COUNTS
+from services.backends.base import VectorIndex
+from services.errors import ArmFailed
+from services.models.text_encoder.model import TextEncoder
+from services.types import Candidate, Context, Deadline
+
+
+class VectorArm:
+    name = "vector"
+    counts = COUNTS
+
+    def __init__(self, index: VectorIndex, encoder: TextEncoder) -> None:
+        self._index = index
+        self.encoder = encoder
+        """Replaced together with the index's vectors, with no await in between."""
+
+    def available(self, context: Context) -> bool:
+        return bool(context.understanding.tokens)
+
+    async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        text = context.understanding.corrected or context.understanding.normalized
+        encoder = self.encoder
+        if encoder.instant:
+            vector = encoder.encode_query(text)
+        else:
+            async with asyncio.timeout(deadline.remaining()):
+                vector = await asyncio.to_thread(encoder.encode_query, text)
+            if encoder is not self.encoder:
+                raise ArmFailed("unavailable")
+        return await self._index.nearest(vector.tolist(), context.query.filters, count, deadline)

@@ -1,0 +1,341 @@
+"""The embedded vector index: Qdrant Edge in a folder.
+
+    folder/CURRENT            name of the sub-folder in force; replaced atomically
+    folder/<name>/layout.json vector size and filterable fields it was built for
+    folder/<name>/shard/      the engine's files
+
+Exact search in small catalogues; from about INDEXED_BYTES of vectors on, a rebuild adds an HNSW graph. The engine keeps
+the interpreter lock during its calls: searches and writes take a millisecond or a few, but building a graph takes
+seconds to minutes, so that happens in a process of its own, before the folder is put in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import NAMESPACE_URL, uuid5
+
+import qdrant_edge as engine
+
+from services.errors import StorageFailed
+from services.filters import FILTERABLE
+from services.types import Candidate, Condition, Deadline, Document, Field, Filters, Role, Schema
+from services.values import values
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Point = tuple[Document, Sequence[float]]
+
+INDEXED_BYTES = 40_000_000
+"""Vectors of more bytes than this get an HNSW graph when the index is rebuilt (20,000 of 512 dimensions; reading them
+one by one takes 2 ms). An index that grew by twice as much since wants a rebuild at the next start."""
+_FORMAT = 1
+_TEXT = "text"
+_ID = "id"
+_BATCH = 500
+_TIES = 8
+_OPTIMIZE = """
+import sys, qdrant_edge
+shard = qdrant_edge.EdgeShard.load(sys.argv[1])
+shard.optimize()
+shard.flush()
+shard.close()
+"""
+
+
+class QdrantEdgeIndex:
+    """Opens the index in `path`. Where there is none that can be read, or one of another size or schema, it starts
+    empty and `needs_rebuild` is true until `rebuild` has run. Raises StorageFailed when another process holds it."""
+
+    def __init__(self, path: Path, schema: Schema, size: int) -> None:
+        self._path = path
+        self._closed = False
+        self.needs_rebuild = False
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._shard = self._reopen(schema, size) or self._start(schema, size)
+        except OSError as error:
+            raise StorageFailed(f"{path}: {error}") from error
+        # One thread each, so that a search never waits for a rebuild.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="vector-read")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="vector-write")
+
+    @classmethod
+    def open(cls, path: Path, schema: Schema, size: int) -> QdrantEdgeIndex:
+        return cls(path, schema, size)
+
+    @property
+    def size(self) -> int:
+        return self._shard.size
+
+    async def nearest(
+        self, vector: Sequence[float], filters: Filters, limit: int, deadline: Deadline
+    ) -> list[Candidate]:
+        """By cosine, ties by object id. A zero vector is near nothing. Raises TimeoutError, StorageFailed, and
+        ValueError for a vector of another size."""
+        shard = self._shard  # taken before the first await: a vector and the shard it was made for stay together
+        wanted = [float(x) for x in vector]
+        if len(wanted) != shard.size:
+            raise ValueError(f"a vector of {shard.size} numbers is wanted, not {len(wanted)}")
+        if limit <= 0 or not any(wanted):
+            return []
+        return await self._read(lambda: shard.nearest(wanted, filters, limit), deadline)
+
+    async def vectors(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, list[float]]:
+        shard = self._shard
+        return await self._read(lambda: shard.vectors(object_ids), deadline)
+
+    async def apply(self, upserts: Sequence[Point], deletes: Sequence[str]) -> None:
+        """Visible to searches and on disk when it returns. An item with a zero vector has none. Raises StorageFailed,
+        and ValueError for a vector of another size."""
+        shard = self._shard
+        await self._write(lambda: shard.apply(upserts, deletes))
+
+    async def rebuild(self, schema: Schema, size: int, points: Iterable[Point]) -> None:
+        """The new index is in force at the very moment of return, so what the caller sets next (the encoder) is never
+        out of step with it. Raises StorageFailed; then the old one stays in force. Writes meanwhile wait."""
+        fresh = await self._write(lambda: self._build(schema, size, points))
+        old, self._shard = self._shard, fresh
+        self.needs_rebuild = False
+        # Behind the searches that still wait for the old one.
+        self._reader.submit(self._discard, old)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self._writer.shutdown)
+        await asyncio.to_thread(self._reader.shutdown)
+        await asyncio.to_thread(self._shard.close)
+
+    async def _read(self, work: Callable[[], T], deadline: Deadline) -> T:
+        if self._closed:
+            raise StorageFailed("the vector index is closed")
+        remaining = deadline.remaining()
+        if remaining <= 0:
+            raise TimeoutError
+        # Leaving the timeout cancels the future, which takes work that has not begun out of the queue.
+        async with asyncio.timeout(remaining):
+            return await asyncio.get_running_loop().run_in_executor(self._reader, _guarded, self._path, work)
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise StorageFailed("the vector index is closed")
+        # Shielded: a caller that gives up does not stop a write half way.
+        return await asyncio.shield(
+            asyncio.get_running_loop().run_in_executor(self._writer, _guarded, self._path, work)
+        )
+
+    def _reopen(self, schema: Schema, size: int) -> _Shard | None:
+        """The index that CURRENT names, if it is whole and of this size and schema."""
+        try:
+            folder = self._path / (self._path / "CURRENT").read_text("utf-8").strip()
+            if json.loads((folder / "layout.json").read_text("utf-8")) != _layout(schema, size):
+                return None
+            shard = _guarded(folder, lambda: _Shard.load(folder, schema, size))
+            self.needs_rebuild = shard.unindexed_bytes > 2 * INDEXED_BYTES
+            return shard
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, StorageFailed) as error:
+            if "WouldBlock" in str(error):  # how the engine says that its lock is taken
+                raise StorageFailed(f"{self._path} is in use by another process") from error
+            logger.warning("vector_index_damaged error=%s", type(error).__name__)
+            return None
+
+    def _start(self, schema: Schema, size: int) -> _Shard:
+        """An empty index that CURRENT does not name: a restart before the rebuild finds the need for it again."""
+        self.needs_rebuild = True
+        folder = self._fresh_folder()
+        return _guarded(folder, lambda: _Shard.create(folder, schema, size))
+
+    def _build(self, schema: Schema, size: int, points: Iterable[Point]) -> _Shard:
+        folder = self._fresh_folder()
+        shard: _Shard | None = None
+        try:
+            shard = _Shard.create(folder, schema, size)
+            shard.apply(points, ())
+            if shard.unindexed_bytes > INDEXED_BYTES:
+                shard.close()
+                shard = None
+                command = [sys.executable, "-c", _OPTIMIZE, str(folder / "shard")]
+                subprocess.run(command, check=True, stdin=subprocess.DEVNULL)  # noqa: S603 - our own words
+                shard = _Shard.load(folder, schema, size)
+            _point(self._path / "CURRENT", folder.name)
+        except BaseException:
+            if shard is not None:
+                shard.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return shard
+
+    def _discard(self, old: _Shard) -> None:
+        old.close()
+        for folder in self._path.glob("index-*"):
+            if folder != self._shard.folder:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _fresh_folder(self) -> Path:
+        return self._path / f"index-{secrets.token_hex(4)}"
+
+
+class _Shard:
+    """One engine shard in a folder of its own. Blocking; raises what the engine raises."""
+
+    def __init__(self, folder: Path, schema: Schema, size: int, shard: Any) -> None:
+        self.folder = folder
+        self.size = size
+        self._fields = {field.name: field for field in schema.of(*FILTERABLE)}
+        self._shard = shard
+
+    @classmethod
+    def create(cls, folder: Path, schema: Schema, size: int) -> _Shard:
+        (folder / "shard").mkdir(parents=True)
+        config = engine.EdgeConfig(
+            vectors={_TEXT: engine.EdgeVectorParams(size=size, distance=engine.Distance.Cosine)},
+            hnsw_config=engine.HnswIndexConfig(
+                m=16, ef_construct=100, full_scan_threshold=INDEXED_BYTES // 1000, max_indexing_threads=1
+            ),
+            optimizers=engine.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=INDEXED_BYTES // 1000),
+            max_search_threads=1,
+        )
+        shard = engine.EdgeShard.create(str(folder / "shard"), config)
+        for field in schema.of(*FILTERABLE):
+            kind = engine.PayloadSchemaType.Keyword if field.role is Role.KEYWORD else engine.PayloadSchemaType.Float
+            shard.update(engine.UpdateOperation.create_field_index(_key(field), kind))
+        shard.flush()
+        (folder / "layout.json").write_text(json.dumps(_layout(schema, size)), "utf-8")
+        return cls(folder, schema, size, shard)
+
+    @classmethod
+    def load(cls, folder: Path, schema: Schema, size: int) -> _Shard:
+        return cls(folder, schema, size, engine.EdgeShard.load(str(folder / "shard")))
+
+    @property
+    def unindexed_bytes(self) -> int:
+        """Of the vectors that every search reads one by one."""
+        info = self._shard.info()
+        return max(0, int(info.points_count) - int(info.indexed_vectors_count)) * self.size * 4
+
+    def nearest(self, vector: list[float], filters: Filters, limit: int) -> list[Candidate]:
+        conditions: list[Any] = [self._condition(condition) for condition in filters]
+        if any(condition is None for condition in conditions):
+            return []
+        query = engine.Query.Nearest(vector, using=_TEXT)
+        under = engine.Filter(must=conditions) if conditions else None
+        # A few more than asked for, until no tie runs over the edge: which of equals come is decided here, not by the
+        # order in which the engine happens to hold them.
+        asked = limit + _TIES
+        while True:
+            found = self._shard.search(engine.SearchRequest(query, limit=asked, filter=under, with_payload=[_ID]))
+            if len(found) < asked or found[-1].score < found[limit - 1].score:
+                break
+            asked *= 2
+        candidates = [Candidate(point.payload[_ID], point.score) for point in found]
+        candidates.sort(key=lambda candidate: (-candidate.score, candidate.object_id))
+        return candidates[:limit]
+
+    def vectors(self, object_ids: Sequence[str]) -> dict[str, list[float]]:
+        if not object_ids:
+            return {}
+        points = [_point_id(object_id) for object_id in dict.fromkeys(object_ids)]
+        records = self._shard.retrieve(points, with_payload=[_ID], with_vector=True)
+        return {record.payload[_ID]: list(record.vector[_TEXT]) for record in records}
+
+    def apply(self, upserts: Iterable[Point], deletes: Sequence[str]) -> None:
+        gone = list(deletes)
+        waiting = iter(upserts)
+        while batch := list(islice(waiting, _BATCH)):
+            points = {}
+            for document, vector in batch:
+                if len(vector) != self.size:
+                    raise ValueError(f"a vector of {self.size} numbers is wanted, not {len(vector)}")
+                object_id = document["id"]
+                points[object_id] = self._point(document, vector) if any(vector) else None
+            gone += [object_id for object_id, point in points.items() if point is None]
+            kept = [point for point in points.values() if point is not None]
+            if kept:
+                self._shard.update(engine.UpdateOperation.upsert_points(kept))
+        if gone:
+            self._shard.update(engine.UpdateOperation.delete_points([_point_id(object_id) for object_id in gone]))
+        self._shard.flush()
+
+    def close(self) -> None:
+        self._shard.close()
+
+    def _point(self, document: Document, vector: Sequence[float]) -> Any:
+        payload: dict[str, Any] = {_ID: document["id"]}
+        for field in self._fields.values():
+            payload[_key(field)] = values(document, field)
+        return engine.Point(_point_id(document["id"]), {_TEXT: [float(x) for x in vector]}, payload)
+
+    def _condition(self, condition: Condition) -> Any | None:
+        """services.filters.matches in the engine's words; None when nothing can meet it."""
+        field = self._fields.get(condition.field)
+        if field is None:
+            return None
+        key = _key(field)
+        if condition.any_of is None:
+            if field.role is Role.KEYWORD:
+                return None
+            bounds = engine.RangeFloat(gte=condition.gte, gt=condition.gt, lte=condition.lte, lt=condition.lt)
+            return engine.FieldCondition(key, range=bounds)
+        if field.role is Role.KEYWORD:
+            texts = [value for value in condition.any_of if isinstance(value, str)]
+            return engine.FieldCondition(key, match=engine.MatchAny(texts)) if texts else None
+        numbers = [float(value) for value in condition.any_of if not isinstance(value, str)]
+        equal: list[Any] = [engine.FieldCondition(key, range=engine.RangeFloat(gte=n, lte=n)) for n in numbers]
+        return engine.Filter(should=equal) if equal else None
+
+
+def _guarded(path: Path, work: Callable[[], T]) -> T:
+    """Run `work`; failures of the engine, which have no class of their own, become StorageFailed."""
+    try:
+        return work()
+    except (ValueError, StorageFailed, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the engine panics with exceptions that are no Exception
+        raise StorageFailed(f"{path}: {error}") from error
+
+
+def _key(field: Field) -> str:
+    """Payload key of a field: any name is possible in a catalogue, but not in the engine's path language."""
+    return "f" + field.name.encode("utf-8", "surrogatepass").hex()
+
+
+def _point_id(object_id: str) -> str:
+    return str(uuid5(NAMESPACE_URL, object_id))
+
+
+def _layout(schema: Schema, size: int) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "size": size,
+        "fields": {field.name: str(field.role) for field in schema.of(*FILTERABLE)},
+    }
+
+
+def _point(current: Path, name: str) -> None:
+    """Make CURRENT name another folder: on disk under another name first, then renamed over the old one."""
+    temporary = current.with_name("CURRENT.new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(name)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(current)
+    folder = os.open(current.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
