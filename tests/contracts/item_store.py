@@ -1,0 +1,239 @@
+"""What every ItemStore must do. Subclass and give `store`: an async context manager that opens the same catalogue again
+each time it is entered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from services.backends.base import ItemStore
+from services.types import Deadline, Document, Field, Role, Schema
+
+SCHEMA = Schema(
+    fields=(Field("title", Role.TEXT, 3.0), Field("genres", Role.KEYWORD, 1.5), Field("plays", Role.POPULARITY)),
+    title="title",
+    popularity="plays",
+    synonyms={"scary": ("horror", "thriller")},
+    stats={"popularity_scale": 12.5},
+)
+
+
+def item(object_id: str, **fields: Any) -> Document:
+    return {"id": object_id, "title": f"Title {object_id}", **fields}
+
+
+def soon() -> Deadline:
+    return Deadline.after(10)
+
+
+class ItemStoreContract:
+    def store(self) -> AbstractAsyncContextManager[ItemStore]:
+        raise NotImplementedError
+
+    def run(self, work: Callable[[ItemStore], Awaitable[None]]) -> None:
+        async def go() -> None:
+            async with self.store() as store:
+                await work(store)
+
+        asyncio.run(go())
+
+    def test_an_empty_store(self) -> None:
+        async def work(store: ItemStore) -> None:
+            assert await store.get(["a"], soon()) == {}
+            assert await store.count() == 0
+            assert [d async for d in store.scan()] == []
+            assert await store.schema() is None
+            assert await store.sequence() == 0
+            assert await store.confirmed("lexical") is None
+            assert await store.pending("lexical") == (0, [], [])
+            assert await store.delete(["a"]) == 0
+
+        self.run(work)
+
+    def test_what_was_put_is_got_in_the_order_asked(self) -> None:
+        async def work(store: ItemStore) -> None:
+            odd = item("ü/1", text='"\n{[', number=1.5, nested={"a": [1, None, True]}, empty=[])
+            await store.put([item("b"), odd, item("a")])
+            found = await store.get(["ü/1", "nobody", "a", "a"], soon())
+            assert list(found.items()) == [("ü/1", odd), ("a", item("a"))]
+            assert await store.get(["a\n", "\ud800", ""], soon()) == {}
+            assert await store.count() == 3
+
+        self.run(work)
+
+    def test_the_last_document_of_an_id_replaces_the_others(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a", v=1), item("a", v=2)])
+            assert (await store.get(["a"], soon()))["a"]["v"] == 2
+            await store.put([item("a", v=3)])
+            assert await store.get(["a"], soon()) == {"a": item("a", v=3)}
+            assert await store.count() == 1
+
+        self.run(work)
+
+    def test_what_was_deleted_is_gone(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a"), item("b")])
+            await store.get(["a", "b"], soon())
+            assert await store.delete(["a", "a", "nobody"]) == 1
+            assert await store.get(["a", "b"], soon()) == {"b": item("b")}
+            assert await store.count() == 1
+            assert [d["id"] async for d in store.scan()] == ["b"]
+
+        self.run(work)
+
+    def test_a_scan_gives_everything_in_id_order(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item(str(number)) for number in range(1203)])
+            scanned = [d["id"] async for d in store.scan()]
+            assert scanned == sorted(str(number) for number in range(1203))
+
+        self.run(work)
+
+    def test_everything_survives_a_restart(self) -> None:
+        async def work() -> None:
+            async with self.store() as store:
+                await store.put([item("a", v=1), item("b")])
+                await store.set_schema(SCHEMA)
+                await store.applied("lexical", await store.sequence())
+                await store.delete(["b"])
+            async with self.store() as store:
+                assert await store.get(["a", "b"], soon()) == {"a": item("a", v=1)}
+                assert await store.schema() == SCHEMA
+                assert await store.confirmed("lexical") == 2
+                assert await store.pending("lexical") == (3, [], ["b"])
+
+        asyncio.run(work())
+
+    def test_a_change_is_pending_until_it_is_confirmed(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a", v=1), item("b")])
+            sequence, upserts, deletes = await store.pending("lexical")
+            assert (sequence, upserts, deletes) == (2, [item("a", v=1), item("b")], [])
+            assert await store.pending("lexical") == (sequence, upserts, deletes)
+            await store.put([item("c")])  # comes while the index takes the others in
+            await store.applied("lexical", sequence)
+            assert await store.pending("lexical") == (3, [item("c")], [])
+            await store.applied("lexical", 3)
+            assert await store.pending("lexical") == (3, [], [])
+            assert (await store.pending("vector"))[0] == 3  # each index has its own place
+
+        self.run(work)
+
+    def test_an_item_is_pending_once_in_its_latest_state(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a", v=1), item("b"), item("c")])
+            await store.put([item("a", v=2)])
+            await store.delete(["b"])
+            await store.delete(["c"])
+            await store.put([item("c", v=9)])
+            assert await store.pending("lexical") == (7, [item("a", v=2), item("c", v=9)], ["b"])
+
+        self.run(work)
+
+    def test_putting_what_is_there_already_is_no_change(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a"), item("b")])
+            await store.applied("lexical", await store.sequence())
+            await store.put([item("a"), item("b", v=2)])
+            assert await store.pending("lexical") == (3, [item("b", v=2)], [])
+
+        self.run(work)
+
+    def test_pending_changes_come_in_portions(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item(str(number)) for number in range(1203)])
+            await store.delete(["7"])
+            seen: list[str] = []
+            gone: list[str] = []
+            while True:
+                sequence, upserts, deletes = await store.pending("lexical")
+                if not upserts and not deletes:
+                    break
+                assert len(upserts) + len(deletes) < 1000
+                seen += [str(d["id"]) for d in upserts]
+                gone += deletes
+                await store.applied("lexical", sequence)
+            assert sorted(seen) == sorted(str(number) for number in range(1203) if number != 7)
+            assert gone == ["7"]
+
+        self.run(work)
+
+    def test_deletions_are_kept_for_the_slowest_index(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a"), item("b")])
+            await store.applied("lexical", 2)
+            await store.applied("vector", 2)
+            await store.delete(["a"])
+            await store.applied("lexical", 3)
+            assert await store.pending("vector") == (3, [], ["a"])
+            await store.applied("vector", 3)
+            await store.delete(["b"])
+            assert await store.sequence() == 4  # numbers are never given twice
+            assert await store.pending("vector") == (4, [], ["b"])
+
+        self.run(work)
+
+    def test_another_schema_takes_confirmations_back(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.set_schema(SCHEMA)
+            await store.applied("lexical", 0)
+            await store.set_schema(SCHEMA)
+            assert await store.confirmed("lexical") == 0
+            await store.set_schema(Schema(inferred=False))
+            assert await store.confirmed("lexical") is None
+            assert await store.schema() == Schema(inferred=False)
+
+        self.run(work)
+
+    def test_reads_see_what_writers_wrote_meanwhile(self) -> None:
+        """Many readers and writers of one item: nobody gets an older version than one written before they asked."""
+
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a", v=0)])
+            written = 0
+
+            async def write() -> None:
+                nonlocal written
+                for version in range(1, 40):
+                    await store.put([item("a", v=version)])
+                    written = version
+
+            async def read() -> None:
+                while written < 39:
+                    least = written
+                    await asyncio.sleep(0)  # an answer from memory gives the writer no turn
+                    assert (await store.get(["a"], soon()))["a"]["v"] >= least
+
+            await asyncio.gather(write(), read(), read())
+            assert (await store.get(["a"], soon()))["a"]["v"] == 39
+
+        self.run(work)
+
+    def test_a_writer_that_gives_up_leaves_no_old_document_behind(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a", v=0)])
+            for version in range(1, 20):
+                await store.get(["a"], soon())
+                put = asyncio.ensure_future(store.put([item("a", v=version)]))
+                await asyncio.sleep(0)
+                put.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await put
+            await store.put([item("b")])  # writes are done in order: the others have been by now
+            stored = {d["id"]: d async for d in store.scan()}
+            assert (await store.get(["a"], soon()))["a"] == stored["a"]
+
+        self.run(work)
+
+    def test_a_spent_deadline_is_a_timeout(self) -> None:
+        async def work(store: ItemStore) -> None:
+            await store.put([item("a")])
+            with pytest.raises(TimeoutError):
+                await store.get(["a"], Deadline.after(-1))
+
+        self.run(work)
