@@ -15,14 +15,26 @@ from services.errors import ArmFailed
 from services.types import Candidate, Found, Pooled
 
 FUSION_WEIGHTS: Mapping[str, float] = {
-    "lexical": 0.59,
-    "structured": 0.17,
-    "vector": 0.18,
-    "memory": 0.5,
+    "lexical": 0.40,
+    "structured": 0.36,
+    "vector": 0.24,
+    "memory": 0.50,
     "personal": 0.05,
-    "explore": 0.01,
+    "explore": 0.002,
 }
-"""Default share of each arm in the fused score; an arm that is not named here weighs nothing."""
+"""Default weight of each arm in the fused score; an arm that is not named here weighs nothing.
+
+lexical, structured, vector, explore: tuned on film queries of five kinds (validation split, traffic mix), flat around
+these values. memory: an item taken again and again for a query outweighs any one other arm.
+"""
+
+SURE = frozenset({"structured", "vector"})
+"""Arms whose best score says how sure they are: the weight of the slots met, a cosine."""
+PROBABILITIES = frozenset({"memory"})
+"""Arms whose scores are probabilities."""
+LAST = 0.2
+"""Worth of the last item of a list: that an arm chose it is evidence, and how far the list reaches is the policy's
+doing, not the item's. Films, validation, 10 candidates an arm: NDCG@10 .597 against .585 with 0."""
 
 RRF_K = 60
 """Constant of reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009)."""
@@ -52,16 +64,23 @@ def clean(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     return list(candidates)
 
 
-def scale(scores: Sequence[float]) -> list[float]:
-    """Min-max: each score's place between the worst (0) and the best (1) of its own list.
+def scale(arm: str, scores: Sequence[float]) -> list[float]:
+    """What the items of one arm's list are worth beside each other and beside other arms' items, each in 0..1.
 
-    A list of one item, or of equal scores, gives 1 to all: the arm stands behind every one of them alike.
+    Min-max between LAST (the worst of the list) and 1 (the best; all of them when all score the same). An arm in SURE
+    is believed no more than its best score says; scores of an arm in PROBABILITIES are worth what they are: a single
+    doubtful click must not count like certainty because nothing else is remembered.
     """
     if not scores:
         return []
-    low = min(scores)
-    width = max(scores) - low
-    return [(score - low) / width for score in scores] if width > 0.0 else [1.0] * len(scores)
+    if arm in PROBABILITIES:
+        return [min(max(score, 0.0), 1.0) for score in scores]
+    low, high = min(scores), max(scores)
+    sure = min(max(high, 0.0), 1.0) if arm in SURE else 1.0
+    if high <= low:
+        return [sure] * len(scores)
+    slope = sure * (1.0 - LAST) / (high - low)
+    return [sure * LAST + slope * (score - low) for score in scores]
 
 
 def fuse(
@@ -81,7 +100,7 @@ def fuse(
         if method == "rrf":
             parts = [1.0 / (RRF_K + rank) for rank in range(1, len(candidates) + 1)]
         else:
-            parts = scale([candidate.score for candidate in candidates])
+            parts = scale(name, [candidate.score for candidate in candidates])
         for rank, (candidate, part) in enumerate(zip(candidates, parts, strict=True), 1):
             pooled = pool.get(candidate.object_id)
             if pooled is None:

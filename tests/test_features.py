@@ -113,11 +113,11 @@ class TestArms:
         by_id = {p.object_id: row for p, row in zip(pool, table(context(understood("x")), pool), strict=True)}
         two, three = by_id["2"], by_id["3"]
         assert [two[f"lexical_{what}"] for what in ("scaled", "raw", "rank", "has")] == pytest.approx(
-            [0.5, math.log1p(6.0), 0.5, 1.0]
+            [0.6, math.log1p(6.0), 0.5, 1.0]
         )
         assert [two[f"vector_{what}"] for what in ("scaled", "raw", "rank", "has")] == [0.0, 0.0, 0.0, 0.0]
         assert [three[f"vector_{what}"] for what in ("scaled", "raw", "rank", "has")] == pytest.approx(
-            [1.0, -math.log1p(0.5), 1.0, 1.0]
+            [0.0, -math.log1p(0.5), 1.0, 1.0]
         )
         assert (two["arms"], three["arms"]) == (1.0, 2.0)
         for p in pool:

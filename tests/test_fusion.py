@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import ArmFailed
-from services.fusion import FUSION_WEIGHTS, clean, fuse, order, scale
+from services.fusion import FUSION_WEIGHTS, LAST, clean, fuse, order, scale
 from services.types import Candidate, Found, Pooled
 
 
@@ -57,24 +57,36 @@ class TestClean:
 
 
 class TestScale:
-    def test_best_is_one_and_worst_is_zero(self) -> None:
-        assert scale([8.0, 5.0, 4.0]) == [1.0, 0.25, 0.0]
+    def test_from_the_best_down_to_the_last(self) -> None:
+        assert scale("lexical", [8.0, 5.0, 4.0]) == pytest.approx([1.0, LAST + (1 - LAST) / 4, LAST])
 
-    def test_one_item_and_equal_scores_are_all_one(self) -> None:
-        assert scale([3.0]) == [1.0]
-        assert scale([2.0, 2.0]) == [1.0, 1.0]
-        assert scale([]) == []
+    def test_one_item_and_equal_scores_are_all_best(self) -> None:
+        assert scale("lexical", [3.0]) == [1.0]
+        assert scale("lexical", [-2.0, -2.0]) == [1.0, 1.0]
+        assert scale("lexical", []) == []
 
-    @given(st.lists(scores, min_size=1))
-    def test_always_finite_and_within_bounds(self, values: list[float]) -> None:
-        assert all(0.0 <= value <= 1.0 for value in scale(values))
+    def test_a_doubtful_arm_says_so_by_its_best_score(self) -> None:
+        assert scale("structured", [0.5, 0.3, 0.1]) == pytest.approx([0.5, 0.5 * (LAST + (1 - LAST) / 2), 0.5 * LAST])
+        assert scale("structured", [0.5]) == [0.5]
+        assert scale("structured", [1.9, 0.9])[0] == 1.0
+        assert scale("vector", [-0.1, -0.2]) == [0.0, 0.0]
+
+    def test_probabilities_stay_what_they_are(self) -> None:
+        assert scale("memory", [0.33, 0.32]) == [0.33, 0.32]
+        assert scale("memory", [1.5, -1.0]) == [1.0, 0.0]
+
+    @given(st.sampled_from(list(FUSION_WEIGHTS)), st.lists(scores, min_size=1))
+    def test_always_within_bounds_and_in_the_order_of_the_scores(self, arm: str, values: list[float]) -> None:
+        scaled = scale(arm, values)
+        assert all(0.0 <= value <= 1.0 + 1e-12 for value in scaled)
+        assert [value for _, value in sorted(zip(values, scaled, strict=True))] == sorted(scaled)
 
 
 class TestFuse:
     def test_convex_by_hand(self) -> None:
         lists = {"lexical": listed(("a", 10.0), ("b", 6.0), ("c", 2.0)), "vector": listed(("c", 0.9), ("d", 0.4))}
         pool = fuse(lists, {"lexical": 0.6, "vector": 0.4})
-        assert [(p.object_id, round(p.score, 9)) for p in pool] == [("a", 0.6), ("c", 0.4), ("b", 0.3), ("d", 0.0)]
+        assert [(p.object_id, round(p.score, 9)) for p in pool] == [("a", 0.6), ("c", 0.48), ("b", 0.36), ("d", 0.072)]
         assert pool[1].arms == {"lexical": Found(3, 2.0), "vector": Found(1, 0.9)}
 
     def test_the_scale_of_an_arm_does_not_matter(self) -> None:

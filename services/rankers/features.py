@@ -16,6 +16,7 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
+from services.fusion import scale
 from services.priors import newness, prior, quality
 from services.rankers.base import Rows
 from services.text import normalize, tokenize
@@ -98,25 +99,23 @@ def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Docum
 
 def _arms(pool: Sequence[Pooled]) -> NDArray[np.float64]:
     """Per arm scaled, raw, rank, has; then `arms` and `fused`."""
-    n = len(pool)
-    score = np.zeros((n, len(ARMS)))
-    rank = np.zeros((n, len(ARMS)))
+    table = np.zeros((len(pool), len(ARMS) * len(_PER_ARM) + 2))
+    lists: dict[str, list[int]] = {arm: [] for arm in ARMS}
     for i, pooled in enumerate(pool):
-        for name, place in pooled.arms.items():
-            column = _ARM_COLUMN.get(name)
-            if column is not None:
-                score[i, column] = place.score
-                rank[i, column] = place.rank
-    has = rank > 0
-    low = np.where(has, score, np.inf).min(axis=0)
-    width = np.where(has, score, -np.inf).max(axis=0) - low
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = np.where(has, np.where(width > 0, (score - low) / width, 1.0), 0.0)
-    raw = np.sign(score) * np.log1p(np.abs(score))
-    inverse = has / np.maximum(rank, 1.0)
-    per_arm = np.stack((scaled, raw, inverse, has), axis=2).reshape(n, -1)
-    rest = np.array([(len(pooled.arms), pooled.score) for pooled in pool], dtype=np.float64)
-    return np.hstack((per_arm, rest))
+        table[i, -2:] = len(pooled.arms), pooled.score
+        for arm in pooled.arms:
+            if arm in lists:
+                lists[arm].append(i)
+    for place, (arm, held) in enumerate(lists.items()):
+        if held:
+            scores = [pool[i].arms[arm].score for i in held]
+            ranks = [pool[i].arms[arm].rank for i in held]
+            columns = slice(place * len(_PER_ARM), (place + 1) * len(_PER_ARM))
+            raw = np.sign(scores) * np.log1p(np.abs(scores))
+            table[held, columns] = np.column_stack(
+                (scale(arm, scores), raw, np.reciprocal(ranks, dtype=float), np.ones(len(held)))
+            )
+    return table
 
 
 def _memory(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
@@ -284,6 +283,3 @@ def _trigrams(text: str) -> frozenset[str]:
 @lru_cache(_KEPT)
 def _normal(text: str) -> str:
     return normalize(text)
-
-
-_ARM_COLUMN = {arm: i for i, arm in enumerate(ARMS)}

@@ -13,6 +13,8 @@ from services.errors import ModelInvalid
 from services.rankers.base import Rows
 from services.rankers.features import NAMES
 
+FILE = "model.onnx"
+"""Name of the model's file in the model store."""
 FORMAT = 1
 """Of the meta data that training writes and this class reads: format, features, reference."""
 LARGEST = 32 * 2**20
