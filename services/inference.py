@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.types import Document, Field, Role, Scalar, Schema
-from services.values import as_number, as_text, date_seconds, scalars
+from services.values import as_number, date_seconds, scalars
 
 TITLE_WEIGHT = 3.0
 SHORT_WEIGHT = 1.5
@@ -61,6 +62,9 @@ _LONG_WORDS = 8.0
 _LONG_ENTRY = 60.0
 _FEW = 20
 """Below this many values, repetition says nothing."""
+_MOST = 0.9
+_EPOCH = 1e8
+"""Numbers from here on (1973) are moments, not years."""
 _VECTOR = 16
 """Longer lists of numbers are vectors, not values."""
 
@@ -132,30 +136,32 @@ def _role(name: str, seen: _Seen) -> tuple[Role, float]:
     words = words_of(name)
     if name == "id" or seen.nested or (words and words[-1] in _STORED_WORDS):
         return Role.STORED, 1.0
-    kinds = {bool if isinstance(v, bool) else str if isinstance(v, str) else float for v in seen.values}
-    if kinds == {bool}:
-        return Role.KEYWORD, LONG_WEIGHT
-    if kinds == {float}:
-        return _numeric_role(words, seen), 1.0
-    if kinds == {str}:
-        return _string_role(words, seen)
+    kinds = Counter(bool if isinstance(v, bool) else str if isinstance(v, str) else float for v in seen.values)
+    kind, times = kinds.most_common(1)[0] if kinds else (float, 0)
+    # A few values of another kind are mistakes of the items that have them, which then are refused by name.
+    if times >= _MOST * len(seen.values):
+        if kind is float:
+            return _numeric_role(words, seen), 1.0
+        if kind is str:
+            return _string_role(words, seen)
     return Role.KEYWORD, LONG_WEIGHT
 
 
 def _numeric_role(words: tuple[str, ...], seen: _Seen) -> Role:
-    if seen.longest > _VECTOR or any(as_number(v) is None for v in seen.values):
+    numbers = [number for v in seen.values if (number := as_number(v)) is not None]
+    if seen.longest > _VECTOR:
         return Role.STORED
-    if "_".join(words) in _CREATED and all(float(v) >= 1e8 for v in seen.values):
+    if "_".join(words) in _CREATED and numbers and min(numbers) >= _EPOCH:
         return Role.DATE
     return Role.NUMBER
 
 
 def _string_role(words: tuple[str, ...], seen: _Seen) -> tuple[Role, float]:
-    texts = [as_text(v) for v in seen.values]
+    texts = [v for v in seen.values if isinstance(v, str)]
     count = len(texts)
-    if sum(bool(_URL.match(text)) for text in texts) > 0.8 * count:
+    if sum(bool(_URL.match(text)) for text in texts) >= _MOST * count:
         return Role.STORED, 1.0
-    if all(date_seconds(text) is not None for text in texts):
+    if sum(date_seconds(text) is not None for text in texts) >= _MOST * count:
         return Role.DATE, 1.0
     mean_words = sum(len(text.split()) for text in texts) / count
     long = mean_words >= _LONG_WORDS or sum(map(len, texts)) / count > _LONG_ENTRY

@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS changes (
 CREATE INDEX IF NOT EXISTS deletions ON changes (sequence) WHERE deleted = 1;
 CREATE TABLE IF NOT EXISTS confirmed (name TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
+-- Deletions that every index has taken in are of no more use. Only here: while an index is being rebuilt from an
+-- earlier scan, it has confirmed nothing and yet needs them.
+DELETE FROM changes WHERE deleted = 1 AND sequence <= (SELECT min(sequence) FROM confirmed);
 """
 _PAGE = 500
 """Items that one read of a scan or of the pending changes brings into memory."""
@@ -203,10 +206,6 @@ def _pending(connection: sqlite3.Connection, index: str) -> tuple[int, list[Docu
 
 def _applied(connection: sqlite3.Connection, index: str, sequence: int) -> None:
     connection.execute("INSERT OR REPLACE INTO confirmed VALUES (?, ?)", (index, sequence))
-    # Deletions that every index has taken in are of no more use. An index that comes later never saw those items.
-    connection.execute(
-        "DELETE FROM changes WHERE deleted = 1 AND sequence <= (SELECT min(sequence) FROM confirmed)",
-    )
 
 
 def _array(texts: Sequence[str]) -> str:
