@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -223,7 +223,7 @@ def groups(window: Sequence[Decided], points: int) -> Iterator[Sequence[Decided]
 def credit(window: Sequence[Decided], weights: Mapping[str, float]) -> dict[str, float]:
     """Per arm, its share of what people did: each event's gain, divided equally among the arms that had found the item
     on the first page."""
-    earned: Counter[str] = Counter()
+    earned: dict[str, float] = defaultdict(float)
     for one in window:
         for event in one.events:
             arms = one.found.get(event.object_id or "", ())
