@@ -1,16 +1,23 @@
-"""What is derived from the catalogue and follows it: every index that an item write must reach before it is acknowledged."""
+"""What is derived from the catalogue: every index that an item write reaches before it is acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from services.arms.vector import VectorArm
-from services.backends.base import LexicalIndex, MemoryIndex, VectorIndex
+
+from services.backends.base import ItemStore, LexicalIndex, MemoryIndex, StateStore, VectorIndex
 from services.memory import predicted_queries
+from services.models.text_encoder.model import TextEncoder
 from services.search import Knowledge
-from services.types import Document, Schema
+from services.types import Deadline, Document, Schema
 from services.understanding.pipeline import Understander
+
+ENCODED_BY = "vectors_encoded_by"
+PAST_QUERIES = 20_000
+PATIENCE = 10.0
+ENCODED_AT_ONCE = 500
 
 
 class LexicalDerived:
@@ -27,50 +34,77 @@ class LexicalDerived:
 
 
 class VectorDerived:
-    """Vectors of the encoder in force; a new encoder or schema means encoding the whole catalogue again."""
+    """Vectors by the encoder in force; another encoder or schema means encoding the whole catalogue again."""
 
     name = "vector"
 
-    def __init__(self, index: VectorIndex, arm: VectorArm, schema: Schema) -> None:
+    def __init__(self, index: VectorIndex, arm: VectorArm, items: ItemStore, state: StateStore, schema: Schema) -> None:
         self._index = index
         self._arm = arm
+        self._items = items
+        self._state = state
         self._schema = schema
+        self._lock = asyncio.Lock()
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        vectors = await asyncio.to_thread(self._arm.encoder.encode_documents, upserts, self._schema)
-        await self._index.apply(list(zip(upserts, vectors.tolist(), strict=True)), deletes)
+        async with self._lock:
+            points = await asyncio.to_thread(_encode, self._arm.encoder, upserts, self._schema)
+            await self._index.apply(points, deletes)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
+        async with self._lock:
+            await self._rebuild(self._arm.encoder, schema, documents)
+
+    async def stale(self) -> bool:
+        """Whether the stored vectors are of another encoder than the one in force."""
+        return await self._state.get(ENCODED_BY) != self._arm.encoder.version
+
+    async def adopt(self, encoder: TextEncoder) -> None:
+        """Encode the catalogue with another encoder, then put it in force together with its vectors."""
+        async with self._lock:
+            if encoder.version == await self._state.get(ENCODED_BY):
+                self._arm.encoder = encoder
+                return
+            documents = [document async for document in self._items.scan()]
+            await self._rebuild(encoder, self._schema, documents)
+
+    async def _rebuild(self, encoder: TextEncoder, schema: Schema, documents: Iterable[Document]) -> None:
+        points = await asyncio.to_thread(_encode, encoder, list(documents), schema)
+        await self._index.rebuild(schema, encoder.size, points)
+        # No await in between: a search never meets the one without the other.
+        self._arm.encoder = encoder
         self._schema = schema
-        encoder = self._arm.encoder
-        items = list(documents)
-        vectors = await asyncio.to_thread(encoder.encode_documents, items, schema)
-        await self._index.rebuild(schema, encoder.size, zip(items, vectors.tolist(), strict=True))
+        await self._state.set(ENCODED_BY, encoder.version)
 
 
 class UnderstandingDerived:
-    """The vocabulary and gazetteer, in memory alone: rebuilt at every start."""
+    """Vocabulary and gazetteer. In memory alone, so rebuilt at every start, past queries with it."""
 
     name = "understanding"
 
-    def __init__(self, knowledge: Knowledge) -> None:
+    def __init__(self, knowledge: Knowledge, memory: MemoryIndex) -> None:
         self._knowledge = knowledge
+        self._memory = memory
         self._understander = Understander(knowledge.schema)
+        self._documents: dict[str, Document] = {}
         knowledge.understand = self._understander.understand
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        self._understander.replace(upserts, deletes)
+        gone = [self._documents.pop(i) for i in (*deletes, *(d["id"] for d in upserts)) if i in self._documents]
+        self._understander.remove(gone)
+        self._understander.add(upserts)
+        self._documents.update((document["id"], document) for document in upserts)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        fresh = Understander(schema)
-        await asyncio.to_thread(fresh.add, documents)
-        self._understander = fresh
-        self._knowledge.schema = schema
-        self._knowledge.understand = fresh.understand
+        known: Mapping[str, Document] = {document["id"]: document for document in documents}
+        queries = await self._memory.popular_queries("", PAST_QUERIES, Deadline.after(PATIENCE))
+        fresh = await asyncio.to_thread(_understander, schema, known.values(), queries)
+        self._understander, self._documents = fresh, dict(known)
+        self._knowledge.schema, self._knowledge.understand = schema, fresh.understand
 
 
 class PredictionDerived:
-    """Predicted queries of every item, so that the memory arm knows items before anybody clicked them."""
+    """Predicted queries of every item, so that the memory arm knows items before anybody took them."""
 
     name = "predictions"
 
@@ -79,10 +113,28 @@ class PredictionDerived:
         self._knowledge = knowledge
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        schema = self._knowledge.schema
-        await self._memory.predict({str(d["id"]): predicted_queries(d, schema) for d in upserts})
         if deletes:
             await self._memory.forget_items(deletes)
+        await self._predict(self._knowledge.schema, upserts)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        await self._memory.predict({str(d["id"]): predicted_queries(d, schema) for d in documents})
+        await self._predict(schema, documents)
+
+    async def _predict(self, schema: Schema, documents: Iterable[Document]) -> None:
+        await self._memory.predict({document["id"]: predicted_queries(document, schema) for document in documents})
+
+
+def _encode(encoder: TextEncoder, documents: Sequence[Document], schema: Schema) -> list[tuple[Document, list[float]]]:
+    points: list[tuple[Document, list[float]]] = []
+    for start in range(0, len(documents), ENCODED_AT_ONCE):
+        part = documents[start : start + ENCODED_AT_ONCE]
+        points += zip(part, encoder.encode_documents(part, schema).tolist(), strict=True)
+    return points
+
+
+def _understander(schema: Schema, documents: Iterable[Document], queries: Iterable[tuple[str, float]]) -> Understander:
+    understander = Understander(schema)
+    understander.add(documents)
+    for text, times in queries:
+        understander.add_queries([text], times)
+    return understander

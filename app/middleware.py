@@ -1,4 +1,4 @@
-"""What happens to every request before and after its route. Pure ASGI: wrapping frameworks cost several times as much."""
+"""What happens to every request before and after its route. Pure ASGI: wrappers cost several times as much."""
 
 from __future__ import annotations
 

@@ -3,34 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from services.errors import ModelInvalid
+from app.reloading import Reloader
+from services.errors import ModelInvalid, NotFound
+from services.learner import KIND as POLICY
+from services.learner import Learner
 from services.models.store import ModelStore, Version
 
-Reload = Callable[[str], Awaitable[None]]
+BY_HAND = "rolled back by hand"
 
 
 class Registry:
-    def __init__(self, store: ModelStore, reload: Reload) -> None:
-        """`reload(kind)` puts the store's current version in force in this process."""
+    """Of a running service: what is promoted or rolled back here is in force when the call returns."""
+
+    def __init__(self, store: ModelStore, learner: Learner, reloader: Reloader) -> None:
         self._store = store
-        self._reload = reload
+        self._learner = learner
+        self._reloader = reloader
 
     async def listing(self) -> dict[str, Any]:
         return await asyncio.to_thread(listing, self._store)
 
     async def promote(self, kind: str, version: str, reason: str, force: bool) -> None:
-        """In force when this returns. Raises NotFound, or ModelInvalid for a version that did not pass its gate."""
+        """Raises NotFound, or ModelInvalid for a version that did not pass its gate."""
+        if kind == POLICY:
+            await self._learner.adopt(version)
+            return
         await asyncio.to_thread(promote, self._store, kind, version, reason, force)
-        await self._reload(kind)
+        await self._reloader.reload(kind)
+
+    async def take_up(self) -> None:
+        """Put in force whatever the store says is current by now."""
+        await self._reloader.reload_all()
 
     async def rollback(self, kind: str) -> str:
         """The version that is in force again. Raises NotFound when there is none to go back to."""
-        version = await asyncio.to_thread(self._store.rollback, kind, "rolled back by hand")
-        await self._reload(kind)
+        if kind == POLICY:
+            return await self._learner.adopt(previous(self._store, kind))
+        version = await asyncio.to_thread(self._store.rollback, kind, BY_HAND)
+        await self._reloader.reload(kind)
         return version
+
+
+def previous(store: ModelStore, kind: str) -> str:
+    """The version before the one in force. Raises NotFound when there is none."""
+    versions = store.versions(kind)
+    places = [place for place, version in enumerate(versions) if version.current]
+    if not places or places[0] + 1 >= len(versions):
+        raise NotFound(f"{kind}: no earlier version to go back to")
+    return versions[places[0] + 1].version
 
 
 def listing(store: ModelStore) -> dict[str, Any]:
@@ -51,7 +73,9 @@ def promote(store: ModelStore, kind: str, version: str, reason: str, force: bool
     verdict = store.load(kind, version).meta.get("gate", {})
     if not verdict.get("promote", True):
         if not force:
-            raise ModelInvalid(f"{kind} {version} did not pass its gate ({verdict.get('reason')}); force it if you must")
+            raise ModelInvalid(
+                f"{kind} {version} did not pass its gate ({verdict.get('reason')}); force it if you must"
+            )
         reason = f"forced past its gate ({verdict.get('reason')}): {reason}"
     store.promote(kind, version, reason)
 
@@ -61,6 +85,6 @@ def _view(version: Version) -> dict[str, Any]:
         "version": version.version,
         "created": version.created,
         "current": version.current,
-        "meta": {name: value for name, value in version.meta.items() if name not in ("reference", "state")},
+        "meta": {name: value for name, value in version.meta.items() if name != "reference"},
         "promotions": [{"at": p.at, "action": p.action, "reason": p.reason} for p in version.promotions],
     }

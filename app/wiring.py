@@ -1,28 +1,36 @@
-"""Which concrete classes make up the service: the only place that chooses backends, opens and closes them."""
+"""Which concrete classes make up the service: the only place that chooses backends, opens them and closes them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from services.arms.personal import PersonalArm
 
 from app.admission import Admission
 from app.derived import LexicalDerived, PredictionDerived, UnderstandingDerived, VectorDerived
+from app.encoders import KIND as ENCODER
+from app.encoders import current_encoder
+from app.policies import fixed_policy, load_policy, served_policy
 from app.registry import Registry
+from app.reloading import Reloader
 from app.settings import Settings
 from services import metrics
 from services.arms.base import Arm
 from services.arms.explore import ExploreArm
 from services.arms.lexical import LexicalArm
 from services.arms.memory import MemoryArm
-from services.arms.personal import PersonalArm
 from services.arms.structured import StructuredArm
 from services.arms.vector import VectorArm
 from services.autocomplete import Autocomplete
-from services.backends.base import EventLog, LexicalIndex, MemoryIndex, StateStore, VectorIndex
+from services.backends.base import EventLog, ItemStore, MemoryIndex, StateStore
 from services.backends.qdrant_edge import QdrantEdgeIndex
 from services.backends.sqlite_items import SqliteItems
 from services.backends.sqlite_log import SqliteLog
@@ -37,21 +45,22 @@ from services.fusion import FUSION_WEIGHTS
 from services.learner import Learner
 from services.listing import Lister
 from services.models.store import ModelStore
-from services.models.text_encoder.model import HashingEncoder, TextEncoder
 from services.paging import Pager
-from services.policies.fixed import FixedPolicy, UniformPolicy
 from services.policies.modes import PolicySwitch
-from services.policies.vw import VWPolicy
 from services.query_ids import Signer, load_or_create_keys, parse_keys
+from services.rankers.base import Ranker
+from services.rankers.onnx import FILE as RANKER_FILE
+from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
 from services.search import Knowledge, SearchEngine
-from services.types import Deadline, Schema
+from services.types import Schema
 
 logger = logging.getLogger(__name__)
 
 DAY = 86400.0
+RANKER = "ranker"
 MODE = "policy_mode"
-START_SECONDS = 60.0
+READY_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -65,12 +74,15 @@ class System:
     autocomplete: Autocomplete
     catalogue: Catalogue
     explain: Explainer
+    store: ModelStore
     models: Registry
     learner: Learner
     log: EventLog
+    items: ItemStore
     memory: MemoryIndex
     state: StateStore
     switch: PolicySwitch
+    vectors: VectorDerived
 
     @property
     def admin_key(self) -> str | None:
@@ -86,17 +98,18 @@ class System:
         self.switch.mode = mode
 
     async def forget_user(self, user_id: str) -> int:
-        """How many log records were blanked; histories and memory follow before this returns."""
+        """How many log records were blanked; histories and memory have followed when this returns."""
         blanked = await self.log.forget(user_id, time.time())
-        self.learner.notify()
+        await self.learner.catch_up(policy=False)
         return blanked
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
         """Whether searches can be answered, and the state of what they need."""
         checks: dict[str, str] = {}
-        for name, check in (("log", self.log.end()), ("items", self.catalogue.count())):
+        needed: list[tuple[str, Coroutine[Any, Any, Any]]] = [("log", self.log.end()), ("items", self.items.count())]
+        for name, check in needed:
             try:
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(READY_SECONDS):
                     await check
                 checks[name] = "ok"
             except Exception as error:
@@ -105,14 +118,14 @@ class System:
 
     async def observe(self) -> None:
         """Bring the gauges that nobody else keeps up to date."""
-        metrics.ITEMS.set(await self.catalogue.count())
+        metrics.ITEMS.set(await self.items.count())
         await self.learner.observe()
 
 
 @asynccontextmanager
 async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[System]:
     """Everything open and repaired, with the learner running (unless not `learning`); closed in reverse at the end."""
-    _embedded_only(settings)
+    _check(settings)
     folder = settings.data_dir
     async with AsyncExitStack() as stack:
         log = SqliteLog(folder / "log.sqlite3")
@@ -124,48 +137,151 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
         state = SqliteState(folder / "state.sqlite3")
         stack.push_async_callback(state.close)
         store = ModelStore(folder / "models")
-
         schema = await items.schema() or Schema()
-        encoder = _encoder(settings, store)
+        encoder = await asyncio.to_thread(current_encoder, settings.encoder, store)
         lexical = TantivyIndex.open(folder / "lexical", schema)
         stack.push_async_callback(lexical.close)
-        vectors = QdrantEdgeIndex.open(folder / "vectors", schema, encoder.size)
-        stack.push_async_callback(vectors.close)
+        nearest = QdrantEdgeIndex.open(folder / "vectors", schema, encoder.size)
+        stack.push_async_callback(nearest.close)
 
-        signer = Signer(_keys(settings), settings.query_ttl_seconds)
-        vector_arm = VectorArm(vectors, encoder)
-        arms = _arms(lexical, vectors, vector_arm)
-        knowledge = Knowledge(schema, _nothing_understood, PassthroughRanker())
-        switch = PolicySwitch(_policy(settings), FixedPolicy(budget=settings.candidate_budget))
-        switch.mode = await state.get(MODE) or "learned"
+        vector_arm = VectorArm(nearest, encoder)
+        # The order of decisions: what is cheap and specific first, so that the budget reaches it; lexical last, because
+        # it can always serve and so fills up to the floor.
+        arms: tuple[Arm, ...] = (
+            MemoryArm(),
+            StructuredArm(lexical),
+            PersonalArm(nearest),
+            vector_arm,
+            ExploreArm(lexical),
+            LexicalArm(lexical),
+        )
+        knowledge = Knowledge(schema, PassthroughRanker())
+        switch = PolicySwitch(
+            served_policy(settings, load_policy(settings)),
+            fixed_policy(settings),
+            await state.get(MODE) or "learned",
+        )
+        vectors = VectorDerived(nearest, vector_arm, items, state, schema)
         catalogue = Catalogue(
             items,
-            [
-                UnderstandingDerived(knowledge),
+            (
+                UnderstandingDerived(knowledge, memory),
                 LexicalDerived(lexical),
-                VectorDerived(vectors, vector_arm, schema),
+                vectors,
                 PredictionDerived(memory, knowledge),
-            ],
-        )
-        await catalogue.recover()
-        search = SearchEngine(
-            knowledge=knowledge,
-            arms=arms,
-            decider=switch,
-            index=lexical,
-            items=items,
-            memory=memory,
-            log=log,
-            signer=signer,
-            fusion_weights=FUSION_WEIGHTS,
-            pager=Pager(index=lexical, items=items, log=log, signer=signer),
-            lister=Lister(
-                arm_names=[arm.name for arm in arms],
-                mode=lambda: switch.mode,
-                index=lexical,
-                items=items,
-                log=log,
-                signer=signer,
             ),
         )
-        yield System()
+        await catalogue.recover()
+        signer = Signer(_keys(settings), settings.query_ttl_seconds)
+        learner = _learner(settings, log, memory, store, switch)
+        await learner.restore()
+
+        async def load_ranker() -> None:
+            knowledge.ranker = await asyncio.to_thread(_ranker, store)
+
+        async def load_encoder() -> None:
+            await vectors.adopt(await asyncio.to_thread(current_encoder, settings.encoder, store))
+
+        reloader = Reloader(store, {RANKER: load_ranker, ENCODER: load_encoder})
+        system = System(
+            settings=settings,
+            admission=Admission(settings.max_concurrency),
+            search=SearchEngine(
+                knowledge=knowledge,
+                arms=arms,
+                decider=switch,
+                index=lexical,
+                items=items,
+                memory=memory,
+                log=log,
+                signer=signer,
+                fusion_weights=FUSION_WEIGHTS,
+                pager=Pager(index=lexical, items=items, log=log, signer=signer),
+                lister=Lister(
+                    arm_names=[arm.name for arm in arms],
+                    mode=lambda: switch.mode,
+                    index=lexical,
+                    items=items,
+                    log=log,
+                    signer=signer,
+                ),
+            ),
+            feedback=FeedbackService(log, signer, settings.query_ttl_seconds, settings.attribution_seconds),
+            autocomplete=Autocomplete(lexical, memory),
+            catalogue=catalogue,
+            explain=Explainer(log, signer, lambda: knowledge.ranker),
+            store=store,
+            models=Registry(store, learner, reloader),
+            learner=learner,
+            log=log,
+            items=items,
+            memory=memory,
+            state=state,
+            switch=switch,
+            vectors=vectors,
+        )
+        await reloader.reload_all()
+        if learning:
+            await stack.enter_async_context(_background(learner.run))
+            await stack.enter_async_context(_background(reloader.run))
+        yield system
+
+
+@asynccontextmanager
+async def _background(work: Any) -> AsyncIterator[None]:
+    """`work(stop)` runs beside everything else; at the end it is told to stop and waited for."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(work(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _learner(
+    settings: Settings, log: EventLog, memory: MemoryIndex, store: ModelStore, switch: PolicySwitch
+) -> Learner:
+    def publish(version: str, model: bytes) -> None:
+        switch.learned = served_policy(settings, load_policy(settings, model, version))
+
+    return Learner(
+        log,
+        memory,
+        store,
+        load_policy(settings),
+        lambda model: load_policy(settings, model),
+        attribution=settings.attribution_seconds,
+        weights=settings.action_weights,
+        price=settings.candidate_price,
+        principal_cap=settings.principal_cap,
+        snapshot_seconds=settings.snapshot_seconds,
+        on_publish=publish,
+    )
+
+
+def _ranker(store: ModelStore) -> Ranker:
+    stored = store.current(RANKER)
+    if stored is None:
+        return PassthroughRanker()
+    return OnnxRanker(stored.files[RANKER_FILE], stored.meta, stored.version)
+
+
+def _keys(settings: Settings) -> list[tuple[str, bytes]]:
+    if settings.signing_keys is not None:
+        return parse_keys(settings.signing_keys.get_secret_value())
+    return load_or_create_keys(settings.data_dir / "signing_keys")
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what this version cannot do and a folder that cannot be written, before anything is opened."""
+    for name in ("opensearch_url", "qdrant_url", "redis_url"):
+        if getattr(settings, name) is not None:
+            raise SettingsInvalid(f"LTRR_{name.upper()}: this version has the embedded backends only; unset it")
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsInvalid(f"LTRR_DATA_DIR: {settings.data_dir}: {error.strerror}") from error
+    if not os.access(settings.data_dir, os.W_OK):
+        raise SettingsInvalid(f"LTRR_DATA_DIR: {settings.data_dir} cannot be written")

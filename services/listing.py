@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from services import metrics, views
+from services.attribution import NO_POLICY
 from services.backends.base import EventLog, ItemStore, LexicalIndex
 from services.errors import Overloaded
 from services.matching import index_query
@@ -13,8 +14,6 @@ from services.query_ids import Signer
 from services.signature import signature
 from services.slate import Entry, slate
 from services.types import Answer, ArmChoice, Deadline, Decision, Impression, Query, Schema, Understanding
-
-NO_POLICY = "none"
 
 
 class Lister:

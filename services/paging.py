@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from services import metrics
+from services.attribution import NO_POLICY
 from services.backends.base import EventLog, ItemStore, LexicalIndex
 from services.errors import InvalidRequest, Overloaded
-from services.listing import NO_POLICY
 from services.matching import index_query
 from services.query_ids import Signer
 from services.signature import signature

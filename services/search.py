@@ -11,13 +11,12 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services import metrics, views
 from services.arms.base import Arm
-from services.backends.base import EventLog, IndexQuery, IndexResult, ItemStore, LexicalIndex, MemoryIndex
+from services.backends.base import EventLog, IndexResult, ItemStore, LexicalIndex, MemoryIndex
 from services.context import features
-from services.errors import Overloaded
 from services.filters import matches
 from services.fusion import fuse, order
 from services.listing import Lister
@@ -64,8 +63,24 @@ class Knowledge:
     """What a search reads and what is swapped while searches run: each is replaced whole, never changed in place."""
 
     schema: Schema
-    understand: Callable[[str], Understanding]
     ranker: Ranker
+    understand: Callable[[str], Understanding] = field(init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """All that is known of a search when its candidates are to be ranked."""
+
+    context: Context
+    schema: Schema
+    features: Mapping[str, float]
+    options: tuple[ArmOption, ...]
+    decision: Decision
+    lists: Mapping[str, Sequence[Candidate]]
+    matched: IndexResult
+    pool: list[Pooled]
+    documents: Mapping[str, Document]
+    degraded: list[Degraded]
 
 
 class SearchEngine:
@@ -112,80 +127,70 @@ class SearchEngine:
     async def search(self, query: Query) -> Answer:
         """The first page of an answer, under a decision.
 
-        Raises Overloaded when not one arm and not even the index answered, StorageFailed when the answer could not be
-        logged: an answer that nobody can refer to is not given.
+        Raises StorageFailed when the answer could not be logged: one that nobody can refer to later is not given.
         """
         start = time.perf_counter()
-        now = self._clock()
-        deadline = Deadline.after(query.timeout)
-        knowledge = self.knowledge
-
-        with metrics.stage("understand"):
-            understanding = knowledge.understand(query.text)
-        with metrics.stage("recall"):
-            context, degraded = await self._recall(query, understanding, knowledge.schema, now, deadline)
-        with metrics.stage("decide"):
-            options = self._options(context)
-            seen = features(context, options)
-            decision = self._decider.decide(seen, options, secrets.randbits(63))
-        with metrics.stage("retrieve"):
-            lists, matched, failed = await self._retrieve(context, decision, deadline.less(RESERVE * query.timeout))
-            degraded += failed
-        with metrics.stage("fuse"):
-            pool = _top_up(fuse(lists, self._fusion_weights), matched.candidates, query.offset + query.limit)
-        with metrics.stage("documents"):
-            documents = await self._documents([pooled.object_id for pooled in pool], deadline)
-            pool = [pooled for pooled in pool if pooled.object_id in documents]
+        found = await self.collect(query, self._decider)
+        ranker = self.knowledge.ranker
         with metrics.stage("rank"):
-            pool, table = _rank(context, pool, documents, knowledge)
-
+            pool, table = _rank(found, ranker)
         window = slice(query.offset, query.offset + query.limit)
-        query_id = self._signer.issue(now)
-        impression = Impression(
-            query_id=query_id,
-            root_id=query_id,
-            at=now,
-            text=query.text,
-            normalized=understanding.normalized,
-            memory_key=memory_key(understanding.normalized),
-            signature=signature(query),
-            user_id=query.user_id,
-            session_id=query.session_id,
-            client_id=query.client_id,
-            learn=query.learn,
-            understanding=views.understanding(understanding),
-            features=seen,
-            options=options,
-            decision=decision,
-            lists={name: tuple((c.object_id, c.score) for c in found) for name, found in lists.items()},
-            degraded=tuple(degraded),
-            ranking=tuple(pooled.object_id for pooled in pool),
-            scores=tuple(round(pooled.score, 6) for pooled in pool),
-            offset=query.offset,
-            shown=tuple(pooled.object_id for pooled in pool[window]),
-            total=matched.total,
-            ranker=knowledge.ranker.version,
-            rows=tuple(tuple(row) for row in table[window].tolist()),
-        )
+        shown, table = pool[window], table[window]
+        query_id = self._signer.issue(found.context.at)
         with metrics.stage("log"):
-            await self._log.append(impression)
-        explanations = knowledge.ranker.contributions(table[window]) if query.explain else None
-        entries = [
-            Entry(p.object_id, p.score, p.arms, explanation=explanations[i] if explanations else None)
-            for i, p in enumerate(pool[window])
-        ]
+            await self._log.append(_impression(query_id, found, pool, shown, table, ranker.version))
+        explanations = ranker.contributions(table) if query.explain else [None] * len(shown)
+        entries = [Entry(p.object_id, p.score, p.arms, explanation=e) for p, e in zip(shown, explanations, strict=True)]
+        with metrics.stage("present"):
+            hits = slate(entries, found.documents, query.offset, found.context.understanding, found.schema)
         answer = Answer(
             query_id=query_id,
             took=time.perf_counter() - start,
-            total=matched.total,
-            hits=slate(entries, documents, query.offset, understanding, knowledge.schema),
-            facets=matched.facets,
-            understanding=understanding,
-            decision=decision,
-            degraded=tuple(degraded),
+            total=found.matched.total,
+            hits=hits,
+            facets=found.matched.facets,
+            understanding=found.context.understanding,
+            decision=found.decision,
+            degraded=tuple(found.degraded),
         )
-        _count(answer, lists)
+        _count(answer, found.lists)
         return answer
+
+    async def collect(self, query: Query, decider: Decider) -> Collected:
+        """Everything up to the ranking: what was understood, remembered, decided, and found in time."""
+        now = self._clock()
+        deadline = Deadline.after(query.timeout)
+        schema = self.knowledge.schema
+        with metrics.stage("understand"):
+            understanding = self.knowledge.understand(query.text)
+        with metrics.stage("recall"):
+            context, degraded = await self._recall(query, understanding, schema, now, deadline)
+        with metrics.stage("decide"):
+            options = self._options(context)
+            seen = features(context, options, schema.title)
+            decision = decider.decide(seen, options, secrets.randbits(63))
+        with metrics.stage("retrieve"):
+            lists, matched, failed = await self._retrieve(context, decision, deadline.less(RESERVE * query.timeout))
+        with metrics.stage("fuse"):
+            pool = _top_up(fuse(lists, self._fusion_weights), matched.candidates, query.offset + query.limit)
+        with metrics.stage("documents"):
+            try:
+                documents = await self._items.get([pooled.object_id for pooled in pool], deadline)
+            except TimeoutError as error:
+                documents, failed = {}, [*failed, _unavailable("catalogue", error)]
+        return Collected(
+            context=context,
+            schema=schema,
+            features=seen,
+            options=options,
+            decision=decision,
+            lists=lists,
+            matched=matched,
+            # An item deleted since an arm listed it has no document any more.
+            pool=[pooled for pooled in pool if pooled.object_id in documents],
+            documents=documents,
+            degraded=[*degraded, *failed],
+        )
 
     async def _recall(
         self, query: Query, understanding: Understanding, schema: Schema, now: float, deadline: Deadline
@@ -229,19 +234,18 @@ class SearchEngine:
         """The arms' lists, and everything that matches (its count, facets, static order), all at the same time."""
         counts = {name: choice.count for name, choice in decision.arms.items()}
         (lists, degraded), matched = await asyncio.gather(
-            retrieve(self._arms, counts, context, deadline),
-            self._index.search(index_query(context.query, context.understanding), deadline),
-            return_exceptions=True,
+            retrieve(self._arms, counts, context, deadline), self._matched(context, deadline)
         )
-        if isinstance(matched, BaseException):
-            degraded.append(_unavailable("catalogue", matched))
+        if isinstance(matched, Degraded):
+            degraded.append(matched)
             matched = IndexResult((), len({c.object_id for found in lists.values() for c in found}))
-            if not lists:
-                raise Overloaded("no retrieval arm answered in time; try again, or allow a longer timeout_ms")
         return lists, matched, degraded
 
-    async def _documents(self, object_ids: Sequence[str], deadline: Deadline) -> Mapping[str, Document]:
-        return await self._items.get(object_ids, deadline)
+    async def _matched(self, context: Context, deadline: Deadline) -> IndexResult | Degraded:
+        try:
+            return await self._index.search(index_query(context.query, context.understanding), deadline)
+        except Exception as error:
+            return _unavailable("catalogue", error)
 
 
 def _top_up(pool: list[Pooled], matched: Sequence[Candidate], need: int) -> list[Pooled]:
@@ -256,16 +260,46 @@ def _top_up(pool: list[Pooled], matched: Sequence[Candidate], need: int) -> list
     return pool
 
 
-def _rank(
-    context: Context, pool: list[Pooled], documents: Mapping[str, Document], knowledge: Knowledge
-) -> tuple[list[Pooled], Rows]:
+def _rank(found: Collected, ranker: Ranker) -> tuple[list[Pooled], Rows]:
     """The pool in the ranker's order, and its feature rows in the same order."""
     with metrics.stage("features"):
-        table = rows(context, pool, documents, knowledge.schema)
-    for pooled, score in zip(pool, knowledge.ranker.score(table).tolist(), strict=True):
+        table = rows(found.context, found.pool, found.documents, found.schema)
+    for pooled, score in zip(found.pool, ranker.score(table).tolist(), strict=True):
         pooled.score = score
-    best = order(pool)
-    return [pool[i] for i in best], table[best]
+    best = order(found.pool)
+    return [found.pool[i] for i in best], table[best]
+
+
+def _impression(
+    query_id: str, found: Collected, pool: Sequence[Pooled], shown: Sequence[Pooled], table: Rows, ranker: str
+) -> Impression:
+    query, understanding = found.context.query, found.context.understanding
+    return Impression(
+        query_id=query_id,
+        root_id=query_id,
+        at=found.context.at,
+        text=query.text,
+        normalized=understanding.normalized,
+        memory_key=memory_key(understanding.normalized),
+        signature=signature(query),
+        user_id=query.user_id,
+        session_id=query.session_id,
+        client_id=query.client_id,
+        learn=query.learn,
+        understanding=views.understanding(understanding),
+        features=found.features,
+        options=found.options,
+        decision=found.decision,
+        lists={name: tuple((c.object_id, c.score) for c in listed) for name, listed in found.lists.items()},
+        degraded=tuple(found.degraded),
+        ranking=tuple(pooled.object_id for pooled in pool),
+        scores=tuple(round(pooled.score, 6) for pooled in pool),
+        offset=query.offset,
+        shown=tuple(pooled.object_id for pooled in shown),
+        total=found.matched.total,
+        ranker=ranker,
+        rows=tuple(tuple(row) for row in table.tolist()),
+    )
 
 
 def _unavailable(arm: str, error: BaseException) -> Degraded:

@@ -35,7 +35,7 @@ def slate(
             score=entry.score,
             document=documents[entry.object_id],
             arms=entry.arms,
-            highlights=highlights(understanding, documents[entry.object_id], schema),
+            highlights=highlights(understanding.words, documents[entry.object_id], schema),
             tail=entry.tail,
             explanation=entry.explanation,
         )

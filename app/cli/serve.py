@@ -46,7 +46,7 @@ def check_workers(settings: Settings, workers: int) -> None:
     ]
     if workers > 1 and embedded:
         raise SettingsInvalid(
-            f"--workers {workers}: the embedded backends belong to one process; set {', '.join(embedded)} or use 1 worker"
+            f"--workers {workers}: embedded backends belong to one process; set {', '.join(embedded)} or use 1 worker"
         )
 
 

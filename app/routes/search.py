@@ -13,7 +13,8 @@ from app.schemas import MAX_DEPTH, QUERY_LENGTH, SearchRequest, SearchResponse
 from app.wiring import System
 from services import types, views
 from services.errors import InvalidRequest
-from services.filters import check_facets, parse as parse_filters, parse_sort
+from services.filters import check_facets, parse_sort
+from services.filters import parse as parse_filters
 
 router = APIRouter(tags=["search"])
 

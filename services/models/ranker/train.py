@@ -23,10 +23,9 @@ from services.evaluation.measures import Interval, bootstrap, linear, ndcg, pair
 from services.models.ranker.rows import FEWEST, Group, debiased
 from services.rankers.base import Rows
 from services.rankers.features import NAMES
-from services.rankers.onnx import FORMAT, OnnxRanker
+from services.rankers.onnx import FILE, FORMAT, OnnxRanker
 
 KIND = "ranker"
-FILE = "model.onnx"
 DEPTH = 10
 """k of NDCG@k."""
 STOPPING_SHARE = 0.15
@@ -69,8 +68,8 @@ def train(
     validation: Sequence[Group],
     *,
     source: str,
-    trees: int = 150,
-    patience: int = 20,
+    trees: int = 300,
+    patience: int = 50,
     seed: int = 0,
 ) -> Trained:
     """Train on `training`, judge on `validation` against each group's baseline order.

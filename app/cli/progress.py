@@ -1,0 +1,33 @@
+"""Progress of long work, on standard error; silent where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """One bar per kind of thing; nothing is drawn unless standard error is a terminal, notes are always written."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, tqdm[None]] = {}
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for bar in self._bars.values():
+            bar.close()
+
+    def more(self, what: str, done: int) -> None:
+        """`done` more of `what` are done."""
+        if what not in self._bars:
+            self._bars[what] = tqdm(desc=what, unit="", file=sys.stderr, disable=None)
+        self._bars[what].update(done)
+
+    def note(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,165 @@
+"""`ltrr train`: train a model on judged queries or on the event log; one that passes its gate goes live at once."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from tqdm import tqdm
+
+from app.encoders import KIND as ENCODER
+from app.policies import fixed_policy
+from app.settings import Settings
+from app.wiring import RANKER, System, opened
+from services.backends.sqlite_items import SqliteItems
+from services.backends.sqlite_log import SqliteLog
+from services.errors import InvalidRequest, SettingsInvalid
+from services.models.store import ModelStore
+from services.policies.modes import PolicySwitch
+from services.types import Query, Schema
+
+KINDS = (RANKER, ENCODER)
+TRAINING_TIMEOUT = 10.0
+"""Seconds for one query: training wants every arm's list, however busy the machine."""
+LIMIT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    kind: str
+    version: str
+    promoted: bool
+    reason: str
+    metrics: dict[str, Any]
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("train", help="train a model", description=__doc__)
+    parser.add_argument("kind", choices=KINDS, help="what to train")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data set folder with judged queries (default: the log)"
+    )
+    parser.add_argument("--no-promote", action="store_true", help="store it, but leave in force what is in force")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> None:
+    settings = Settings.load()
+    if asked.kind == RANKER:
+        outcome = asyncio.run(train_ranker(settings, asked.data, asked.seed, promote=not asked.no_promote))
+    else:
+        outcome = asyncio.run(train_encoder(settings, asked.data, asked.seed, promote=not asked.no_promote))
+    if asked.json:
+        form = {name: getattr(outcome, name) for name in ("kind", "version", "promoted", "reason", "metrics")}
+        print(orjson.dumps(form, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+        return
+    print(f"{outcome.kind} {outcome.version}: {outcome.reason}")
+    print(orjson.dumps(outcome.metrics, option=orjson.OPT_INDENT_2).decode())
+    print("in force (a running service follows within seconds)" if outcome.promoted else "stored, not in force")
+
+
+async def train_ranker(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
+    """From the judged queries of `data`, or from the log of this service."""
+    try:
+        from services.models.ranker import rows, train
+    except ImportError as error:
+        raise SettingsInvalid(
+            f"train ranker: {error.name} is not installed; it comes with the extra `train`"
+        ) from error
+    if data is not None:
+        training, validation = await _judged(settings, data)
+        source = "labels"
+    else:
+        log = SqliteLog(settings.data_dir / "log.sqlite3")
+        try:
+            training, validation = await rows.from_log(
+                log, settings.action_weights, settings.attribution_seconds, settings.principal_cap
+            )
+        finally:
+            await log.close()
+        source = "log"
+    trained = await asyncio.to_thread(train.train, training, validation, source=source, seed=seed)
+    return _store(settings, RANKER, trained.files, trained.meta, promote and trained.promote, trained.reason)
+
+
+async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]:
+    """Groups of the train and validation queries, found by the arms of a system of their own over `data`'s catalogue."""
+    from app.indexing import OpenedTarget, index
+    from services.models.ranker import rows
+
+    labels = rows.read_labels(data)
+    with tempfile.TemporaryDirectory(prefix="ltrr-train-") as scratch:
+        apart = settings.model_copy(update={"data_dir": Path(scratch), "admin_key": None})
+        async with opened(apart, learning=False) as system:
+            await index(OpenedTarget(system), data)
+            await system.learner.catch_up()
+            searched = _Searched(system, apart)
+            schema = system.search.knowledge.schema
+            training = [query for query in labels if query.split == "train"]
+            validation = [query for query in labels if query.split == "validation"]
+            return await _groups(training, searched, schema), await _groups(validation, searched, schema)
+
+
+class _Searched:
+    """The live path up to the ranker, under the static counts."""
+
+    def __init__(self, system: System, settings: Settings) -> None:
+        fixed = fixed_policy(settings)
+        self._engine = system.search
+        self._decider = PolicySwitch(fixed, fixed, "static")
+
+    async def __call__(self, labelled: Any) -> Any:
+        query = Query(labelled.text, user_id=labelled.user_id, limit=LIMIT, timeout=TRAINING_TIMEOUT)
+        found = await self._engine.collect(query, self._decider)
+        return found.context, found.pool, found.documents
+
+
+async def _groups(labels: Sequence[Any], searched: _Searched, schema: Schema) -> list[Any]:
+    from services.models.ranker import rows
+
+    shown = tqdm(labels, desc="queries", unit="", file=sys.stderr, disable=None)
+    return await rows.from_labels(shown, searched, schema)
+
+
+async def train_encoder(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
+    """On the catalogue of `data`, or on the one of this service."""
+    from services.datasets.folder import Dataset
+
+    from services.inference import infer
+    from services.models.text_encoder.train import train
+
+    if data is not None:
+        documents: list[Any] = list(Dataset.open(data).documents())
+        schema = infer(documents)
+    else:
+        items = SqliteItems(settings.data_dir / "items.sqlite3")
+        try:
+            documents = [document async for document in items.scan()]
+            schema = await items.schema() or Schema()
+        finally:
+            await items.close()
+    if not documents:
+        raise InvalidRequest("there are no items to train on; see `ltrr index --help`")
+    encoder = await asyncio.to_thread(train, documents, schema, seed)
+    meta = {"items": len(documents), "seed": seed, "encoder": encoder.version}
+    reason = f"trained on {len(documents)} items"
+    return _store(settings, ENCODER, encoder.to_files(), meta, promote, reason)
+
+
+def _store(
+    settings: Settings, kind: str, files: dict[str, bytes], meta: dict[str, Any], promote: bool, reason: str
+) -> Outcome:
+    store = ModelStore(settings.data_dir / "models")
+    version = store.publish(kind, files, meta)
+    if promote:
+        store.promote(kind, version, reason)
+    return Outcome(kind, version, promote, reason, meta.get("metrics", {}))
