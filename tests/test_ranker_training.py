@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.backends.base import EventLog, Record, Tick
+from services.backends.base import Record, Tick
+from services.backends.sqlite_log import SqliteLog
 from services.errors import InvalidRequest, ModelInvalid
 from services.evaluation.measures import linear, ndcg
 from services.models.ranker import train as training
@@ -231,16 +234,6 @@ class TestLabels:
 # --- from the event log -------------------------------------------------------------------------------------------
 
 
-class Records:
-    """The reading side of an event log, over a list."""
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._records = list(enumerate(records, 1))
-
-    async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
-        return self._records[after : after + limit]
-
-
 def impression(query_id: str, key: str, **more: Any) -> Impression:
     shown = ("a", "b", "c")
     fields: dict[str, Any] = {
@@ -280,9 +273,21 @@ def action(
     )
 
 
-def read(records: Iterable[Record], cap: int = 1000) -> tuple[list[Group], list[Group]]:
-    log: EventLog = Records(records)  # type: ignore[assignment]
-    return asyncio.run(from_log(log, WEIGHTS, 1800.0, cap))
+def read(folder: Path, records: Iterable[Record], cap: int = 1000, damaged: int = 0) -> tuple[list[Group], list[Group]]:
+    """Groups from a real log that holds `records`, the `damaged`-th of which cannot be read."""
+
+    async def main() -> tuple[list[Group], list[Group]]:
+        log = SqliteLog(folder / "log.sqlite")
+        try:
+            await asyncio.gather(*(log.append(record) for record in records))
+            if damaged:
+                with contextlib.closing(sqlite3.connect(folder / "log.sqlite")) as connection, connection:
+                    connection.execute("UPDATE log SET body = 'x' WHERE offset = ?", (damaged,))
+            return await from_log(log, WEIGHTS, 1800.0, cap)
+        finally:
+            await log.close()
+
+    return asyncio.run(main())
 
 
 def many(n: int = 120) -> list[Record]:
@@ -292,7 +297,7 @@ def many(n: int = 120) -> list[Record]:
 
 
 class TestLog:
-    def test_clicks_become_gains_at_the_places_shown(self) -> None:
+    def test_clicks_become_gains_at_the_places_shown(self, tmp_path: Path) -> None:
         records = many()
         records += [
             impression("p", "special", offset=10),
@@ -300,7 +305,7 @@ class TestLog:
             action("p", "a"),
             action("p", "a", "dislike"),
         ]
-        first, second = read(records)
+        first, second = read(tmp_path, records)
         (found,) = [g for g in (*first, *second) if g.key == "special"]
         assert found.ids == ("a", "b", "c")
         assert found.gains.tolist() == [0.0, 0.0, 1.0]
@@ -310,11 +315,11 @@ class TestLog:
         assert debiased(found)[2] == pytest.approx(1.0 / examination(13))
         assert {g.gains[1] for g in first if g.key != "special"} == {0.2}
 
-    def test_a_query_is_on_one_side_only(self) -> None:
+    def test_a_query_is_on_one_side_only(self, tmp_path: Path) -> None:
         records = many(300) + [
             record for i in range(300) for record in (impression(f"again{i}", f"query {i}"), action(f"again{i}", "a"))
         ]
-        first, second = read(records)
+        first, second = read(tmp_path, records)
         assert len(first) + len(second) == 600
         assert 0.15 < len(second) / 600 < 0.25
         assert not {g.key for g in first} & {g.key for g in second}
@@ -323,7 +328,7 @@ class TestLog:
         "extra",
         [
             [impression("x", "special")],
-            [impression("x", "special"), action("x", "a", at=1000.0 + 1801.0)],
+            [impression("x", "special"), action("x", "a", at=1010.0 + 1801.0)],
             [impression("x", "special"), action("x", "a", status="late")],
             [impression("x", "special"), action("x", "a", "dislike")],
             [impression("x", "special"), action("x", "a", "unheard_of")],
@@ -334,31 +339,35 @@ class TestLog:
             [action("x", "a"), impression("x", "special")],
         ],
     )
-    def test_what_teaches_nothing_is_left_out(self, extra: list[Record]) -> None:
-        first, second = read(many() + extra)
+    def test_what_teaches_nothing_is_left_out(self, extra: list[Record], tmp_path: Path) -> None:
+        first, second = read(tmp_path, many() + extra)
         assert len(first) + len(second) == 120
 
-    def test_rows_from_before_the_last_features_are_filled_up(self) -> None:
+    def test_rows_from_before_the_last_features_are_filled_up(self, tmp_path: Path) -> None:
         old = impression("x", "special", rows=((7.0, 8.0),) * 3)
-        first, second = read([*many(), old, action("x", "a")])
+        first, second = read(tmp_path, [*many(), old, action("x", "a")])
         (found,) = [g for g in (*first, *second) if g.key == "special"]
         assert found.rows.shape == (3, len(NAMES))
         assert found.rows[0, :3].tolist() == [7.0, 8.0, 0.0]
 
-    def test_one_loud_principal_counts_less(self) -> None:
+    def test_one_loud_principal_counts_less(self, tmp_path: Path) -> None:
         records: list[Record] = [
             record
             for i in range(120)
             for record in (impression(f"i{i}", f"query {i}", client_id="bot"), action(f"i{i}", "b", at=1000.0 + i))
         ]
-        first, second = read(records, cap=10)
+        first, second = read(tmp_path, records, cap=10)
         gains = sorted(g.gains[1] for g in (*first, *second))
         assert gains[-10:] == [0.2] * 10
         assert gains[0] == pytest.approx(0.2 * (10 / 120) ** 2)
 
-    def test_too_few_are_counted_out_loud(self) -> None:
+    def test_a_damaged_record_costs_itself_alone(self, tmp_path: Path) -> None:
+        first, second = read(tmp_path, many(), damaged=1)
+        assert len(first) + len(second) == 119
+
+    def test_too_few_are_counted_out_loud(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match="30 answers with a wanted item"):
-            read(many(30))
+            read(tmp_path, many(30))
 
     def test_clicks_on_biased_lists_train_without_learning_the_bias(self) -> None:
         """Items are shown in random order, looked at less the lower they stand, clicked when seen and relevant: the

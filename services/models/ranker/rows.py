@@ -9,7 +9,7 @@ import csv
 import gzip
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -17,8 +17,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from services.backends.base import EventLog
-from services.errors import InvalidRequest
+from services.backends.base import EventLog, Record
+from services.errors import InvalidRequest, RecordDamaged
 from services.evaluation.measures import exponential
 from services.rankers.base import Rows
 from services.rankers.features import NAMES, rows
@@ -162,18 +162,15 @@ async def from_log(
     shown: dict[str, Impression] = {}
     earned: defaultdict[str, dict[str, float]] = defaultdict(dict)
     recent: defaultdict[str, deque[float]] = defaultdict(deque)
-    after = 0
-    while records := await log.read(after, _READ):
-        after = records[-1][0]
-        for _, record in records:
-            if isinstance(record, Impression) and _usable(record):
-                shown[record.query_id] = record
-            elif isinstance(record, Interaction) and record.query_id in shown and record.object_id is not None:
-                impression = shown[record.query_id]
-                if record.at - impression.at <= attribution:
-                    trust = _trust(impression.principal, record.at, recent, cap)
-                    items = earned[impression.query_id]
-                    items[record.object_id] = items.get(record.object_id, 0.0) + trust * gain(record, weights)
+    async for record in _records(log):
+        if isinstance(record, Impression) and _usable(record):
+            shown[record.query_id] = record
+        elif isinstance(record, Interaction) and record.query_id in shown and record.object_id is not None:
+            impression = shown[record.query_id]
+            if record.at - impression.at <= attribution:
+                trust = _trust(impression.principal, record.at, recent, cap)
+                items = earned[impression.query_id]
+                items[record.object_id] = items.get(record.object_id, 0.0) + trust * gain(record, weights)
     groups = [_group(shown[query_id], items) for query_id, items in earned.items()]
     groups = [group for group in groups if (group.gains > 0).any()]
     training = [group for group in groups if not _held_out(group.key)]
@@ -184,6 +181,24 @@ async def from_log(
             f"training, {len(validation)} for validation); at least {FEWEST} and {FEWEST * VALIDATION_SHARE:.0f} needed"
         )
     return training, validation
+
+
+async def _records(log: EventLog) -> AsyncIterator[Record]:
+    """Every record that can be read, in order."""
+    after = 0
+    while True:
+        try:
+            batch = await log.read(after, _READ)
+        except RecordDamaged as damage:
+            if damage.offset is None:
+                raise
+            after = damage.offset
+            continue
+        if not batch:
+            return
+        after = batch[-1][0]
+        for _, record in batch:
+            yield record
 
 
 def _trust(principal: str | None, at: float, recent: Mapping[str, deque[float]], cap: int) -> float:
