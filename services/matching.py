@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.backends.base import Constraint, IndexQuery, SlotMatch, TextMatch
 from services.text import normalize
-from services.types import Query, Understanding
+from services.types import Query, Slot, Understanding
 
 NGRAMS = 0.3
 """Weight of character n-grams for a query whose words are all known and rightly spelt."""
 NGRAMS_DOUBTFUL = 1.0
 """The same when the spelling is in doubt."""
-MOST_CONSTRAINTS = 5
+MOST_CONSTRAINTS = 8
+LEAST_WEIGHT = 0.01
+"""Readings less likely than this are not looked for."""
 
 
 def text_match(understanding: Understanding) -> TextMatch:
@@ -31,16 +35,22 @@ def text_match(understanding: Understanding) -> TextMatch:
 
 
 def slot_match(understanding: Understanding) -> SlotMatch | None:
-    """The slots of all readings, each weighted by how likely it is meant; None when there are none."""
-    weights: dict[tuple[str, str, float | None, float | None], float] = {}
+    """The slots of all readings, each weighted by how likely it is meant; None when there are none. Slots at the same
+    place in the query are readings of the same words."""
+    weights: dict[Slot, float] = {}
     for interpretation in understanding.interpretations:
         for slot in interpretation.slots:
-            key = (slot.field, "" if slot.low is not None or slot.high is not None else slot.value, slot.low, slot.high)
+            key = replace(slot, confidence=0.0)
             weights[key] = weights.get(key, 0.0) + interpretation.likelihood * slot.confidence
-    if not weights:
-        return None
-    best = sorted(weights.items(), key=lambda entry: (-entry[1], str(entry[0])))[:MOST_CONSTRAINTS]
-    return SlotMatch(tuple(Constraint(f, w, v or None, low, high) for (f, v, low, high), w in best if w > 0))
+    best = sorted(weights.items(), key=lambda entry: (-entry[1], entry[0].start, entry[0].field, entry[0].value))
+    kept = [(slot, weight) for slot, weight in best if weight >= LEAST_WEIGHT][:MOST_CONSTRAINTS]
+    places = list(dict.fromkeys((slot.start, slot.end) for slot, _ in kept))
+    constraints = []
+    for slot, weight in kept:
+        ranged = slot.low is not None or slot.high is not None
+        group = places.index((slot.start, slot.end))
+        constraints.append(Constraint(slot.field, weight, None if ranged else slot.value, slot.low, slot.high, group))
+    return SlotMatch(tuple(constraints)) if constraints else None
 
 
 def index_query(query: Query, understanding: Understanding) -> IndexQuery:

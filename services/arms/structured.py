@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from services.arms.base import COUNTS
-from services.backends.base import IndexQuery, LexicalIndex
+from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, LexicalIndex, SlotMatch
 from services.matching import slot_match
 from services.types import Candidate, Context, Deadline
 
 __all__ = ["StructuredArm", "slot_match"]
 
+FOLLOWED = 0.5
+"""Score of the best item that only refers to what the query names, as a share of the last one that has it."""
+
 
 class StructuredArm:
+    """Items that meet all slots, then those that meet some (see SlotMatch), then those that refer to what a slot or a title
+    names in any keyword field: the songs of the artist whose own page the query found."""
+
     name = "structured"
     counts = COUNTS
 
@@ -22,7 +28,32 @@ class StructuredArm:
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
         match = slot_match(context.understanding)
-        if match is None:
+        if match is None or count <= 0:
             return []
-        found = await self._index.search(IndexQuery(slots=match, filters=context.query.filters, limit=count), deadline)
-        return list(found.candidates)
+        found = await self._find(match, context, count, deadline)
+        named = _references(match)
+        if len(found) == count or named is None:
+            return found
+        known = {candidate.object_id for candidate in found}
+        # Asked for `count`, of which those known already are at most as many as were found.
+        referring = await self._find(named, context, count + len(found), deadline)
+        new = [candidate for candidate in referring if candidate.object_id not in known][: count - len(found)]
+        if not (found and new):
+            return found + new
+        scale = FOLLOWED * found[-1].score / new[0].score
+        return found + [Candidate(candidate.object_id, candidate.score * scale) for candidate in new]
+
+    async def _find(self, match: SlotMatch, context: Context, limit: int, deadline: Deadline) -> list[Candidate]:
+        asked = IndexQuery(slots=match, filters=context.query.filters, limit=limit)
+        return list((await self._index.search(asked, deadline)).candidates)
+
+
+def _references(match: SlotMatch) -> SlotMatch | None:
+    """The values that the constraints name, in whatever keyword field."""
+    weights: dict[str, float] = {}
+    for constraint in match.constraints:
+        if constraint.value is not None:
+            weights[constraint.value] = max(constraint.weight, weights.get(constraint.value, 0.0))
+    if not weights:
+        return None
+    return SlotMatch(tuple(Constraint(ANY_KEYWORD, weight, value) for value, weight in weights.items()))

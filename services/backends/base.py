@@ -32,7 +32,8 @@ from services.types import (
 
 @dataclass(frozen=True, slots=True)
 class TextMatch:
-    """What to look for in words. An item matches when it has at least one of the words."""
+    """What to look for in words. An item matches when it has at least one of the words, or, with an `ngram_weight`, a
+    title that is much like `raw`."""
 
     words: tuple[tuple[Alternative, ...], ...]
     raw: str
@@ -43,19 +44,25 @@ class TextMatch:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A keyword field holding `value` (compared as services.text.normalize does), or a number field within [low, high]."""
+    """A keyword field (or the title, or with ANY_KEYWORD any keyword field) holding `value`, compared as
+    services.text.normalize does, or a number field within [low, high]."""
 
     field: str
     weight: float
     value: str | None = None
     low: float | None = None
     high: float | None = None
+    group: int | None = None
+    """Constraints of one group are readings of the same words: an item meets the best of them, and no more than one."""
+
+
+ANY_KEYWORD = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class SlotMatch:
-    """What to look for in structure. An item matches when it meets at least `need` of the constraints; items that meet
-    more (by weight) come first, and those that meet the same are ordered by quality."""
+    """What to look for in structure. An item matches when it meets at least `need` of the constraints (each group counts
+    as one); items that meet more (by weight) come first, and those that meet the same are ordered by quality."""
 
     constraints: tuple[Constraint, ...]
     need: int = 1

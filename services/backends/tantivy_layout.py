@@ -1,13 +1,15 @@
 """How an item lies in the tantivy index: which engine field holds what of it.
 
-Engine fields have names of their own, so that a catalogue may call its fields anything. Words are stemmed before they
-reach the engine, by the same functions that stem a query, so that both sides always agree.
+Engine fields have names of their own, so that a catalogue may call its fields anything. Text reaches the engine as the
+tokens of services.text.tokenize, and what the engine does to them (stemming) is done to a query by the same analyser, so
+that both sides always agree.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import pairwise
 
 import tantivy
 
@@ -15,7 +17,6 @@ from services.filters import FILTERABLE
 from services.schema import newness, prior, quality
 from services.text import fold, normalize, tokenize
 from services.types import Document, Role, Schema
-from services.understanding.language import stem
 from services.values import values
 
 LAYOUT_VERSION = 1
@@ -27,6 +28,8 @@ TITLE = "title"
 """Stems of the title."""
 EXACT = "exact"
 """The title's tokens as they are, without stemming."""
+PAIRS = "pairs"
+"""Neighbouring tokens of the title and of each KEYWORD value: full names beside lone first names."""
 GRAMS = "grams"
 """Character trigrams of the title."""
 STARTS = "starts"
@@ -38,7 +41,7 @@ NAMES = "names"
 PRIOR, QUALITY, NEWNESS = "prior", "quality", "newness"
 PRIOR_WEIGHT, QUALITY_WEIGHT = "prior_weight", "quality_weight"
 
-PRIOR_GAIN = 0.5
+PRIOR_GAIN = 0.7
 """A match of the most popular item scores this much more than the same match of an item nobody looks for."""
 QUALITY_GAIN = 0.05
 """The same for quality in structural matches: small, because it only orders items that meet the same constraints."""
@@ -51,6 +54,8 @@ LONGEST_TERM = 1000
 LONGEST_ORDER = 100
 """Characters of a value that decide its place in a sorted list."""
 MOST_REPEATS = 8
+WEIGHT_OF_ONE = 1.5
+STEMS = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).filter(tantivy.Filter.stemmer("english")).build()
 DIGEST = "\x00sha256:"
 
 
@@ -74,7 +79,9 @@ class Layout:
         self._spoken = [(f, _repeats(f.weight)) for f in schema.of(Role.TEXT, Role.KEYWORD) if f.weight > 0]
         builder = tantivy.SchemaBuilder()
         builder.add_text_field(ID, stored=True, fast=True, tokenizer_name="whole", index_option="basic")
-        for name in (WORDS, TITLE, EXACT):
+        for name in (WORDS, TITLE):
+            builder.add_text_field(name, tokenizer_name="stems", index_option="freq")
+        for name in (EXACT, PAIRS):
             builder.add_text_field(name, tokenizer_name="spaced", index_option="freq")
         builder.add_text_field(GRAMS, tokenizer_name="trigrams", index_option="freq")
         for name in (STARTS, NAMES):
@@ -92,22 +99,22 @@ class Layout:
 
     def register(self, index: tantivy.Index) -> None:
         """Tell the engine the analysers that the fields name."""
-        for name, tokenizer in (
-            ("whole", tantivy.Tokenizer.raw()),
-            ("spaced", tantivy.Tokenizer.whitespace()),
-            ("trigrams", tantivy.Tokenizer.ngram(3, 3)),
-        ):
-            index.register_tokenizer(name, tantivy.TextAnalyzerBuilder(tokenizer).build())
-        index.register_fast_field_tokenizer("whole", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.raw()).build())
+        whole = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.raw()).build()
+        index.register_tokenizer("whole", whole)
+        index.register_fast_field_tokenizer("whole", whole)
+        index.register_tokenizer("stems", STEMS)
+        index.register_tokenizer("spaced", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
+        index.register_tokenizer("trigrams", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.ngram(3, 3)).build())
 
     def document(self, document: Document) -> tantivy.Document:
         entry = tantivy.Document()
         entry.add_text(ID, clean(str(document["id"])))
         words: list[str] = []
         for field, repeats in self._spoken:
-            tokens = [stem(token) for value in values(document, field) for token in tokenize(str(value))]
+            tokens = tokenize(" ".join(str(value) for value in values(document, field)))
             words.extend(tokens * repeats)
         entry.add_text(WORDS, " ".join(words))
+        title = ""
         if self._title is not None:
             title = " ".join(str(value) for value in values(document, self._title))
             self._add_title(entry, clean(title), self._title.role)
@@ -124,6 +131,8 @@ class Layout:
                 entry.add_text(self.orders[field.name], min(normal)[:LONGEST_ORDER])
         for value in names:
             entry.add_text(NAMES, term(value))
+        named = [*names, title] if title else names
+        entry.add_text(PAIRS, " ".join(pair for value in named for pair in pairs(tokenize(value))))
         for name, place in self.numbers.items():
             field_ = self.schema.get(name)
             numbers = {float(v) + 0.0 for v in (values(document, field_) if field_ else ())}  # no -0.0: another term
@@ -137,7 +146,7 @@ class Layout:
     def _add_title(self, entry: tantivy.Document, title: str, role: Role) -> None:
         tokens = tokenize(title)
         entry.add_bytes(SHOWN, title.encode())
-        entry.add_text(TITLE, " ".join(stem(token) for token in tokens))
+        entry.add_text(TITLE, " ".join(tokens))
         entry.add_text(EXACT, " ".join(tokens))
         entry.add_text(GRAMS, spaced(tokens))
         if role is not Role.KEYWORD:
@@ -155,8 +164,9 @@ class Layout:
 
 
 def _repeats(weight: float) -> int:
-    """BM25F (Robertson, Zaragoza and Taylor, 2004): a field of weight w counts as if its text stood there w times."""
-    return max(1, min(MOST_REPEATS, round(weight)))
+    """BM25F (Robertson, Zaragoza and Taylor, 2004): a field of more weight counts as if its text stood there more often.
+    Inferred weights are coarse on purpose: repeating each field as often as its weight says ranked worse."""
+    return max(1, min(MOST_REPEATS, round(weight / WEIGHT_OF_ONE)))
 
 
 def weight_value(factor: float) -> float:
@@ -173,6 +183,15 @@ def term(value: str) -> str:
     """An exact value as an index term: itself, or its digest when it is very long."""
     encoded = value.encode()
     return value if len(encoded) <= LONGEST_TERM else DIGEST + hashlib.sha256(encoded).hexdigest()
+
+
+def stem(token: str) -> str:
+    """A token as the engine keeps it in WORDS and TITLE."""
+    return next(iter(STEMS.analyze(token)), token)
+
+
+def pairs(tokens: list[str]) -> list[str]:
+    return [f"{left}_{right}" for left, right in pairwise(tokens)]
 
 
 def spaced(tokens: list[str]) -> str:

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import product
 
 from tantivy import FieldType, Occur, Query
 
-from services.backends.base import Constraint, IndexQuery, SlotMatch, TextMatch
-from services.backends.tantivy_layout import EXACT, GRAMS, NAMES, TITLE, WORDS, Layout, clean, term, trigrams
+from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, SlotMatch, TextMatch
+from services.backends.tantivy_layout import (
+    EXACT,
+    GRAMS,
+    NAMES,
+    PAIRS,
+    TITLE,
+    WORDS,
+    Layout,
+    clean,
+    pairs,
+    stem,
+    term,
+    trigrams,
+)
 from services.text import normalize, tokenize
 from services.types import Alternative, Condition
-from services.understanding.language import stem
 
-TITLE_BOOST = 1.0
-EXACT_BOOST = 0.3
+TITLE_BOOST = 0.4
+EXACT_BOOST = 0.2
 GRAM_BOOST = 0.3
 """Of one trigram beside one word, at ngram_weight 1."""
 GRAM_SHARE = 0.5
 """Share of the query's trigrams that a title must have to match by them alone."""
+PAIR_BOOST = 0.4
 MOST_WORDS = 48
 MOST_GRAMS = 96
-MOST_SUBSETS = 5
-"""Constraints of which every subset is told apart; of more, only how many are met counts."""
+MOST_SUBSETS = 64
+"""Ways to meet some of the constraints that are told apart; where there are more, weights are only added up."""
 STEP = 0.93
 """How much less an item scores for the next best subset of constraints: more than QUALITY_GAIN can make up for."""
-ANY_KEYWORD = "*"
-"""A constraint's field that stands for every keyword field."""
 
 
 class Translator:
@@ -50,6 +61,9 @@ class Translator:
     def text(self, match: TextMatch) -> Query:
         """Items with at least one of the words, or (with `ngram_weight`) a title much like the query."""
         parts = [self._word(alternatives) for alternatives in dict.fromkeys(match.words[:MOST_WORDS])]
+        likeliest = [alternatives[0].text for alternatives in match.words[:MOST_WORDS] if alternatives]
+        for pair in dict.fromkeys(pairs(tokenize(" ".join(likeliest)))):
+            parts.append(Query.boost_query(self._term(PAIRS, pair, "freq"), PAIR_BOOST))
         if match.ngram_weight > 0:
             grams = trigrams(match.raw)[:MOST_GRAMS]
             if grams:
@@ -64,22 +78,28 @@ class Translator:
     def slots(self, match: SlotMatch) -> Query:
         """Items that meet at least `need` constraints. The score is the total weight for all of them and STEP times the
         next better one for each lighter subset, so that quality never lifts an item over one that meets more."""
-        constraints = [(self._constraint(c), c.weight) for c in match.constraints]
-        if not constraints or match.need > len(constraints):
-            return Query.empty_query()
+        groups: dict[object, list[tuple[Query, float]]] = {}
+        for place, constraint in enumerate(match.constraints):
+            group = place if constraint.group is None else f"group {constraint.group}"
+            groups.setdefault(group, []).append((self._constraint(constraint), constraint.weight))
         need = max(1, match.need)
-        if len(constraints) > MOST_SUBSETS:
-            scored = [(Occur.Should, Query.const_score_query(query, weight)) for query, weight in constraints]
-            return Query.boolean_query(scored, minimum_number_should_match=need)
-        subsets = [
-            (sum(weight for _, weight in subset), [query for query, _ in subset])
-            for size in range(need, len(constraints) + 1)
-            for subset in combinations(constraints, size)
-        ]
-        weights = sorted({round(weight, 6) for weight, _ in subsets}, reverse=True)
+        if need > len(groups):
+            return Query.empty_query()
+        if math.prod(len(readings) + 1 for readings in groups.values()) > MOST_SUBSETS:
+            best = [
+                Query.disjunction_max_query([Query.const_score_query(query, weight) for query, weight in readings])
+                for readings in groups.values()
+            ]
+            return Query.boolean_query([(Occur.Should, query) for query in best], minimum_number_should_match=need)
+        subsets = []
+        for choice in product(*([None, *readings] for readings in groups.values())):
+            met = [reading for reading in choice if reading is not None]
+            if len(met) >= need:
+                subsets.append((round(sum(weight for _, weight in met), 6), [query for query, _ in met]))
+        weights = sorted({weight for weight, _ in subsets}, reverse=True)
         score = {weight: weights[0] * STEP**place for place, weight in enumerate(weights)}
         return Query.disjunction_max_query(
-            [Query.const_score_query(_all(queries), score[round(weight, 6)]) for weight, queries in subsets]
+            [Query.const_score_query(_all(queries), score[weight]) for weight, queries in subsets]
         )
 
     def condition(self, condition: Condition) -> Query:
