@@ -23,6 +23,7 @@ from app.registry import Registry
 from app.reloading import Reloader
 from app.settings import Settings
 from services import metrics
+from services.activity import Activity
 from services.arms.base import Arm
 from services.arms.explore import ExploreArm
 from services.arms.lexical import LexicalArm
@@ -77,6 +78,7 @@ class System:
     store: ModelStore
     models: Registry
     learner: Learner
+    activity: Activity
     log: EventLog
     items: ItemStore
     memory: MemoryIndex
@@ -213,6 +215,7 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
             store=store,
             models=Registry(store, learner, reloader),
             learner=learner,
+            activity=Activity(log, fixed_policy(settings).decide, settings.action_weights, settings.candidate_price),
             log=log,
             items=items,
             memory=memory,
