@@ -59,7 +59,7 @@ async def replay(
 ) -> Report:
     """Check every decision logged after the offset `after`.
 
-    `static` is the policy whose name static and shadow decisions carry; leave it out when its counts have changed since.
+    `static` is the policy whose name static and shadow decisions carry; leave it out when its counts have changed.
     Without `static` and `learned` only the draws are checked.
     """
     report = Report()

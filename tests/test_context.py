@@ -172,7 +172,7 @@ def test_features_are_bounded_and_survive_the_log(
     )
     found = features(search, OPTIONS)
     assert all(0.0 < value <= 1.0 for value in found.values())
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(found)) == found == {name: round(value, 6) for name, value in found.items()}
     assert found == features(search, OPTIONS)
     assert len(found) < MAX_FEATURES
     assert all(name.isascii() for name in found)

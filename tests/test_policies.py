@@ -25,6 +25,8 @@ ARMS = tuple(ArmOption(arm, (0, 5, 10, 25, 50, 100)) for arm in FIXED_COUNTS)
 
 
 class TestFixedPolicy(PolicyContract):
+    explores = False
+
     def policy(self, budget: int, floor: int) -> Policy:
         return FixedPolicy(MIX, budget, floor)
 

@@ -102,8 +102,9 @@ def test_a_falsified_count_or_propensity_is_found(
     tmp_path: Path, history: tuple[list[Impression], dict[str, bytes]]
 ) -> None:
     good = history[0][0]
-    count = next(c for c, p in good.decision.arms["lexical"].distribution if c != good.decision.arms["lexical"].count)
-    bad_count = falsified(replace(good, query_id="bad1", root_id="bad1"), count=count)
+    choice = good.decision.arms["lexical"]
+    count, propensity = next((c, p) for c, p in choice.distribution if c != choice.count)
+    bad_count = falsified(replace(good, query_id="bad1", root_id="bad1"), count=count, propensity=propensity)
     bad_propensity = falsified(replace(good, query_id="bad2", root_id="bad2"), propensity=0.123)
     empty = falsified(replace(good, query_id="bad3", root_id="bad3"), distribution=((0, 0.0), (10, 0.0)))
     report = replayed(tmp_path, [good, bad_count, bad_propensity, empty])

@@ -52,7 +52,9 @@ def totals(arms: Sequence[ArmOption], budget: int) -> set[int]:
 
 
 class PolicyContract:
-    """Subclasses give `policy(budget, floor)`."""
+    """Subclasses give `policy(budget, floor)`, and whether it gives every allowed count some probability."""
+
+    explores = True
 
     def policy(self, budget: int, floor: int) -> Policy:
         raise NotImplementedError
@@ -96,6 +98,7 @@ class PolicyContract:
             for count, probability in choices[arm.name].distribution:
                 possible = any(need <= spent + count + more <= budget for more in rest)
                 assert possible or probability == 0.0
+                assert probability > 0.0 or not (possible and self.explores)
             spent += choices[arm.name].count
 
     @repeatable
