@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from services.backends.base import ItemStore
@@ -26,17 +27,12 @@ T = TypeVar("T")
 BATCH = 500
 """Items that are checked and stored at a time."""
 GROWTH = 2.0
-LOAD_GROWTH = 1.1
-"""A catalogue this many times as large as when it was last measured is measured again (sooner after a file) ..."""
+"""A catalogue this many times as large as when it was last measured is measured again ..."""
 SETTLED = 20_000
 """... until it was measured on this many items: its constants hardly move any more."""
 SAMPLE = 2_000
 """Items that a schema is guessed from. A guess from fewer is revised as the catalogue grows."""
-MOST_PROBLEMS = 100
 _GET_SECONDS = 5.0
-
-Progress = Callable[[str, int], None]
-"""(what, how many are done): "items" while items are stored, then the name of each index that is up to date."""
 
 
 class DerivedIndex(Protocol):
@@ -71,16 +67,6 @@ class ItemResult:
     detail: str | None = None
 
 
-@dataclass(slots=True)
-class Loaded:
-    """What became of many items."""
-
-    accepted: int = 0
-    invalid: int = 0
-    problems: list[ItemResult] = field(default_factory=list)
-    """The first of the invalid ones."""
-
-
 class Catalogue:
     """`indexes` are brought up to date in the order given. Call `recover` before anything else."""
 
@@ -97,54 +83,40 @@ class Catalogue:
         """Empty until the first items came."""
         return self._schema
 
-    async def recover(self, on_progress: Progress | None = None) -> None:
+    async def recover(self) -> None:
         """Repair at the start: rebuild the indexes that need it, give the others what they missed."""
         self._schema = await self._items.schema() or Schema()
-        stale = {index.name for index in self._indexes if await index.stale()}
-        await self._whole(self._settle(stale, on_progress))
+        await self._whole(self._settle({index.name for index in self._indexes if await index.stale()}))
+
+    async def set_schema(self, schema: Schema) -> None:
+        """Put a given schema in force: every index is rebuilt under it before this returns."""
+        async with self._schema_change:
+            if replace(schema, stats=self._schema.stats) != self._schema:
+                await self._set_schema(schema)
+        await self._whole(self._settle())
 
     async def get(self, object_id: str) -> Document | None:
         found = await self._items.get([object_id], Deadline.after(_GET_SECONDS))
         return found.get(object_id)
 
-    async def count(self) -> int:
-        return await self._items.count()
-
     async def put(self, documents: Iterable[Any]) -> list[ItemResult]:
         """Store the valid ones of `documents`, each whole or not at all; of two with one id the last stays. When this
         returns they are on disk and every search sees them. Raises StorageFailed, and what an index raises: then the
         items may be stored, and writing them again is safe."""
-        return await self._put_all(Line(number, document) for number, document in enumerate(documents, 1))
+        results: list[ItemResult] = []
+        lines = (Line(number, document) for number, document in enumerate(documents, 1))
+        while batch := list(islice(lines, BATCH)):
+            results += await self._store(batch)
+        await self._whole(self._settle())
+        return results
 
-    async def put_stream(self, chunks: AsyncIterable[bytes], on_progress: Progress | None = None) -> list[ItemResult]:
+    async def put_stream(self, chunks: AsyncIterable[bytes]) -> list[ItemResult]:
         """As `put`, from the bytes of an NDJSON or JSON array body: a line that is not JSON is an invalid item."""
         results: list[ItemResult] = []
         async for batch in _batches(stream(chunks)):
             results += await self._store(batch)
-            _report(on_progress, "items", len(results))
-        await self._whole(self._settle(on_progress=on_progress))
+        await self._whole(self._settle())
         return results
-
-    async def load(
-        self, lines: Iterable[Line], schema: Schema | None = None, on_progress: Progress | None = None
-    ) -> Loaded:
-        """As `put`, for a whole file: of what was wrong, only the first problems are kept. `schema`: one that was given
-        for the catalogue, in place of a guess."""
-        if schema is not None:
-            await self._adopt(schema)
-        loaded = Loaded()
-        iterator = iter(lines)
-        while batch := await asyncio.to_thread(_take, iterator):
-            for result in await self._store(batch):
-                if result.status == "accepted":
-                    loaded.accepted += 1
-                else:
-                    loaded.invalid += 1
-                    if len(loaded.problems) < MOST_PROBLEMS:
-                        loaded.problems.append(result)
-            _report(on_progress, "items", loaded.accepted)
-        await self._whole(self._settle(on_progress=on_progress, growth=LOAD_GROWTH))
-        return loaded
 
     async def delete(self, object_ids: Sequence[str]) -> int:
         """How many were there. When this returns, no search that starts finds them."""
@@ -152,25 +124,11 @@ class Catalogue:
         await self._whole(self._settle())
         return deleted
 
-    async def rebuild(self, schema: Schema | None = None, on_progress: Progress | None = None) -> None:
-        """Build every index anew, under `schema` if one is given, else under one guessed again if it was guessed."""
-        if schema is not None:
-            await self._adopt(schema)
-        await self._whole(self._settle({index.name for index in self._indexes}, on_progress, growth=0.0))
-
     async def close(self) -> None:
         """Wait for the writing that callers have turned away from."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
     # --- storing --------------------------------------------------------------------------------------------------
-
-    async def _put_all(self, lines: Iterable[Line]) -> list[ItemResult]:
-        results: list[ItemResult] = []
-        iterator = iter(lines)
-        while batch := _take(iterator):
-            results += await self._store(batch)
-        await self._whole(self._settle())
-        return results
 
     async def _store(self, lines: Sequence[Line]) -> list[ItemResult]:
         """Put the valid items of `lines` into the store; indexes do not know them yet."""
@@ -210,53 +168,64 @@ class Catalogue:
                 await self._set_schema(grown)
             return self._schema
 
-    async def _adopt(self, schema: Schema) -> None:
-        async with self._schema_change:
-            await self._set_schema(schema)
-
     async def _set_schema(self, schema: Schema) -> None:
         await self._items.set_schema(schema)
         self._schema = schema
 
     # --- indexing -------------------------------------------------------------------------------------------------
 
-    async def _settle(
-        self, stale: Collection[str] = (), on_progress: Progress | None = None, growth: float = GROWTH
-    ) -> None:
-        """Bring every index up to date with the store. What writers before us left is done with ours. `growth` 0: guess
-        and measure again in any case."""
+    async def _settle(self, stale: Collection[str] = ()) -> None:
+        """Bring every index up to date with the store. What writers before us left is done with ours."""
+        rebuild = set(stale)
         async with self._indexing:
-            # Before the scan: what changes while it goes on is pending after it, and told to the index again.
-            sequence = await self._items.sequence()
-            count = await self._items.count()
-            measured = self._schema.stats.get("items", 0.0)
-            documents: list[Document] | None = None
-            if growth == 0 or (measured < SETTLED and count > growth * measured):
-                documents = await self._scan()
-                await self._measure(documents, guess=growth == 0 or measured < SAMPLE)
-            for index in self._indexes:
-                if index.name in stale or await self._items.confirmed(index.name) is None:
-                    if documents is None:
-                        documents = await self._scan()
-                    logger.info("rebuilding %s: %d items", index.name, len(documents))
-                    await index.rebuild(self._schema, documents)
-                    await self._items.applied(index.name, sequence)
-                await self._catch_up(index)
-                _report(on_progress, index.name, count)
+            while not await self._round(rebuild):
+                pass
 
-    async def _catch_up(self, index: DerivedIndex) -> None:
+    async def _round(self, rebuild: set[str]) -> bool:
+        """Whether every index got there under one schema; a writer may have changed it meanwhile."""
+        # Before the scan: what changes while it goes on is pending after it, and told to the index again.
+        sequence = await self._items.sequence()
+        count = await self._items.count()
+        measured = self._schema.stats.get("items", 0.0)
+        documents: list[Document] | None = None
+        if measured < SETTLED and count > GROWTH * measured:
+            documents = await self._scan()
+            await self._measure(documents)
+        schema = self._schema
+        for index in self._indexes:
+            if index.name in rebuild or await self._items.confirmed(index.name) is None:
+                documents = await self._scan() if documents is None else documents
+                logger.info("rebuilding %s: %d items", index.name, len(documents))
+                await index.rebuild(schema, documents)
+                if not await self._confirm(index, sequence, schema):
+                    return False
+                rebuild.discard(index.name)
+            if not await self._catch_up(index, schema):
+                return False
+        return True
+
+    async def _catch_up(self, index: DerivedIndex, schema: Schema) -> bool:
         while True:
             sequence, upserts, deletes = await self._items.pending(index.name)
             if not upserts and not deletes:
-                return
+                return True
             await index.apply(upserts, deletes)
-            await self._items.applied(index.name, sequence)
+            if not await self._confirm(index, sequence, schema):
+                return False
 
-    async def _measure(self, documents: Sequence[Document], guess: bool) -> None:
-        """Measure the constants of the priors, after guessing the roles anew (unless they were given)."""
+    async def _confirm(self, index: DerivedIndex, sequence: int, schema: Schema) -> bool:
+        """Note what `index` has, unless it has it under a schema that is no longer in force."""
+        async with self._schema_change:
+            if self._schema is not schema:
+                return False
+            await self._items.applied(index.name, sequence)
+            return True
+
+    async def _measure(self, documents: Sequence[Document]) -> None:
+        """Measure the constants of the priors; guess the roles anew if they were guessed from few items."""
         async with self._schema_change:
             schema = self._schema
-            if schema.inferred and guess:
+            if schema.inferred and schema.stats.get("items", 0.0) < SAMPLE:
                 # Spread over the catalogue: ids that begin alike are often items that are alike.
                 spread = documents[:: max(1, len(documents) // SAMPLE)]
                 schema = replace(infer(spread), synonyms=schema.synonyms)
@@ -273,10 +242,6 @@ class Catalogue:
         return await asyncio.shield(task)
 
 
-def _take(lines: Iterable[Line]) -> list[Line]:
-    return [line for line, _ in zip(lines, range(BATCH), strict=False)]
-
-
 async def _batches(lines: AsyncIterable[Line]) -> AsyncIterator[list[Line]]:
     batch: list[Line] = []
     async for line in lines:
@@ -286,8 +251,3 @@ async def _batches(lines: AsyncIterable[Line]) -> AsyncIterator[list[Line]]:
             batch = []
     if batch:
         yield batch
-
-
-def _report(on_progress: Progress | None, what: str, done: int) -> None:
-    if on_progress is not None:
-        on_progress(what, done)

@@ -6,11 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from services.types import Document, Field, Role, Scalar, Schema
 from services.values import as_number, date_seconds, scalars
 
+MAX_FIELDS = 256
 TITLE_WEIGHT = 3.0
 SHORT_WEIGHT = 1.5
 LONG_WEIGHT = 1.0
@@ -83,18 +85,21 @@ class _Seen:
 def infer(documents: Iterable[Document]) -> Schema:
     """A schema for documents of any kind, from the first 2,000 of them. Fields that never hold a value are left out:
     they join by `extend` when one does."""
-    seen = _observe(documents, frozenset())
+    seen = dict(islice(_observe(documents, frozenset()).items(), MAX_FIELDS))
     return _special(Schema(fields=tuple(Field(name, *_role(name, s)) for name, s in seen.items())), seen)
 
 
 def extend(schema: Schema, documents: Iterable[Document]) -> Schema:
     """An inferred schema with the fields that `documents` bring newly; the same object when there are none, and always
-    when the schema was given. Roles that are settled stay."""
-    if not schema.inferred:
+    when the schema was given. Roles that are settled stay. Beyond MAX_FIELDS, new fields get no role: where every item
+    brings names of its own, they are values."""
+    if not schema.inferred or len(schema.fields) >= MAX_FIELDS:
         return schema
     seen = _observe(documents, frozenset(f.name for f in schema.fields))
     if not seen:
         return schema
+    room = MAX_FIELDS - len(schema.fields)
+    seen = dict(islice(seen.items(), room))
     added = tuple(Field(name, *_role(name, s)) for name, s in seen.items())
     return _special(replace(schema, fields=schema.fields + added), seen)
 

@@ -1,0 +1,288 @@
+"""A data set folder: catalogue.jsonl, optional schema.toml, queries.tsv, qrels.tsv, history.tsv; each also as .gz.
+
+Tables are UTF-8, tab separated, with a header line. A line that cannot be read is passed over and told by its number.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from services.errors import InvalidRequest
+from services.lines import Line, read
+from services.schema import load_schema
+from services.types import Document, Schema
+
+CATALOGUE = "catalogue.jsonl"
+SCHEMA = "schema.toml"
+QUERIES = "queries.tsv"
+QRELS = "qrels.tsv"
+HISTORY = "history.tsv"
+_ENDINGS = ("", ".gz")
+_MOST_PROBLEMS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetQuery:
+    query_id: str
+    split: str
+    """train | validation | test, or what the data calls it"""
+    text: str
+    slice: str = ""
+    """Kind of query, where a data set tells several apart."""
+    user_id: str | None = None
+    weight: float = 1.0
+    """Relative frequency in traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    query_id: str
+    object_id: str
+    grade: float
+    """0: not relevant; larger is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    user_id: str
+    object_id: str
+    action_name: str
+    timestamp: float
+    """Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    file: str
+    line: int
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.detail}"
+
+
+@dataclass(slots=True)
+class Dataset:
+    """`problems` holds what the readings so far passed over (the first thousand)."""
+
+    catalogue: Path
+    folder: Path | None
+    schema: Schema | None = None
+    """Given by the folder's schema.toml."""
+    problems: list[Problem] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """The folder `path`, or a catalogue alone when it is a file. Raises InvalidRequest when there is no catalogue,
+        SettingsInvalid when the schema cannot work."""
+        if path.is_file():
+            return cls(path, None)
+        if not path.is_dir():
+            raise InvalidRequest(f"{path} does not exist; a data set is a folder with {CATALOGUE} or {CATALOGUE}.gz")
+        schema = path / SCHEMA
+        return cls(_file(path, CATALOGUE), path, load_schema(schema) if schema.exists() else None)
+
+    def documents(self) -> Iterator[Document]:
+        """The catalogue's items that are JSON objects with an id, which becomes a string."""
+        name = self.catalogue.name
+        for line in catalogue_lines(self.catalogue):
+            value = line.value
+            if line.problem is not None:
+                self._note(name, line.number, line.problem)
+            elif not isinstance(value, dict) or not isinstance(value.get("id"), (str, int)):
+                self._note(name, line.number, "not a JSON object with an id")
+            else:
+                value["id"] = str(value["id"])
+                yield value
+
+    def has(self, name: str) -> bool:
+        """Whether there is the table `name` (QUERIES, QRELS, HISTORY), plain or compressed."""
+        return self.folder is not None and any((self.folder / f"{name}{end}").is_file() for end in _ENDINGS)
+
+    def queries(self, split: str | None = None) -> Iterator[DatasetQuery]:
+        """Raises InvalidRequest when the table or one of its columns query_id, split, query is missing."""
+        for line, row in self._rows(QUERIES, ("query_id", "split", "query")):
+            if split is not None and row["split"] != split:
+                continue
+            weight = _number(row.get("weight") or "1")
+            if weight is None or weight < 0:
+                self._note(QUERIES, line, f"weight {row['weight']!r} is not a number from 0")
+                continue
+            yield DatasetQuery(
+                query_id=row["query_id"],
+                split=row["split"],
+                text=row["query"],
+                slice=row.get("slice") or "",
+                user_id=row.get("user_id") or None,
+                weight=weight,
+            )
+
+    def qrels(self) -> Iterator[Judgment]:
+        """Raises InvalidRequest when the table or one of its columns query_id, doc_id, grade is missing."""
+        for line, row in self._rows(QRELS, ("query_id", "doc_id", "grade")):
+            grade = _number(row["grade"])
+            if grade is None:
+                self._note(QRELS, line, f"grade {row['grade']!r} is not a number")
+            else:
+                yield Judgment(row["query_id"], row["doc_id"], grade)
+
+    def judgments(self) -> dict[str, dict[str, float]]:
+        """query_id -> object_id -> grade; of two grades for one pair the last stands."""
+        found: dict[str, dict[str, float]] = {}
+        for judgment in self.qrels():
+            found.setdefault(judgment.query_id, {})[judgment.object_id] = judgment.grade
+        return found
+
+    def history(self) -> Iterator[HistoryEvent]:
+        """What people did before, as it stands in the file; nothing when there is no history.tsv. Raises InvalidRequest
+        when a column is missing."""
+        if not self.has(HISTORY):
+            return
+        for line, row in self._rows(HISTORY, ("user_id", "object_id", "action_name", "timestamp")):
+            timestamp = _number(row["timestamp"])
+            if timestamp is None:
+                self._note(HISTORY, line, f"timestamp {row['timestamp']!r} is not Unix seconds")
+            else:
+                yield HistoryEvent(row["user_id"], row["object_id"], row["action_name"], timestamp)
+
+    def _rows(self, name: str, wanted: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+        if self.folder is None:
+            raise InvalidRequest(f"{self.catalogue} is a catalogue alone; {name} is looked for in a data set folder")
+        path = _file(self.folder, name)
+        for line, row in table(path, wanted):
+            if isinstance(row, str):
+                self._note(name, line, row)
+            else:
+                yield line, row
+
+    def _note(self, file: str, line: int, detail: str) -> None:
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(Problem(file, line, detail))
+
+
+def _file(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}{ending}" for ending in _ENDINGS):
+        if path.is_file():
+            return path
+    raise InvalidRequest(f"{folder} has no {name} (or {name}.gz)")
+
+
+def catalogue_lines(path: Path) -> Iterator[Line]:
+    """Lines of a JSON-lines file, compressed or not."""
+    with _reading(path) as source:
+        yield from read(source)
+
+
+def table(path: Path, wanted: Sequence[str] = (), separator: str = "\t") -> Iterator[tuple[int, dict[str, str] | str]]:
+    """(line number, row by column name, or what is wrong with the line) of a table with a header line. Values are taken
+    as they stand: quotes are part of them. Raises InvalidRequest when one of the `wanted` columns is missing."""
+    with _reading(path) as source:
+        header = _text(next(iter(source), b"")).removeprefix("\ufeff").split(separator)
+        missing = [name for name in wanted if name not in header]
+        if missing:
+            raise InvalidRequest(f"{path}: no column {', '.join(missing)}; the first line names the columns")
+        for number, raw in enumerate(source, 2):
+            try:
+                text = _text(raw)
+            except UnicodeDecodeError:
+                yield number, "not UTF-8"
+                continue
+            if not text:
+                continue
+            cells = text.split(separator)
+            if len(cells) != len(header):
+                yield number, f"{len(cells)} cells; the header has {len(header)}"
+            elif any(not cells[header.index(name)] for name in wanted if name.endswith("id")):
+                yield number, "an empty id"
+            else:
+                yield number, dict(zip(header, cells, strict=True))
+
+
+def write_folder(
+    target: Path,
+    documents: Iterable[Document],
+    queries: Iterable[DatasetQuery] = (),
+    qrels: Iterable[Judgment] = (),
+    history: Iterable[HistoryEvent] = (),
+) -> dict[str, int]:
+    """Write a data set folder (compressed; the same values always give the same bytes); rows written by file name.
+
+    Tables without rows are left out. Tabs and line ends in text become spaces.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
+    with _writing(target / f"{CATALOGUE}.gz") as sink:
+        counts[CATALOGUE] = 0
+        for document in documents:
+            sink.write(orjson.dumps(dict(document), option=orjson.OPT_APPEND_NEWLINE))
+            counts[CATALOGUE] += 1
+    tables: tuple[tuple[str, str, Iterable[tuple[Any, ...]]], ...] = (
+        (
+            QUERIES,
+            "query_id split slice user_id weight query",
+            ((q.query_id, q.split, q.slice, q.user_id or "", f"{q.weight:g}", q.text) for q in queries),
+        ),
+        (QRELS, "query_id doc_id grade", ((j.query_id, j.object_id, f"{j.grade:g}") for j in qrels)),
+        (
+            HISTORY,
+            "user_id object_id action_name timestamp",
+            ((e.user_id, e.object_id, e.action_name, f"{e.timestamp:.0f}") for e in history),
+        ),
+    )
+    for name, header, rows in tables:
+        (target / f"{name}.gz").unlink(missing_ok=True)
+        iterator = iter(rows)
+        first = next(iterator, None)
+        if first is None:
+            continue
+        with _writing(target / f"{name}.gz") as sink:
+            sink.write("\t".join(header.split()).encode() + b"\n")
+            counts[name] = 0
+            for row in _chained(first, iterator):
+                sink.write("\t".join(" ".join(str(cell).split()) for cell in row).encode() + b"\n")
+                counts[name] += 1
+    return counts
+
+
+def _chained(first: tuple[Any, ...], rest: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    yield first
+    yield from rest
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Iterator[bytes]]:
+    try:
+        with path.open("rb") as file:
+            source: IO[bytes] = file
+            if path.suffix == ".gz":
+                source = io.BufferedReader(gzip.GzipFile(fileobj=file))
+            yield iter(source)
+    except (OSError, EOFError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[gzip.GzipFile]:
+    with path.open("wb") as file, gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as sink:
+        yield sink
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8").rstrip("\r\n")
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
