@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from services.arms.vector import VectorArm
-
-from services.backends.base import ItemStore, LexicalIndex, MemoryIndex, StateStore, VectorIndex
+from services.backends.base import ItemStore, MemoryIndex, StateStore
+from services.backends.qdrant_edge import QdrantEdgeIndex
+from services.backends.tantivy import TantivyIndex
 from services.memory import predicted_queries
 from services.models.text_encoder.model import TextEncoder
 from services.search import Knowledge
@@ -23,8 +24,11 @@ ENCODED_AT_ONCE = 500
 class LexicalDerived:
     name = "lexical"
 
-    def __init__(self, index: LexicalIndex) -> None:
+    def __init__(self, index: TantivyIndex) -> None:
         self._index = index
+
+    async def stale(self) -> bool:
+        return self._index.needs_rebuild
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         await self._index.apply(upserts, deletes)
@@ -38,7 +42,9 @@ class VectorDerived:
 
     name = "vector"
 
-    def __init__(self, index: VectorIndex, arm: VectorArm, items: ItemStore, state: StateStore, schema: Schema) -> None:
+    def __init__(
+        self, index: QdrantEdgeIndex, arm: VectorArm, items: ItemStore, state: StateStore, schema: Schema
+    ) -> None:
         self._index = index
         self._arm = arm
         self._items = items
@@ -56,8 +62,7 @@ class VectorDerived:
             await self._rebuild(self._arm.encoder, schema, documents)
 
     async def stale(self) -> bool:
-        """Whether the stored vectors are of another encoder than the one in force."""
-        return await self._state.get(ENCODED_BY) != self._arm.encoder.version
+        return self._index.needs_rebuild or await self._state.get(ENCODED_BY) != self._arm.encoder.version
 
     async def adopt(self, encoder: TextEncoder) -> None:
         """Encode the catalogue with another encoder, then put it in force together with its vectors."""
@@ -89,6 +94,9 @@ class UnderstandingDerived:
         self._documents: dict[str, Document] = {}
         knowledge.understand = self._understander.understand
 
+    async def stale(self) -> bool:
+        return True
+
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         gone = [self._documents.pop(i) for i in (*deletes, *(d["id"] for d in upserts)) if i in self._documents]
         self._understander.remove(gone)
@@ -111,6 +119,9 @@ class PredictionDerived:
     def __init__(self, memory: MemoryIndex, knowledge: Knowledge) -> None:
         self._memory = memory
         self._knowledge = knowledge
+
+    async def stale(self) -> bool:
+        return False
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         if deletes:

@@ -1,111 +1,117 @@
-"""Putting a catalogue into the service: into an opened system, or through the API of the service that owns the folder."""
+"""Putting a catalogue into the service: into an opened system, or through the API of the one that owns the folder."""
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import orjson
-from services.datasets.folder import Dataset, HistoryEvent
 
 from app.client import Client
 from app.wiring import System
-from services.types import Document, EventStatus
+from services.datasets.folder import HISTORY, Dataset, HistoryEvent, catalogue_lines
+from services.types import EventStatus, Schema
 
 T = TypeVar("T")
 
 ITEMS_AT_ONCE = 2000
 EVENTS_AT_ONCE = 1000
+CHUNK = 1_000_000
 
-OnProgress = Callable[[str, int], None]
-"""(what, how many more are done)."""
+Progress = Callable[[str, int], None]
+"""(what, how many are done)."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What became of a catalogue."""
+    """What became of a catalogue and its history."""
 
     accepted: int = 0
+    invalid: int = 0
     events: int = 0
     problems: list[str] = field(default_factory=list)
-    """One line each, with the line number in its file where there is one."""
+    """One line each, with the line number in its file."""
 
 
-class Target(Protocol):
-    """Where items and history go."""
-
-    async def put(self, documents: Sequence[Document]) -> list[tuple[str | None, str | None]]:
-        """Per document its id, and why it was refused (None: it was accepted)."""
-        ...
-
-    async def record(self, events: Sequence[dict[str, Any]]) -> int:
-        """How many were accepted or known already."""
-        ...
-
-
-class OpenedTarget:
-    """A system that this process has opened."""
-
-    def __init__(self, system: System) -> None:
-        self._system = system
-
-    async def put(self, documents: Sequence[Document]) -> list[tuple[str | None, str | None]]:
-        return [(r.id, r.detail) for r in await self._system.catalogue.put(documents)]
-
-    async def record(self, events: Sequence[dict[str, Any]]) -> int:
-        results = await self._system.feedback.record(events, admin=True)
-        return sum(result.status in (EventStatus.ACCEPTED, EventStatus.DUPLICATE) for result in results)
-
-
-class ServedTarget:
-    """The running service that owns the data folder."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def put(self, documents: Sequence[Document]) -> list[tuple[str | None, str | None]]:
-        answer = self._client.send("PUT", "/v1/items", orjson.dumps(list(documents)))
-        return [(result["id"], result["detail"]) for result in answer["results"]]
-
-    async def record(self, events: Sequence[dict[str, Any]]) -> int:
-        answer = self._client.send("POST", "/v1/feedback", orjson.dumps(list(events)))
-        return sum(result["status"] in ("accepted", "duplicate") for result in answer["results"])
-
-
-async def index(target: Target, source: Path, on_progress: OnProgress = lambda what, more: None) -> Summary:
-    """Items of `source` (a JSONL file or a data set folder), then the folder's history."""
+async def index_opened(system: System, source: Path, schema: Schema | None, progress: Progress) -> Summary:
+    """Into a system that this process has opened; `schema` is one that was given."""
     dataset = Dataset.open(source)
+    if schema is not None:
+        await system.catalogue.set_schema(schema)
     summary = Summary()
-    for batch in batches(dataset.documents(), ITEMS_AT_ONCE):
-        for object_id, refusal in await target.put(batch):
-            if refusal is None:
-                summary.accepted += 1
-            else:
-                summary.problems.append(f"item {object_id}: {refusal}")
-        on_progress("items", len(batch))
-    for events in batches(map(event, dataset.history()), EVENTS_AT_ONCE):
-        summary.events += await target.record(events)
-        on_progress("history", len(events))
-    summary.problems = [*map(str, dataset.problems), *summary.problems]
+    for result in await system.catalogue.put_stream(_chunks(dataset.catalogue, progress)):
+        if result.status == "accepted":
+            summary.accepted += 1
+        else:
+            summary.invalid += 1
+            summary.problems.append(f"line {result.line}: {result.detail}")
+    for events in _batches(history(dataset), EVENTS_AT_ONCE):
+        results = await system.feedback.record(events, admin=True)
+        summary.events += sum(r.status in (EventStatus.ACCEPTED, EventStatus.DUPLICATE) for r in results)
+        progress("history", summary.events)
+    summary.problems += map(str, dataset.problems)
     return summary
 
 
-def event(happened: HistoryEvent) -> dict[str, Any]:
-    """A line of history as a feedback event. Its id is its content: indexing the same folder again counts nothing twice."""
+def index_served(client: Client, source: Path, progress: Progress) -> Summary:
+    """Through the API of a running service. Raises ServiceRefused."""
+    dataset = Dataset.open(source)
+    summary = Summary()
+    for lines in _batches(catalogue_lines(dataset.catalogue), ITEMS_AT_ONCE):
+        readable = [line for line in lines if line.problem is None]
+        summary.problems += [f"line {line.number}: {line.problem}" for line in lines if line.problem is not None]
+        summary.invalid += len(lines) - len(readable)
+        answer = client.send("PUT", "/v1/items", orjson.dumps([line.value for line in readable]))
+        for line, result in zip(readable, answer["results"], strict=True):
+            if result["status"] == "accepted":
+                summary.accepted += 1
+            else:
+                summary.invalid += 1
+                summary.problems.append(f"line {line.number}: {result['detail']}")
+        progress("items", summary.accepted)
+    for events in _batches(history(dataset), EVENTS_AT_ONCE):
+        answer = client.send("POST", "/v1/feedback", orjson.dumps(events))
+        summary.events += sum(result["status"] in ("accepted", "duplicate") for result in answer["results"])
+        progress("history", summary.events)
+    summary.problems += map(str, dataset.problems)
+    return summary
+
+
+def history(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The data set's history as feedback events; nothing when it has none."""
+    if dataset.has(HISTORY):
+        yield from map(_event, dataset.history())
+
+
+async def _chunks(path: Path, progress: Progress) -> AsyncIterator[bytes]:
+    """The file's bytes, decompressed; progress is told in items, which are lines."""
+    lines = 0
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK):
+            yield chunk
+            lines += chunk.count(b"\n")
+            progress("items", lines)
+
+
+def _event(happened: HistoryEvent) -> dict[str, Any]:
+    """Its id is its content, so that indexing the same folder again counts nothing twice."""
     content = f"{happened.user_id}\x1f{happened.object_id}\x1f{happened.action_name}\x1f{happened.timestamp}"
     return {
         "event_id": "history-" + hashlib.sha256(content.encode()).hexdigest()[:32],
         "user_id": happened.user_id,
         "object_id": happened.object_id,
         "action_name": happened.action_name,
-        "timestamp": happened.timestamp,
+        "timestamp": datetime.fromtimestamp(happened.timestamp, UTC).isoformat(),
     }
 
 
-def batches(things: Iterable[T], size: int) -> Iterator[list[T]]:
+def _batches(things: Iterable[T], size: int) -> Iterator[list[T]]:
     batch: list[T] = []
     for thing in things:
         batch.append(thing)

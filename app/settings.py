@@ -94,9 +94,7 @@ class Settings(BaseModel):
         if unknown:
             raise ValueError(f"action_weights: unknown action {unknown[0]!r}; known are {', '.join(ACTION_WEIGHTS)}")
         if self.admin_key is None and not _loopback(self.host):
-            raise ValueError(
-                f"host: {self.host} is not a loopback address and no admin key is set; set LTRR_ADMIN_KEY or listen on 127.0.0.1"
-            )
+            raise ValueError(f"host: {self.host} is not a loopback address; set LTRR_ADMIN_KEY, or listen on 127.0.0.1")
         return self
 
     @classmethod

@@ -12,8 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from services.arms.personal import PersonalArm
-
 from app.admission import Admission
 from app.derived import LexicalDerived, PredictionDerived, UnderstandingDerived, VectorDerived
 from app.encoders import KIND as ENCODER
@@ -28,6 +26,7 @@ from services.arms.base import Arm
 from services.arms.explore import ExploreArm
 from services.arms.lexical import LexicalArm
 from services.arms.memory import MemoryArm
+from services.arms.personal import PersonalArm
 from services.arms.structured import StructuredArm
 from services.arms.vector import VectorArm
 from services.autocomplete import Autocomplete

@@ -6,12 +6,12 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from services.datasets.folder import Dataset
 from services.sample.generate import generate
 
-from app.cli.index import index_offline, text
+from app.cli.index import index, text
 from app.cli.serve import serve
 from app.settings import Settings
+from services.datasets.folder import Dataset
 from services.errors import SettingsInvalid
 
 READY = "indexed"
@@ -43,7 +43,7 @@ def run(asked: argparse.Namespace) -> None:
             generate(source)
         schema = Dataset.open(source).schema
         print(f"indexing {source}", flush=True)
-        print(text(asyncio.run(index_offline(settings, source, schema, rebuild=True, train=True))), flush=True)
+        print(text(asyncio.run(index(settings, source, schema, rebuild=True, train=True))), flush=True)
         ready.touch()
     print(f"search http://{settings.host}:{settings.port}/   console /console   API /docs   (Ctrl-C stops)", flush=True)
     serve(settings)

@@ -23,11 +23,11 @@ class Progress:
         for bar in self._bars.values():
             bar.close()
 
-    def more(self, what: str, done: int) -> None:
-        """`done` more of `what` are done."""
+    def done(self, what: str, count: int) -> None:
+        """`count` of `what` are done by now."""
         if what not in self._bars:
             self._bars[what] = tqdm(desc=what, unit="", file=sys.stderr, disable=None)
-        self._bars[what].update(done)
+        self._bars[what].update(count - self._bars[what].n)
 
     def note(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)

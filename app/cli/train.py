@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.wiring import RANKER, System, opened
 from services.backends.sqlite_items import SqliteItems
 from services.backends.sqlite_log import SqliteLog
+from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, SettingsInvalid
 from services.models.store import ModelStore
 from services.policies.modes import PolicySwitch
@@ -43,9 +44,7 @@ class Outcome:
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("train", help="train a model", description=__doc__)
     parser.add_argument("kind", choices=KINDS, help="what to train")
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="data set folder with judged queries (default: the log)"
-    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data set folder (default: this service's log)")
     parser.add_argument("--no-promote", action="store_true", help="store it, but leave in force what is in force")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -92,21 +91,25 @@ async def train_ranker(settings: Settings, data: Path | None, seed: int, promote
 
 
 async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]:
-    """Groups of the train and validation queries, found by the arms of a system of their own over `data`'s catalogue."""
-    from app.indexing import OpenedTarget, index
+    """Groups of the train and validation queries, found by a system of their own over the catalogue of `data`."""
+    from app.indexing import index_opened
     from services.models.ranker import rows
 
     labels = rows.read_labels(data)
     with tempfile.TemporaryDirectory(prefix="ltrr-train-") as scratch:
         apart = settings.model_copy(update={"data_dir": Path(scratch), "admin_key": None})
         async with opened(apart, learning=False) as system:
-            await index(OpenedTarget(system), data)
+            await index_opened(system, data, Dataset.open(data).schema, _silent)
             await system.learner.catch_up()
             searched = _Searched(system, apart)
             schema = system.search.knowledge.schema
             training = [query for query in labels if query.split == "train"]
             validation = [query for query in labels if query.split == "validation"]
             return await _groups(training, searched, schema), await _groups(validation, searched, schema)
+
+
+def _silent(what: str, done: int) -> None:
+    """The catalogue is indexed apart and quickly; the bar that matters is that of the queries."""
 
 
 class _Searched:
@@ -132,8 +135,6 @@ async def _groups(labels: Sequence[Any], searched: _Searched, schema: Schema) ->
 
 async def train_encoder(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
     """On the catalogue of `data`, or on the one of this service."""
-    from services.datasets.folder import Dataset
-
     from services.inference import infer
     from services.models.text_encoder.train import train
 
