@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _MODELS = ("model_int8.onnx", "model.onnx")
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _BATCH = 32
+_EXTERNAL = b"\x0a\x08location"
+"""How the key "location" of a tensor's external data is written in protobuf: the runtime would open that path."""
 _LONGEST = 1200
 """Characters of an item's text; about as many tokens as the model reads."""
 
@@ -83,9 +85,8 @@ def _text(document: Document, schema: Schema) -> str:
     """The title, short keyword values, then the texts: what says most stands before the model stops reading."""
     parts = [title_of(document, schema)]
     for role, most in ((Role.KEYWORD, 5), (Role.TEXT, None)):
-        for field in schema.of(role):
-            if field.name != schema.title:
-                parts.append(", ".join(str(value) for value in values(document, field)[:most]))
+        fields = (field for field in schema.of(role) if field.name != schema.title)
+        parts += [", ".join(str(value) for value in values(document, field)[:most]) for field in fields]
     return ". ".join(part for part in parts if part)[:_LONGEST]
 
 
@@ -98,7 +99,7 @@ def _tokenizer(path: Path, longest: int) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises this bare class for whatever is wrong with the file
         raise SettingsInvalid(f"{path}: {error}") from error
-    # The file may carry a shorter truncation and padding to a fixed length; both would change the vectors or waste time.
+    # The file may carry a shorter truncation and padding to a fixed length: other vectors, and slow ones.
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
     return tokenizer
@@ -110,8 +111,9 @@ def _session(folder: Path, content: bytes) -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if _EXTERNAL in content:
+        raise SettingsInvalid(f"{folder}: the model keeps weights in other files; export it as one file")
     try:
-        # From bytes: a model that keeps weights in other files finds none, and is refused.
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # several classes, of which none is public
         raise SettingsInvalid(f"{folder}: the model does not load ({type(error).__name__})") from error

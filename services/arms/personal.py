@@ -1,0 +1,69 @@
+"""The personal arm: what this person may like among what the query names."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from services.arms.base import COUNTS
+from services.backends.base import VectorIndex
+from services.errors import ArmFailed
+from services.models.taste.model import TasteEncoder
+from services.types import Candidate, Condition, Context, Deadline, Filters, Slot, Understanding
+
+READING_SHARE = 0.5
+"""A reading of the query at least this likely beside the likeliest one is looked for too."""
+
+
+class PersonalArm:
+    """Looks near the sum of the vectors of the person's recent items, each by its weight (dislikes count against), and
+    leaves those items themselves out."""
+
+    name = "personal"
+    counts = COUNTS
+
+    def __init__(self, index: VectorIndex, encoder: TasteEncoder | None = None) -> None:
+        """`index` holds the vectors of `encoder`; without one, those of a text encoder: what is alike in words."""
+        self._index = index
+        self.encoder = encoder
+        """Replaced together with the index's vectors, with no await in between."""
+
+    def available(self, context: Context) -> bool:
+        return any(weight > 0.0 for _, weight, _ in context.person.recent)
+
+    async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        weights: dict[str, float] = {}
+        for object_id, weight, _ in context.person.recent:
+            weights[object_id] = weights.get(object_id, 0.0) + weight
+        encoder = self.encoder
+        vectors = await self._index.vectors(list(weights), deadline)
+        if not vectors:
+            return []
+        known = list(vectors)
+        stacked = np.asarray([vectors[object_id] for object_id in known], np.float32)
+        liked = np.asarray([weights[object_id] for object_id in known], np.float32) @ stacked
+        wanted = (liked if encoder is None else encoder.person(liked)).tolist()
+        # What the query names is a wish, not a filter: everything when nothing that the person could still want has it.
+        found: dict[str, Candidate] = {}
+        for named in [*_readings(context.understanding), ()]:
+            if not named and found:
+                break
+            if encoder is not self.encoder:
+                raise ArmFailed("unavailable")
+            near = await self._index.nearest(wanted, context.query.filters + named, count + len(weights), deadline)
+            found |= {candidate.object_id: candidate for candidate in near if candidate.object_id not in weights}
+        return sorted(found.values(), key=lambda candidate: (-candidate.score, candidate.object_id))[:count]
+
+
+def _readings(understanding: Understanding) -> list[Filters]:
+    """What the query names, by the likeliest of its readings and those about as likely."""
+    likely = understanding.interpretations[0].likelihood * READING_SHARE if understanding.interpretations else 0.0
+    return [_named(i.slots) for i in understanding.interpretations if i.slots and i.likelihood >= likely]
+
+
+def _named(slots: tuple[Slot, ...]) -> Filters:
+    return tuple(
+        Condition(slot.field, any_of=(slot.value,))
+        if slot.low is None and slot.high is None
+        else Condition(slot.field, gte=slot.low, lte=slot.high)
+        for slot in slots
+    )
