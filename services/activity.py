@@ -11,7 +11,7 @@ import math
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from services.attribution import learnable
@@ -215,9 +215,10 @@ def worth(events: Iterable[Interaction], weights: Mapping[str, float]) -> float:
 
 
 def groups(window: Sequence[Decided], points: int) -> Iterator[Sequence[Decided]]:
-    """`window` in at most `points` runs of equal length; the last one may be shorter."""
-    size = max(1, math.ceil(len(window) / points))
-    return (window[start : start + size] for start in range(0, len(window), size))
+    """`window` in at most `points` runs, as equally long as can be."""
+    runs = min(points, len(window))
+    bounds = [place * len(window) // runs for place in range(runs + 1)] if runs else [0]
+    return (window[start:end] for start, end in pairwise(bounds))
 
 
 def credit(window: Sequence[Decided], weights: Mapping[str, float]) -> dict[str, float]:

@@ -187,7 +187,7 @@ def test_worth_is_clipped_and_discounted() -> None:
 def test_groups_cover_everything_once() -> None:
     window: list[Decided] = [decided(impression(str(i)), static) for i in range(11)]
     parts = list(groups(window, 4))
-    assert [len(part) for part in parts] == [3, 3, 3, 2]
+    assert [len(part) for part in parts] == [2, 3, 3, 3]
     assert [one.query_id for part in parts for one in part] == [str(i) for i in range(11)]
     assert list(groups([], 4)) == []
 

@@ -102,7 +102,7 @@ function drawTiles(activity, learner, process) {
     ["Reward a decision", n ? mean("reward").toFixed(3) : "–", n ? `${percent(mean("clicked"))} with any action` : "no decisions yet"],
     ["Decisions learned", number(learner.learned), `${number(learner.open)} windows open (${age(learner.attribution_seconds)} each)`],
     ["Learner lag", number(Math.max(...lag.map(([, records]) => records))), lag.map(([name, records]) => `${name} ${number(records)}`).join(" · ") + " records"],
-    ["Snapshot", learner.snapshot_age === null ? "none" : age(learner.snapshot_age), learner.snapshot ? `old, version ${learner.snapshot}` : "written once something is learned"],
+    ["Snapshot", learner.snapshot_age === null ? "none" : age(learner.snapshot_age), learner.snapshot ? `old, version …${learner.snapshot.slice(-8)}` : "written once something is learned"],
     ["Search time", ms(process.search_seconds[0]), `p99 ${ms(process.search_seconds[1])}`],
     ["Items", process.items === null ? "–" : number(process.items), "in the catalogue"],
     ["Memory", process.memory_bytes === null ? "–" : `${number(Math.round(process.memory_bytes / 1048576))} MB`, process.started === null ? "of this process" : `up ${age(Date.now() / 1000 - process.started)}`],
@@ -159,7 +159,7 @@ function drawRegretWords({ n, effective, least, learned, static: fixed, regret, 
   const span = ({ value, low, high }, digits) => `${value.toFixed(digits)} (95 %: ${low.toFixed(digits)} to ${high.toFixed(digits)})`;
   const method = "Self-normalised importance weighting over logged propensities; reward less the candidates' price.";
   const words = regret
-    ? `Below zero: learning pays. Learned ${span(learned, 3)} a decision, static ${span(fixed, 3)}; over ${number(n)} decisions ${span(regret, 1)}. ${method} Effective sample ${effective.toFixed(0)}.`
+    ? `Learned ${span(learned, 3)} a decision, static ${span(fixed, 3)}; regret over ${number(n)} decisions ${span(regret, 1)}. ${method} Effective sample ${effective.toFixed(0)}.`
     : `Not estimated: ${number(agreeing)} of ${number(n)} learned decisions took the very counts of the static mix, an effective sample of ${effective.toFixed(1)}; ${least} are the least that means anything.`;
   byId("regret-words").textContent = words;
 }

@@ -65,8 +65,9 @@ export async function open(hit, answer, offered, who) {
 
 /** Every field of the document, in the schema's order, then the rest. */
 function fields(hit, offered) {
-  const known = offered.fields.map((field) => field.name);
-  const names = [...known, ...Object.keys(hit.document)].filter((name, place, all) => all.indexOf(name) === place);
+  const known = offered.fields.map((field) => field.name).filter((name) => name !== "id");
+  const names = [...known, ...Object.keys(hit.document).filter((name) => name !== "id"), "id"]
+    .filter((name, place, all) => all.indexOf(name) === place);
   const made = [];
   for (const name of names) {
     const value = hit.document[name];

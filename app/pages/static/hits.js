@@ -62,7 +62,8 @@ export function card(hit, answer, offered, open) {
   const about = facts(hit, offered);
   const text = snippet(hit, offered);
   const arms = Object.keys(hit.arms);
-  const why = el("button", { type: "button", class: "button quiet why", "aria-expanded": "false" }, "Why this result");
+  const decided = answer.decision.policy !== "none"; // a plain listing needs no reasons
+  const why = decided ? el("button", { type: "button", class: "button quiet why", "aria-expanded": "false" }, "Why this result") : null;
   const item = el("li", { class: "card hit", "data-id": hit.object_id },
     el("span", { class: "place", "aria-hidden": "true" }, String(hit.position)),
     el("div", {},
@@ -71,9 +72,8 @@ export function card(hit, answer, offered, open) {
         year ? el("span", { class: "year" }, ` ${year}`) : null),
       about.length ? el("p", { class: "facts" }, about) : null,
       text ? el("p", { class: "text" }, text) : null,
-      el("div", { class: "found" },
-        arms.map((arm) => el("span", { class: "badge", "data-arm": arm }, armDot(arm), arm)), why)));
-  why.addEventListener("click", () => toggleReasons(why, item, hit, answer));
+      decided ? el("div", { class: "found" }, arms.map((arm) => el("span", { class: "badge", "data-arm": arm }, armDot(arm), arm)), why) : null));
+  why?.addEventListener("click", () => toggleReasons(why, item, hit, answer));
   return item;
 }
 
@@ -93,7 +93,7 @@ function foundBy(hit, answer) {
       el("td", { class: "number" }, score.toPrecision(3))));
   const words = hit.tail
     ? "Beyond the candidates of this decision; here in static order."
-    : answer.decision.policy === "none" ? "A plain listing: no arm was asked." : "No arm named it; it matches the words.";
+    : "No arm named it; it matches the words.";
   return el("div", {}, el("h3", {}, "Found by"),
     rows.length
       ? el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Arm"), el("th", { class: "number" }, "Rank"), el("th", { class: "number" }, "Score"))), el("tbody", {}, rows))

@@ -108,14 +108,13 @@ function draw(answer) {
 function drawRead({ corrected, slots }) {
   const parts = [];
   if (corrected) {
-    parts.push(el("span", { class: "muted" }, "Did you mean"),
-      el("button", { type: "button", class: "link", onclick: () => go({ ...state, q: corrected }) }, corrected));
+    parts.push(el("span", { class: "guess" }, el("span", { class: "muted" }, "Did you mean "),
+      el("button", { type: "button", class: "link", onclick: () => go({ ...state, q: corrected }) }, corrected)));
   }
-  if (slots.length) parts.push(el("span", { class: "small muted" }, "Understood"));
-  for (const slot of slots) {
-    parts.push(el("span", { class: "chip", title: `${Math.round(slot.confidence * 100)} % sure` },
+  const chips = slots.map((slot) =>
+    el("span", { class: "chip", title: `${Math.round(slot.confidence * 100)} % sure` },
       el("span", { class: "muted" }, label(slot.field)), el("b", {}, slot.value)));
-  }
+  if (chips.length) parts.push(el("span", { class: "chips" }, el("span", { class: "small muted" }, "Understood"), chips));
   byId("read").replaceChildren(...parts);
 }
 
