@@ -14,8 +14,8 @@ FOLLOWED = 0.5
 
 
 class StructuredArm:
-    """Items that meet all slots, then those that meet some (see SlotMatch), then those that refer to what a slot or a title
-    names in any keyword field: the songs of the artist whose own page the query found."""
+    """Items that meet all slots, then those that meet some (see SlotMatch), then those that refer in any keyword field
+    to what a slot or a title names: the songs of the artist whose own page the query found."""
 
     name = "structured"
     counts = COUNTS

@@ -61,7 +61,7 @@ ANY_KEYWORD = "*"
 
 @dataclass(frozen=True, slots=True)
 class SlotMatch:
-    """What to look for in structure. An item matches when it meets at least `need` of the constraints (each group counts
+    """What to look for in structure. An item matches when it meets at least `need` of the constraints (a group counts
     as one); items that meet more (by weight) come first, and those that meet the same are ordered by quality."""
 
     constraints: tuple[Constraint, ...]
@@ -278,7 +278,7 @@ class MemoryIndex(Protocol):
         ...
 
     async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
-        """Apply in order and commit `offset` with them, atomically. Offsets at or below the committed one are ignored."""
+        """Apply in order and commit `offset` with them, atomically. Offsets up to the committed one are ignored."""
         ...
 
     async def offset(self) -> int: ...

@@ -14,9 +14,9 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -88,7 +88,8 @@ class TantivyIndex:
         generation = self._generation
 
         def run() -> T:
-            return work(Reading(generation.index.searcher(), generation.layout, deadline))
+            with _named_failures(self._path):
+                return work(Reading(generation.index.searcher(), generation.layout, deadline))
 
         # Leaving the timeout cancels the future, which takes work that has not begun out of the queue.
         async with asyncio.timeout(remaining):
@@ -99,10 +100,8 @@ class TantivyIndex:
             raise StorageFailed("the lexical index is closed")
 
         def run() -> None:
-            try:
+            with _named_failures(self._path):
                 work()
-            except (OSError, ValueError, RuntimeError) as error:
-                raise StorageFailed(f"{self._path}: {error}") from error
 
         # Shielded: a caller that gives up does not stop a write half way.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, run))
@@ -113,13 +112,14 @@ class TantivyIndex:
             folder = self._path / (self._path / "CURRENT").read_text("utf-8").strip()
             if (folder / "schema.json").read_text("utf-8") != fingerprint(schema):
                 return None
-            return _Generation(folder, schema)
+            with _named_failures(self._path):
+                return _Generation(folder, schema)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RuntimeError) as error:
-            if "lock" in str(error).lower():
+        except StorageFailed as error:
+            if "LockBusy" in str(error):
                 raise StorageFailed(f"{self._path} is in use by another process") from error
-            logger.warning("lexical_index_damaged error=%s", type(error).__name__)
+            logger.warning("lexical_index_damaged error=%s", error)
             return None
 
     def _start(self, schema: Schema) -> _Generation:
@@ -179,6 +179,21 @@ class _Generation:
 
     def close(self) -> None:
         self._writer.wait_merging_threads()
+
+
+@contextmanager
+def _named_failures(path: Path) -> Iterator[None]:
+    """The engine's failures become StorageFailed; among them its panics, which are no Exception."""
+    try:
+        yield
+    except TimeoutError:  # an OSError, but no failure of the engine
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StorageFailed(f"{path}: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise StorageFailed(f"{path}: {error}") from error
 
 
 def fingerprint(schema: Schema) -> str:

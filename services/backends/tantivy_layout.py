@@ -1,8 +1,8 @@
 """How an item lies in the tantivy index: which engine field holds what of it.
 
 Engine fields have names of their own, so that a catalogue may call its fields anything. Text reaches the engine as the
-tokens of services.text.tokenize, and what the engine does to them (stemming) is done to a query by the same analyser, so
-that both sides always agree.
+tokens of services.text.tokenize, and what the engine does to them (stemming) is done to a query by the same analyser:
+both sides always agree.
 """
 
 from __future__ import annotations
@@ -164,8 +164,11 @@ class Layout:
 
 
 def _repeats(weight: float) -> int:
-    """BM25F (Robertson, Zaragoza and Taylor, 2004): a field of more weight counts as if its text stood there more often.
-    Inferred weights are coarse on purpose: repeating each field as often as its weight says ranked worse."""
+    """BM25F (Robertson, Zaragoza and Taylor, 2004): a field of more weight counts as if its text stood there more
+    often.
+
+    Once up to WEIGHT_OF_ONE: repeating every field as often as an inferred weight says ranked worse.
+    """
     return max(1, min(MOST_REPEATS, round(weight / WEIGHT_OF_ONE)))
 
 
@@ -206,10 +209,10 @@ def trigrams(text: str) -> list[str]:
 
 
 def starts(tokens: list[str]) -> Iterator[str]:
-    """Every beginning of at most LONGEST_START characters of the title from each of its words on."""
+    """Every beginning of at most LONGEST_START characters of the title from each of its words on; a space ends a word."""
     seen: set[str] = set()
     for first in range(min(len(tokens), MOST_STARTS)):
-        rest = " ".join(tokens[first:])[:LONGEST_START]
+        rest = spaced(tokens[first:])[1 : 1 + LONGEST_START]
         seen.update(rest[:end] for end in range(1, len(rest) + 1))
     yield from sorted(seen)
 
@@ -224,4 +227,4 @@ def prefix_key(prefix: str) -> str:
 def starts_with(title: str, key: str) -> bool:
     """Whether a word sequence of the title begins with the whole of `key`, however long."""
     tokens = tokenize(title)
-    return any(" ".join(tokens[i:]).startswith(key) for i in range(len(tokens)))
+    return any(spaced(tokens[i:])[1:].startswith(key) for i in range(len(tokens)))

@@ -62,8 +62,8 @@ class Translator:
         """Items with at least one of the words, or (with `ngram_weight`) a title much like the query."""
         parts = [self._word(alternatives) for alternatives in dict.fromkeys(match.words[:MOST_WORDS])]
         likeliest = [alternatives[0].text for alternatives in match.words[:MOST_WORDS] if alternatives]
-        for pair in dict.fromkeys(pairs(tokenize(" ".join(likeliest)))):
-            parts.append(Query.boost_query(self._term(PAIRS, pair, "freq"), PAIR_BOOST))
+        named = dict.fromkeys(pairs(tokenize(" ".join(likeliest))))
+        parts += [Query.boost_query(self._term(PAIRS, pair, "freq"), PAIR_BOOST) for pair in named]
         if match.ngram_weight > 0:
             grams = trigrams(match.raw)[:MOST_GRAMS]
             if grams:
