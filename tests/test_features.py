@@ -169,7 +169,7 @@ class TestItem:
 
     def test_slots_of_the_first_and_of_the_other_readings(self) -> None:
         genre = Slot("genres", "animation", 0, 1, 0.75)
-        years = Slot("year", "90s", 0, 1, 0.25, low=1990.0, high=1999.0)
+        years = Slot("year", "90s", 0, 1, 0.25, low=1995.0, high=1999.0)
         title = Slot("title", "Toy Story", 0, 1, 1.0)
         readings = Interpretation(0.5, (genre, years), ()), Interpretation(0.4, (title,), ())
         one, two, three = table(context(understood("x", *readings)), pooled("1", "2", "3"))

@@ -6,6 +6,7 @@ import gzip
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +103,23 @@ class TestTrain:
         assert result.meta["gate"] == {"promote": False, "reason": result.reason}
 
     def test_weights_decide_what_is_learned(self) -> None:
-        """Two kinds of query that want opposite things: the kind that weighs nothing is not learned."""
+        """Two kinds of query that want opposite things: the one that weighs more wins, though there are fewer."""
 
         def against(g: Group, weight: float) -> Group:
-            return Group(g.key, g.ids, g.rows, g.gains[::-1].copy(), g.baseline, weight=weight)
+            rows = g.rows.copy()
+            rows[:, GOOD] = 1.0 - rows[:, GOOD]
+            return replace(g, rows=rows, weight=weight)
 
-        mixed = [group(str(i)) for i in range(100)] + [against(group(str(i)), 0.0) for i in range(100, 300)]
-        result = train(mixed, [group(str(i)) for i in range(1000, 1030)], source="labels", trees=20)
+        asked = [replace(group(str(i)), weight=10.0) for i in range(70)]
+        judges = [group(str(i)) for i in range(1000, 1030)]
+        result = train(
+            asked + [against(group(str(i)), 0.1) for i in range(100, 300)], judges, source="labels", trees=20
+        )
         assert result.promote
-        assert result.meta["queries"]["training"] + result.meta["queries"]["stopping"] == 100
+        result = train(
+            asked + [against(group(str(i)), 0.0) for i in range(100, 300)], judges, source="labels", trees=20
+        )
+        assert result.meta["queries"]["training"] + result.meta["queries"]["stopping"] == 70
 
     def test_too_little_is_refused_with_how_much_there_is(self) -> None:
         with pytest.raises(InvalidRequest, match="49 training queries"):
@@ -131,6 +140,15 @@ class TestTrain:
             [dwelt(str(i)) for i in range(80)], [dwelt(str(i)) for i in range(1000, 1020)], source="log", trees=20
         )
         assert result.promote
+        booster = training._fit([dwelt(str(i)) for i in range(80)], [], 2, 2, 0)
+        assert len(booster.params["label_gain"]) == training.LEVELS
+
+    def test_what_was_not_retrieved_counts_against_the_measure(
+        self, trained: Trained, groups: tuple[list[Group], list[Group]]
+    ) -> None:
+        lost = [replace(g, ideal=(*g.gains.tolist(), 3.0, 3.0, 3.0)) for g in groups[1]]
+        metrics = train(groups[0], lost, source="labels", trees=30).meta["metrics"]
+        assert metrics["ndcg"]["mean"] < trained.meta["metrics"]["ndcg"]["mean"] - 0.2
 
 
 class TestParity:
@@ -369,24 +387,44 @@ class TestLog:
         with pytest.raises(InvalidRequest, match="30 answers with a wanted item"):
             read(tmp_path, many(30))
 
-    def test_clicks_on_biased_lists_train_without_learning_the_bias(self) -> None:
-        """Items are shown in random order, looked at less the lower they stand, clicked when seen and relevant: the
-        ranker must find what is relevant although places predict clicks just as well."""
+    def test_dislikes_take_away_but_never_below_nothing(self, tmp_path: Path) -> None:
+        records = [impression("x", "special"), action("x", "b"), action("x", "a", "dislike")]
+        first, second = read(tmp_path, many() + records)
+        (found,) = [g for g in (*first, *second) if g.key == "special"]
+        assert found.gains.tolist() == [0.0, 0.2, 0.0]
 
-        def clicked(key: str) -> Group:
-            g = group(key, noise=0.02)
-            generator = np.random.default_rng(int(key) + 50_000)
-            seen = generator.random(20) < np.array([examination(p) for p in range(1, 21)])
-            return Group(key, g.ids, g.rows, g.gains * seen, -np.arange(20, dtype=float), positions=tuple(range(1, 21)))
 
-        result = train(
-            [g for i in range(400) if (g := clicked(str(i))).gains.any()],
-            [g for i in range(1000, 1100) if (g := clicked(str(i))).gains.any()],
-            source="log",
-            trees=30,
-        )
-        ranker = OnnxRanker(result.files[FILE], result.meta, "1")
+def clicked(key: str) -> Group:
+    """A list shown by the FUSED feature, which says nothing of relevance; clicked where seen and relevant."""
+    g = group(key, noise=0.02)
+    shown = np.argsort(-g.rows[:, FUSED])
+    seen = np.random.default_rng(int(key) + 50_000).random(20) < np.array([examination(p) ** 2 for p in range(1, 21)])
+    return Group(
+        key, g.ids, g.rows[shown], g.gains[shown] * seen, -np.arange(20, dtype=float), positions=tuple(range(1, 21))
+    )
+
+
+@pytest.fixture(scope="module")
+def clicks() -> tuple[list[Group], list[Group]]:
+    training = [g for i in range(400) if (g := clicked(str(i))).gains.any()]
+    return training, [g for i in range(1000, 1100) if (g := clicked(str(i))).gains.any()]
+
+
+class TestPositionBias:
+    def test_what_only_decides_the_place_is_believed_less(self, clicks: tuple[list[Group], list[Group]]) -> None:
+        known = train(*clicks, source="log", trees=40)
+        unknown = train([replace(g, positions=()) for g in clicks[0]], clicks[1], source="log", trees=40)
+        assert known.meta["importance"][NAMES[FUSED]] < 0.75 * unknown.meta["importance"][NAMES[FUSED]]
+        ranker = OnnxRanker(known.files[FILE], known.meta, "1")
         honest = [group(str(i), noise=0.02) for i in range(5000, 5050)]
         measured = [ndcg(g.gains.tolist(), ranker.score(g.rows).tolist(), g.ids, gain=linear) for g in honest]
-        assert result.promote
+        assert known.promote
         assert np.mean(measured) > 0.9
+
+    def test_the_gate_counts_clicks_over_the_chance_to_be_seen(self, clicks: tuple[list[Group], list[Group]]) -> None:
+        judged = train(*clicks, source="log", trees=2).meta["metrics"]["baseline"]["mean"]
+        by_hand = [
+            ndcg((g.gains / [examination(p) for p in g.positions]).tolist(), range(20, 0, -1), g.ids, gain=linear)
+            for g in clicks[1]
+        ]
+        assert judged == pytest.approx(np.mean(by_hand))
