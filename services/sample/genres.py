@@ -112,3 +112,9 @@ INSTRUMENTS: dict[str, tuple[str, ...]] = {
     "Accordion": ("a street-corner accordion", "a sighing accordion"),
 }
 """Instrument -> how sentences say it."""
+LOUD: dict[str, tuple[str, ...]] = {
+    "Guitar": ("a wall of guitars", "a snarling guitar", "two duelling guitars"),
+    "Drums": ("galloping drums", "thundering drums"),
+    "Bass": ("a growling bass", "deep bass"),
+}
+"""The same for Metal and Punk."""

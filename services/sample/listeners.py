@@ -63,7 +63,7 @@ def _listener(draws: Draws, number: int, shelves: dict[str, list[Item]]) -> List
 def _events(draws: Draws, listener: Listener, shelves: dict[str, list[Item]], items: Sequence[Item]) -> list[Event]:
     liked = list({item.id: item for name in listener.genres for item in shelves[name]}.values())
     sums = list(accumulate(_appeal(listener, item) for item in liked))
-    events = []
+    events: list[Event] = []
     count = draws.between(_FEW, _MANY)
     while len(events) < count:
         at = draws.between(FROM, UNTIL - 7_200)
@@ -85,7 +85,7 @@ def _events(draws: Draws, listener: Listener, shelves: dict[str, list[Item]], it
 
 def _appeal(listener: Listener, item: Item) -> float:
     """How likely the listener plays an item of a favourite genre."""
-    appeal = 1.0 + min(10.0, item.document["plays"] / 20_000)
+    appeal: float = 1.0 + min(10.0, item.document["plays"] / 20_000)
     appeal *= item.document["rating"] - 1.0
     appeal *= 3.0 if item.decade in listener.decades else 1.0
     appeal *= 12.0 if item.document.get("artist") in listener.artists else 1.0

@@ -17,8 +17,9 @@ from services.text import fold, normalize
 
 TITLE, TYPO, PERSONAL = 190, 120, 120
 FACETS = 130
-_BEST, _MOST = 10, 40
-"""Of all that match, the best-rated have grade 2; further ones grade 1; no more are judged."""
+_BEST, _MOST, _TOPICAL = 10, 40, 200
+"""Of all that match, the best-rated have grade 2; further ones grade 1; no more are judged. Of a topic more are: one
+song about rain is as good an answer as the next."""
 _NEIGHBOURS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wqretuyoipsadfhgjlkxzvcbmn", strict=True))
 
 
@@ -41,7 +42,7 @@ class Question:
     @property
     def id(self) -> str:
         digest = sha256(f"{self.slice}\t{self.user_id}\t{self.text}".encode()).hexdigest()
-        return f"{self.slice[0] if self.slice != 'typo' else 'y'}-{digest[:8]}"
+        return f"{self.slice}-{digest[:8]}"
 
 
 def questions(
@@ -119,7 +120,7 @@ _TOPICS: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("dreamy synth", "Dreamy", "Synth", None),
     ("late night saxophone", "Late Night", "Saxophone", None),
     ("romantic strings", "Romantic", "Strings", None),
-    ("happy ukulele or guitar", "Happy", "Guitar", None),
+    ("happy guitar", "Happy", "Guitar", None),
     ("spooky halloween", "Dark", None, "ghosts"),
     ("road trip", "Road Trip", None, None),
     ("lonely night", "Sad", None, "night"),
@@ -130,17 +131,18 @@ _TOPICS: tuple[tuple[str, str | None, str | None, str | None], ...] = (
 
 def _topics(ranked: Sequence[Item]) -> list[Question]:
     """Moods and themes in everyday words; all that it asks for is grade 2, its theme without the mood grade 1."""
-    asked = list(_TOPICS)
-    for theme in THEMES.values():
-        asked += [(text.format(theme.name), None, None, theme.name) for text in ("{}", "songs about {}", "{} music")]
-    for mood in ("Love", "Sad", "Happy", "Calm", "Late Night", "Rainy Day", "Party", "Focus"):
-        asked += [(f"{mood.lower()} songs", mood, None, None), (f"{mood.lower()} playlist", mood, None, None)]
+    asked: list[tuple[str, str | None, str | None, str | None]] = list(_TOPICS)
+    for subject in THEMES.values():
+        texts = (subject.name, f"songs about {subject.the.lower()}", f"{subject.name} music")
+        asked += [(text, None, None, subject.name) for text in texts]
+    for name in ("Love", "Sad", "Happy", "Calm", "Late Night", "Rainy Day", "Party", "Focus"):
+        asked += [(f"{name.lower()} songs", name, None, None), (f"{name.lower()} playlist", name, None, None)]
     made = []
     for text, mood, instrument, theme in asked:
         full = [i for i in ranked if _fits(i, mood, instrument, theme)]
         if text.endswith("playlist"):
             full = [item for item in full if item.type == "playlist"]
-        grades = {item.id: 2 for item in full[:_MOST]}
+        grades = {item.id: 2 for item in full[:_TOPICAL]}
         if theme and mood:
             for item in [i for i in ranked if i.theme == theme][:_MOST]:
                 grades.setdefault(item.id, 1)

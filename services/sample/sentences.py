@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.sample.draws import Draws
-from services.sample.genres import GENRES, INSTRUMENTS, MOODS
+from services.sample.genres import GENRES, INSTRUMENTS, LOUD, MOODS
 from services.sample.words import HALLS, PLACES, Theme
 
 _TRACK = (
     "{A_mood} {genre} {piece} about {about}, carried by {instrument}.",
     "{Instrument} and a {voice} turn {about} into something {mood}.",
     "{artist} on {about}, over {instrument}; {mood} from the first bar to the last.",
-    "{A_mood} {piece} about {about}. {Instrument} does most of the talking.",
+    "{A_mood} {piece} about {about}. {Instrument}, and not much else.",
     "It starts with {instrument} and ends with {about}: {genre} at its most {mood}.",
     "The {mood} side of {artist}: {instrument}, {about}, and no hurry at all.",
 )
 _WORDLESS = (
-    "{A_mood} {genre} {piece} without words, after {about}. {Instrument} carries it.",
-    "{Instrument} paints {about} in {minutes} {mood} minutes.",
+    "{A_mood} {genre} {piece} without words, after {about}, carried by {instrument}.",
+    "{Instrument}, and {about}, in {minutes} {mood} minutes.",
     "{A_mood} {piece} for {instrument}, inspired by {about}.",
     "{artist} calls it a picture of {about}; listeners call it {mood} {genre}.",
 )
@@ -75,7 +75,8 @@ def describe(
 ) -> str:
     """One or two sentences about a track, wordless track, album, live album or artist."""
     mood = draws.pick(MOODS[moods[0]])
-    instrument = draws.pick(INSTRUMENTS[instruments[0]])
+    sounds = LOUD if genre in ("Metal", "Punk") else INSTRUMENTS
+    instrument = draws.pick(sounds[instruments[0]] if instruments[0] in sounds else INSTRUMENTS[instruments[0]])
     values = {
         "artist": artist,
         "mood": mood,

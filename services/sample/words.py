@@ -84,11 +84,11 @@ THEMES: dict[str, Theme] = dict(
         _theme("stars", "Stars, Satellite, Comet, Constellation", "counting the stars, a satellite "
                "that lost its way, a comet seen once", "Dreamy, Hopeful", "Estrellas Étoiles Sterne Estrelas", 3),
         _theme("morning", "Morning, Sunrise, Coffee, Daybreak", "coffee on a slow morning, the "
-               "first bus of the morning, sunrise after a long shift", "Happy, Hopeful", "Mañana Matin Morgen Manhã", 3),
+               "first bus, sunrise after a long shift", "Happy, Hopeful", "Mañana Matin Morgen Manhã", 3),
         _theme("dancing", "Dance, Slow Dance, Disco Ball, Dancefloor", "one more dance, dancing in "
                "the kitchen, the last couple on the dancefloor", "Party, Happy", "Baile Danse Tanz Dança", 4),
         _theme("freedom", "Freedom, Runaway, Open Sky, Wings", "quitting a job by postcard, running "
-               "away for one day, birds over an open field", "Energetic, Hopeful", "Libertad Liberté Freiheit Liberdade"),
+               "away for a day, birds over an open field", "Energetic, Hopeful", "Libertad Liberté Freiheit Liberdade"),
     )
 )  # fmt: skip
 
@@ -111,7 +111,7 @@ TITLES = (
         "{x} on the Radio",
         "Under {the}",
         "{adj} {x}, {adj} {y}",
-        "Songs about {x}",
+        "Songs about {the}",
         "{x} Weather",
     ),
 )
