@@ -8,10 +8,8 @@ from services.backends.base import Constraint, IndexQuery, SlotMatch, TextMatch
 from services.text import normalize
 from services.types import Query, Slot, Understanding
 
-NGRAMS = 0.3
-"""Weight of character n-grams for a query whose words are all known and rightly spelt."""
-NGRAMS_DOUBTFUL = 1.0
-"""The same when the spelling is in doubt."""
+NGRAMS = 1.0
+"""Weight of character n-grams when the spelling is in doubt; else none: they cost more than the words and add nothing."""
 MOST_CONSTRAINTS = 8
 LEAST_WEIGHT = 0.01
 """Readings less likely than this are not looked for."""
@@ -19,7 +17,7 @@ LEAST_WEIGHT = 0.01
 
 def text_match(understanding: Understanding) -> TextMatch:
     """The words of a query with their likely spellings. Words that say nothing of what is wanted (stopwords, "movies")
-    are left out when others remain; character n-grams weigh more the more the spelling is in doubt."""
+    are left out when others remain; character n-grams join in when a word is unknown or looks misspelt."""
     telling = _telling(understanding)
     words = [
         alternatives
@@ -30,7 +28,7 @@ def text_match(understanding: Understanding) -> TextMatch:
     return TextMatch(
         words=tuple(words or understanding.words),
         raw=understanding.normalized,
-        ngram_weight=NGRAMS_DOUBTFUL if doubtful else NGRAMS,
+        ngram_weight=NGRAMS if doubtful else 0.0,
     )
 
 

@@ -15,7 +15,7 @@ from services.arms.lexical import LexicalArm
 from services.arms.structured import StructuredArm
 from services.backends.base import LexicalIndex
 from services.backends.tantivy import TantivyIndex
-from services.matching import NGRAMS, NGRAMS_DOUBTFUL, index_query, slot_match, text_match
+from services.matching import NGRAMS, index_query, slot_match, text_match
 from services.types import Alternative, Condition, Context, Deadline, Interpretation, Query, Slot, Sort, Understanding
 from services.understanding.pipeline import Understander
 from tests.contracts.arm import ArmContract, Case, asking, context_of
@@ -66,13 +66,11 @@ class TestLexicalArm(IndexArmContract):
 
 class TestStructuredArm(IndexArmContract):
     texts = ("christopher nolan", "romance or action", "2001")
-    filters = (Condition("popularity", lt=55),)
+    filters = (Condition("director", any_of=("Christopher Nolan", "Brian Helgeland")), Condition("year", lt=2012))
     silent = ("", "zzz")
 
     def arm(self, index: LexicalIndex) -> Arm:
         return StructuredArm(index)
-
-    filters = (Condition("director", any_of=("Christopher Nolan", "Brian Helgeland")), Condition("year", lt=2012))
 
 
 class TestExploreArm(IndexArmContract):
@@ -127,10 +125,10 @@ def test_stopwords_are_left_out_when_other_words_remain() -> None:
     assert [word[0].text for word in text_match(understood("the the")).words] == ["the", "the"]
 
 
-def test_ngrams_weigh_more_when_the_spelling_is_in_doubt() -> None:
-    assert text_match(understood("dark knight")).ngram_weight == NGRAMS
-    assert text_match(understood("darc knight", unknown=0.5)).ngram_weight == NGRAMS_DOUBTFUL
-    assert text_match(understood("darc knight", corrected="dark knight")).ngram_weight == NGRAMS_DOUBTFUL
+def test_ngrams_join_in_when_the_spelling_is_in_doubt() -> None:
+    assert text_match(understood("dark knight")).ngram_weight == 0.0
+    assert text_match(understood("darc knight", unknown=0.5)).ngram_weight == NGRAMS
+    assert text_match(understood("darc knight", corrected="dark knight")).ngram_weight == NGRAMS
 
 
 def test_a_slip_of_the_finger_finds_the_title(tmp_path: Path) -> None:

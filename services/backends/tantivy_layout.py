@@ -209,7 +209,7 @@ def trigrams(text: str) -> list[str]:
 
 
 def starts(tokens: list[str]) -> Iterator[str]:
-    """Every beginning of at most LONGEST_START characters of the title from each of its words on; a space ends a word."""
+    """Every beginning of at most LONGEST_START characters of the title from each word on; a space ends a word."""
     seen: set[str] = set()
     for first in range(min(len(tokens), MOST_STARTS)):
         rest = spaced(tokens[first:])[1 : 1 + LONGEST_START]
