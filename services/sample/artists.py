@@ -126,7 +126,7 @@ def _discography(draws: Draws, artist: Artist, names: list[str]) -> list[Item]:
         "instruments": instruments,
         "year": artist.began,
         "language": artist.language,
-        **reception(draws, sum(i.document["plays"] for i in made if i.type == "track") // 3, artist.talent),
+        **reception(draws, sum(i.document["plays"] for i in made if i.type == "track") // 4, artist.talent),
         "description": describe(draws, "artist", artist.name, genre.name, moods, instruments, theme, artist.began),
     }
     return [Item(document, theme.name, artist.name), *made]
@@ -175,7 +175,7 @@ def _album(
         "instruments": instruments,
         "year": year,
         "language": artist.language,
-        **reception(draws, sum(track.document["plays"] for track in tracks) // 2, artist.talent),
+        **reception(draws, sum(track.document["plays"] for track in tracks) // 3, artist.talent),
         "description": describe(
             draws,
             "live" if earlier else "album",

@@ -7,7 +7,7 @@ from collections import Counter
 from services.sample.artists import discographies
 from services.sample.draws import Draws
 from services.sample.items import Item
-from services.sample.shelves import playlists, podcasts, stations
+from services.sample.programmes import playlists, podcasts, stations
 
 
 def catalogue(seed: int) -> list[Item]:

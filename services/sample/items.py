@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -50,6 +51,26 @@ def reception(draws: Draws, plays: int, talent: int) -> dict[str, int | float]:
     rating = middle + draws.between(-45, 45) + draws.between(-45, 45)
     votes = 3 + isqrt(plays) * draws.between(20, 80) // 50
     return {"plays": plays, "rating": min(500, max(150, rating)) / 100, "votes": votes}
+
+
+Shelves = Mapping[tuple[str, object], Sequence[Item]]
+"""Items by (field, value), "decade" being a field; in their order."""
+
+
+def shelved(items: Iterable[Item], fields: Sequence[str]) -> Shelves:
+    shelves: defaultdict[tuple[str, object], list[Item]] = defaultdict(list)
+    for item in items:
+        for name in fields:
+            held = item.decade if name == "decade" else item.document.get(name, [])
+            for value in held if isinstance(held, list) else [held]:
+                shelves[name, value].append(item)
+    return shelves
+
+
+def matching(shelves: Shelves, wanted: Iterable[tuple[str, object]]) -> list[Item]:
+    """Items with all of the (field, value) pairs, in their order."""
+    pairs = sorted(wanted, key=lambda pair: len(shelves.get(pair, ())))
+    return [item for item in shelves.get(pairs[0], ()) if all(item.has(*pair) for pair in pairs[1:])]
 
 
 def unique(values: Sequence[str], most: int) -> list[str]:

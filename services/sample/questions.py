@@ -10,7 +10,7 @@ from math import isqrt
 
 from services.sample.draws import Draws
 from services.sample.genres import GENRES
-from services.sample.items import Item, quality
+from services.sample.items import Item, matching, quality, shelved
 from services.sample.listeners import Event, Listener
 from services.sample.words import LANGUAGES, THEMES
 from services.text import fold, normalize
@@ -147,7 +147,7 @@ def _topics(ranked: Sequence[Item]) -> list[Question]:
             for item in [i for i in ranked if i.theme == theme][:_MOST]:
                 grades.setdefault(item.id, 1)
         if text in THEMES:  # "love" is also the title of many a song
-            grades |= {item.id: 2 for item in ranked if plain(item.title) == text}
+            grades |= {item.id: 2 for item in ranked if item.title.lower() == text}
         made.append(Question("topic", text, grades, weight=3.0))
     return made
 
@@ -162,18 +162,11 @@ def _fits(item: Item, mood: str | None, instrument: str | None, theme: str | Non
 
 def _facets(draws: Draws, ranked: Sequence[Item]) -> list[Question]:
     """Kinds, genres, decades, languages, instruments and artists; the best-rated matches first."""
-    shelves: defaultdict[tuple[str, object], dict[str, None]] = defaultdict(dict)
-    for item in ranked:
-        for name in ("type", "artist", "language", "genres", "instruments"):
-            held = item.document.get(name, ())
-            for value in held if isinstance(held, list) else (held,):
-                shelves[name, value][item.id] = None
-        shelves["decade", item.decade][item.id] = None
+    shelves = shelved(ranked, ("type", "artist", "language", "genres", "instruments", "decade"))
     made = []
     for text, wanted in _facet_texts(draws, ranked):
-        smallest, *others = sorted((shelves[pair] for pair in wanted), key=len)
-        found = [id_ for id_ in smallest if all(id_ in other for other in others)]
-        grades = {id_: 2 if rank < _BEST else 1 for rank, id_ in enumerate(found[:_MOST])}
+        found = matching(shelves, wanted)[:_MOST]
+        grades = {item.id: 2 if rank < _BEST else 1 for rank, item in enumerate(found)}
         made.append(Question("facet", text, grades, weight=2.0))
     fixed, drawn = made[:3], draws.sample([question for question in made[3:] if question.grades], FACETS - 3)
     return [*fixed, *drawn]

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from services.sample.artists import LAST_YEAR
 from services.sample.draws import Draws
 from services.sample.genres import GENRES, MOODS
-from services.sample.items import Item, reception, unique
+from services.sample.items import Item, Shelves, matching, reception, shelved, unique
 from services.sample.words import FIRST_NAMES, PLACES, SURNAMES, THEMES
 
 PLAYLISTS, STATIONS, PODCASTS = 400, 150, 300
+FIELDS = ("genres", "moods", "instruments", "artist", "decade")
 DECADES = (1960, 1970, 1980, 1990, 2000, 2010, 2020)
 
 _CLASSICS: tuple[tuple[str, dict[str, object], str | None], ...] = (
-    ("Songs for a Rainy Night", {"moods": "Rainy Day"}, "rain"),
-    ("Love Songs", {"moods": "Love"}, "love"),
+    ("Rainy Night Songs", {"moods": "Rainy Day"}, "rain"),
+    ("Love Songs for Grown-Ups", {"moods": "Love"}, "love"),
     ("Love, Slowly", {"moods": "Love"}, "love"),
-    ("Sad Piano", {"moods": "Sad", "instruments": "Piano"}, "heartbreak"),
-    ("80s Synth", {"decade": 1980, "instruments": "Synth"}, None),
+    ("Piano for Sad Days", {"moods": "Sad", "instruments": "Piano"}, "heartbreak"),
+    ("80s Synth Nights", {"decade": 1980, "instruments": "Synth"}, None),
     ("80s Love Songs", {"decade": 1980, "moods": "Love"}, "love"),
     ("Jazz after Midnight", {"genres": "Jazz", "moods": "Late Night"}, "midnight"),
     ("Midnight Drive", {"moods": "Late Night", "instruments": "Synth"}, "midnight"),
@@ -29,11 +30,11 @@ _CLASSICS: tuple[tuple[str, dict[str, object], str | None], ...] = (
     ("Deep Focus Piano", {"moods": "Focus", "instruments": "Piano"}, None),
     ("Songs to Fall Asleep To", {"moods": "Sleep"}, "dream"),
     ("The Long Road Trip", {"moods": "Road Trip"}, "road"),
-    ("Breakup Songs", {"moods": "Sad"}, "heartbreak"),
+    ("Breakup Songs and Ice Cream", {"moods": "Sad"}, "heartbreak"),
     ("Slow Morning Coffee", {"moods": "Calm"}, "morning"),
     ("Kitchen Disco", {"genres": "Disco"}, "dancing"),
     ("Gym Hour", {"moods": "Workout"}, None),
-    ("Study Beats", {"moods": "Focus", "genres": "Lo-Fi"}, None),
+    ("Beats to Study By", {"moods": "Focus", "genres": "Lo-Fi"}, None),
 )
 """Playlists that people look for by name: title, what they hold, theme."""
 _PLAYLIST_TITLES = (
@@ -72,12 +73,13 @@ _PLAYLIST_TEXTS = (
 
 def playlists(draws: Draws, tracks: Sequence[Item]) -> list[Item]:
     """Playlists of tracks that are alike: by mood, genre, decade, instrument or artist."""
-    made: list[Item] = [_playlist(draws, tracks, title, wanted, theme, 60_000) for title, wanted, theme in _CLASSICS]
+    shelves = shelved(tracks, FIELDS)
+    made: list[Item] = [_playlist(draws, shelves, title, wanted, theme, 60_000) for title, wanted, theme in _CLASSICS]
     taken = {item.title for item in made}
     known = sorted(tracks, key=lambda track: (-int(track.document["plays"]), track.document["title"]))
     for artist in unique([str(track.document["artist"]) for track in known], 60):
         title = draws.pick(("The Best of {}", "{}: Where to Begin", "{}: Deep Cuts")).format(artist)
-        made.append(_playlist(draws, tracks, title, {"artist": artist}, None))
+        made.append(_playlist(draws, shelves, title, {"artist": artist}, None))
         taken.add(title)
     while len(made) < PLAYLISTS:
         seed = draws.pick(tracks)
@@ -98,25 +100,25 @@ def playlists(draws: Draws, tracks: Sequence[Item]) -> list[Item]:
         asks = {"genres": genre, "decade": seed.decade, "instruments": instrument}
         parts = {"genres": "{genre}", "decade": "{decade}", "instruments": "{instrument}"}
         wanted = {name: value for name, value in asks.items() if parts[name] in shape}
-        if "{mood}" in shape or "{when" in shape:
+        if "{mood}" in shape or "{when" in shape or not wanted:
             wanted["moods"] = mood
         themed = theme.name if "{the" in shape else None
         if title not in taken:
             taken.add(title)
-            made.append(_playlist(draws, tracks, title, wanted, themed))
+            made.append(_playlist(draws, shelves, title, wanted, themed))
     return made
 
 
 def _playlist(
     draws: Draws,
-    tracks: Sequence[Item],
+    shelves: Shelves,
     title: str,
     wanted: dict[str, object],
     theme: str | None,
     least: int = 1_500,
 ) -> Item:
     """A playlist of tracks that have all of `wanted`, about `theme` where there are such, played `least` times."""
-    holds = _holding(tracks, wanted)
+    holds = matching(shelves, wanted.items())
     themed = [t for t in holds if t.theme == theme]
     holds = draws.sample(themed or holds, 12)
     moods = unique([*_given(wanted, "moods"), *_common(holds, "moods")], 2)
@@ -149,6 +151,7 @@ def _playlist(
 
 def stations(draws: Draws, tracks: Sequence[Item]) -> list[Item]:
     """Radio stations of a genre, of a genre's decade, of a mood, or around an artist."""
+    shelves = shelved(tracks, FIELDS)
     plans: list[tuple[str, dict[str, object], str]] = []
     for genre in GENRES.values():
         plans.append((f"{genre.name} Radio", {"genres": genre.name}, f"Nothing but {genre.word}, day and night."))
@@ -160,14 +163,14 @@ def stations(draws: Draws, tracks: Sequence[Item]) -> list[Item]:
         place = draws.pick(PLACES)
         text = f"{MOODS[mood][0].capitalize()} music around the clock, from {place}."
         plans.append((f"{mood} Radio", {"moods": mood}, text))
-    plans = [plan for plan in plans if _holding(tracks, plan[1])]
+    plans = [plan for plan in plans if matching(shelves, plan[1].items())]
     known = sorted(tracks, key=lambda track: (-int(track.document["plays"]), track.document["title"]))
     for artist in unique([str(track.document["artist"]) for track in known], STATIONS - len(plans)):
         text = f"{artist} and everyone who sounds a little like {artist}."
         plans.append((f"{artist} Radio", {"artist": artist}, text))
     made = []
     for title, wanted, text in plans:
-        station = _playlist(draws, tracks, title, wanted, None)
+        station = _playlist(draws, shelves, title, wanted, None)
         station.document |= {"type": "station", "description": text}
         made.append(station)
     return made
@@ -233,10 +236,6 @@ def podcasts(draws: Draws) -> list[Item]:
         }
         made.append(Item(document, theme.name if theme.nouns[0] in title else None, title))
     return made
-
-
-def _holding(tracks: Sequence[Item], wanted: dict[str, object]) -> list[Item]:
-    return [track for track in tracks if all(track.has(name, value) for name, value in wanted.items())]
 
 
 def _given(wanted: dict[str, object], field: str) -> list[str]:
