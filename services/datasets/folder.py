@@ -8,16 +8,17 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import orjson
 
 from services.errors import InvalidRequest
-from services.lines import Line, read
+from services.lines import LONGEST_LINE, Line, read
 from services.schema import load_schema
 from services.types import Document, Schema
 
@@ -26,8 +27,13 @@ SCHEMA = "schema.toml"
 QUERIES = "queries.tsv"
 QRELS = "qrels.tsv"
 HISTORY = "history.tsv"
+HOLDS = (
+    f"a data set folder holds {CATALOGUE} (one JSON object a line, with an id) and, to learn and to measure, {QUERIES} "
+    f"(columns query_id, split, query) and {QRELS} (query_id, doc_id, grade); each may end in .gz"
+)
+MOST_PROBLEMS = 1000
 _ENDINGS = ("", ".gz")
-_MOST_PROBLEMS = 1000
+_BREAKS = str.maketrans("\t\r\n", "   ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +66,14 @@ class HistoryEvent:
     """Unix seconds."""
 
 
+Where = tuple[str, int]
+"""(file name, line number from 1)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
+    """A line that was passed over, and why."""
+
     file: str
     line: int
     detail: str
@@ -87,7 +99,7 @@ class Dataset:
         if path.is_file():
             return cls(path, None)
         if not path.is_dir():
-            raise InvalidRequest(f"{path} does not exist; a data set is a folder with {CATALOGUE} or {CATALOGUE}.gz")
+            raise InvalidRequest(f"{path} does not exist; {HOLDS}")
         schema = path / SCHEMA
         return cls(_file(path, CATALOGUE), path, load_schema(schema) if schema.exists() else None)
 
@@ -97,9 +109,9 @@ class Dataset:
         for line in catalogue_lines(self.catalogue):
             value = line.value
             if line.problem is not None:
-                self._note(name, line.number, line.problem)
-            elif not isinstance(value, dict) or not isinstance(value.get("id"), (str, int)):
-                self._note(name, line.number, "not a JSON object with an id")
+                self._note((name, line.number), line.problem)
+            elif not isinstance(value, dict) or not is_id(value.get("id")):
+                self._note((name, line.number), "not a JSON object with an id")
             else:
                 value["id"] = str(value["id"])
                 yield value
@@ -110,12 +122,12 @@ class Dataset:
 
     def queries(self, split: str | None = None) -> Iterator[DatasetQuery]:
         """Raises InvalidRequest when the table or one of its columns query_id, split, query is missing."""
-        for line, row in self._rows(QUERIES, ("query_id", "split", "query")):
+        for where, row in self._rows(QUERIES, ("query_id", "split", "query")):
             if split is not None and row["split"] != split:
                 continue
-            weight = _number(row.get("weight") or "1")
+            weight = number(row.get("weight") or "1")
             if weight is None or weight < 0:
-                self._note(QUERIES, line, f"weight {row['weight']!r} is not a number from 0")
+                self._note(where, f"weight {row['weight']!r} is not a number from 0")
                 continue
             yield DatasetQuery(
                 query_id=row["query_id"],
@@ -128,10 +140,10 @@ class Dataset:
 
     def qrels(self) -> Iterator[Judgment]:
         """Raises InvalidRequest when the table or one of its columns query_id, doc_id, grade is missing."""
-        for line, row in self._rows(QRELS, ("query_id", "doc_id", "grade")):
-            grade = _number(row["grade"])
+        for where, row in self._rows(QRELS, ("query_id", "doc_id", "grade")):
+            grade = number(row["grade"])
             if grade is None:
-                self._note(QRELS, line, f"grade {row['grade']!r} is not a number")
+                self._note(where, f"grade {row['grade']!r} is not a number")
             else:
                 yield Judgment(row["query_id"], row["doc_id"], grade)
 
@@ -147,64 +159,76 @@ class Dataset:
         when a column is missing."""
         if not self.has(HISTORY):
             return
-        for line, row in self._rows(HISTORY, ("user_id", "object_id", "action_name", "timestamp")):
-            timestamp = _number(row["timestamp"])
+        for where, row in self._rows(HISTORY, ("user_id", "object_id", "action_name", "timestamp")):
+            timestamp = number(row["timestamp"])
             if timestamp is None:
-                self._note(HISTORY, line, f"timestamp {row['timestamp']!r} is not Unix seconds")
+                self._note(where, f"timestamp {row['timestamp']!r} is not Unix seconds")
             else:
                 yield HistoryEvent(row["user_id"], row["object_id"], row["action_name"], timestamp)
 
-    def _rows(self, name: str, wanted: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+    def _rows(self, name: str, wanted: Sequence[str]) -> Iterator[tuple[Where, Mapping[str, str]]]:
         if self.folder is None:
-            raise InvalidRequest(f"{self.catalogue} is a catalogue alone; {name} is looked for in a data set folder")
+            raise InvalidRequest(f"{self.catalogue} is a catalogue alone; {name} is looked for in its folder: {HOLDS}")
         path = _file(self.folder, name)
         for line, row in table(path, wanted):
             if isinstance(row, str):
-                self._note(name, line, row)
+                self._note((path.name, line), row)
             else:
-                yield line, row
+                yield (path.name, line), row
 
-    def _note(self, file: str, line: int, detail: str) -> None:
-        if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(Problem(file, line, detail))
+    def _note(self, where: Where, detail: str) -> None:
+        problem = Problem(*where, detail)
+        if len(self.problems) < MOST_PROBLEMS and problem not in self.problems:  # a table may be read again
+            self.problems.append(problem)
 
 
 def _file(folder: Path, name: str) -> Path:
     for path in (folder / f"{name}{ending}" for ending in _ENDINGS):
         if path.is_file():
             return path
-    raise InvalidRequest(f"{folder} has no {name} (or {name}.gz)")
+    raise InvalidRequest(f"{folder} has no {name} (or {name}.gz); {HOLDS}")
+
+
+def is_id(value: object) -> bool:
+    """Whether an item may be named so: some text, or a whole number."""
+    if isinstance(value, str):
+        return value != ""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def catalogue_lines(path: Path) -> Iterator[Line]:
     """Lines of a JSON-lines file, compressed or not."""
-    with _reading(path) as source:
+    with reading(path) as source:
         yield from read(source)
 
 
 def table(path: Path, wanted: Sequence[str] = (), separator: str = "\t") -> Iterator[tuple[int, dict[str, str] | str]]:
     """(line number, row by column name, or what is wrong with the line) of a table with a header line. Values are taken
-    as they stand: quotes are part of them. Raises InvalidRequest when one of the `wanted` columns is missing."""
-    with _reading(path) as source:
-        header = _text(next(iter(source), b"")).removeprefix("\ufeff").split(separator)
+    as they stand: quotes are part of them. Raises InvalidRequest when the file cannot be read, or one of the `wanted`
+    columns is missing."""
+    with reading(path) as source:
+        header = next(source, b"").decode("utf-8", "replace").strip("\r\n").removeprefix("\ufeff").split(separator)
         missing = [name for name in wanted if name not in header]
         if missing:
             raise InvalidRequest(f"{path}: no column {', '.join(missing)}; the first line names the columns")
-        for number, raw in enumerate(source, 2):
+        for at, raw in enumerate(source, 2):
+            if len(raw) > LONGEST_LINE:
+                yield at, f"longer than {LONGEST_LINE} bytes"
+                continue
             try:
-                text = _text(raw)
+                text = raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError:
-                yield number, "not UTF-8"
+                yield at, "not UTF-8"
                 continue
             if not text:
                 continue
             cells = text.split(separator)
             if len(cells) != len(header):
-                yield number, f"{len(cells)} cells; the header has {len(header)}"
+                yield at, f"{len(cells)} cells; the header has {len(header)}"
             elif any(not cells[header.index(name)] for name in wanted if name.endswith("id")):
-                yield number, "an empty id"
+                yield at, "an empty id"
             else:
-                yield number, dict(zip(header, cells, strict=True))
+                yield at, dict(zip(header, cells, strict=True))
 
 
 def write_folder(
@@ -225,13 +249,13 @@ def write_folder(
         for document in documents:
             sink.write(orjson.dumps(dict(document), option=orjson.OPT_APPEND_NEWLINE))
             counts[CATALOGUE] += 1
-    tables: tuple[tuple[str, str, Iterable[tuple[Any, ...]]], ...] = (
+    tables: tuple[tuple[str, str, Iterable[tuple[str, ...]]], ...] = (
         (
             QUERIES,
             "query_id split slice user_id weight query",
-            ((q.query_id, q.split, q.slice, q.user_id or "", f"{q.weight:g}", q.text) for q in queries),
+            ((q.query_id, q.split, q.slice, q.user_id or "", f"{q.weight:.12g}", q.text) for q in queries),
         ),
-        (QRELS, "query_id doc_id grade", ((j.query_id, j.object_id, f"{j.grade:g}") for j in qrels)),
+        (QRELS, "query_id doc_id grade", ((j.query_id, j.object_id, f"{j.grade:.12g}") for j in qrels)),
         (
             HISTORY,
             "user_id object_id action_name timestamp",
@@ -248,26 +272,36 @@ def write_folder(
             sink.write("\t".join(header.split()).encode() + b"\n")
             counts[name] = 0
             for row in _chained(first, iterator):
-                sink.write("\t".join(" ".join(str(cell).split()) for cell in row).encode() + b"\n")
+                sink.write("\t".join(cell.translate(_BREAKS).strip() for cell in row).encode() + b"\n")
                 counts[name] += 1
     return counts
 
 
-def _chained(first: tuple[Any, ...], rest: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+def _chained(first: tuple[str, ...], rest: Iterator[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
     yield first
     yield from rest
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[Iterator[bytes]]:
+def reading(path: Path) -> Iterator[Iterator[bytes]]:
+    """Lines of a file, compressed when its name ends in .gz. Of a line longer than LONGEST_LINE a part that is longer,
+    too, is given, so that memory stays bounded. Raises InvalidRequest when the file cannot be read (to its end)."""
     try:
         with path.open("rb") as file:
             source: IO[bytes] = file
             if path.suffix == ".gz":
                 source = io.BufferedReader(gzip.GzipFile(fileobj=file))
-            yield iter(source)
-    except (OSError, EOFError) as error:
+            yield _lines(source)
+    except (OSError, EOFError, zlib.error) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}") from error
+
+
+def _lines(source: IO[bytes]) -> Iterator[bytes]:
+    most = LONGEST_LINE + 2
+    while line := source.readline(most):
+        yield line
+        while len(line) == most and not line.endswith(b"\n"):  # the rest of a line that is too long
+            line = source.readline(most)
 
 
 @contextmanager
@@ -276,13 +310,10 @@ def _writing(path: Path) -> Iterator[gzip.GzipFile]:
         yield sink
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8").rstrip("\r\n")
-
-
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """A finite number, or None."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return value if math.isfinite(value) else None
