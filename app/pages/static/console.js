@@ -51,7 +51,7 @@ function lock() {
   byId("board").hidden = true;
   byId("lock").hidden = false;
   byId("wrong").hidden = !key();
-  byId("wrong").textContent = "This key is not the right one. It is the value of LTRR_ADMIN_KEY on the server.";
+  byId("wrong").textContent = !key() ? "" : "This key is not the right one. It is the value of LTRR_ADMIN_KEY on the server.";
   byId("key").value = "";
   byId("key").focus();
 }
