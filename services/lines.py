@@ -51,23 +51,18 @@ async def stream(
 
     Raises InvalidRequest when an array is too long or is not JSON.
     """
-    buffer = b""
-    number = 0
-    begun = skipping = False
     source = aiter(chunks)
-    async for chunk in source:
-        buffer += chunk
-        if not begun:
-            buffer = buffer.removeprefix(_MARK).lstrip(b" \t\r") if len(buffer) >= len(_MARK) else buffer
-            if not buffer.strip(_SPACE):
-                continue
-            begun = True
-            if buffer.lstrip(_SPACE).startswith(b"["):
-                for entry in _array(await _whole(buffer, source, longest_array)):
-                    number += 1
-                    yield Line(number, entry)
-                return
-        *whole, buffer = buffer.split(b"\n")
+    beginning = await _beginning(source, longest_array)
+    number = 0
+    if beginning.lstrip(_SPACE).startswith(b"["):
+        for entry in _array(await _whole(beginning, source, longest_array)):
+            number += 1
+            yield Line(number, entry)
+        return
+    buffer = b""
+    skipping = False
+    async for chunk in _together(beginning, source):
+        *whole, buffer = (buffer + chunk).split(b"\n")
         for text in whole:
             number += 1
             if skipping or len(text) > longest:
@@ -81,6 +76,24 @@ async def stream(
         yield _too_long(number + 1, longest)
     elif stripped := buffer.strip(_SPACE):
         yield parse(number + 1, stripped, longest)
+
+
+async def _beginning(source: AsyncIterator[bytes], longest: int) -> bytes:
+    """Enough of the body to tell an array from lines, without its byte order mark."""
+    buffer = b""
+    async for chunk in source:
+        buffer += chunk
+        if len(buffer) >= len(_MARK) and buffer.removeprefix(_MARK).strip(_SPACE):
+            break
+        if len(buffer) > longest:
+            raise InvalidRequest("the body begins with too much white space")
+    return buffer.removeprefix(_MARK)
+
+
+async def _together(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
 
 
 async def _whole(first: bytes, rest: AsyncIterator[bytes], longest: int) -> bytes:

@@ -1,0 +1,360 @@
+"""Data set folders are read line by line, and public forms become folders."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.datasets import beir, esci, msrd, wands
+from services.datasets.__main__ import main
+from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
+from services.datasets.splits import split
+from services.datasets.trec import read_qrels, read_run, write_qrels, write_run
+from services.errors import InvalidRequest, SettingsInvalid
+
+
+def lines(path: Path, *entries: Any) -> Path:
+    """Write JSON lines (dicts) or plain ones (strings)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((e if isinstance(e, str) else json.dumps(e)) + "\n" for e in entries), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    lines(tmp_path / "catalogue.jsonl", {"id": "a", "title": "Émile"}, {"id": 7})
+    lines(
+        tmp_path / "queries.tsv",
+        "query_id\tsplit\tslice\tuser_id\tweight\tquery",
+        "q1\ttrain\ttopic\tu1\t2.5\tsad piano",
+        'q2\ttest\t\t\t\t"80s" synth',
+    )
+    lines(tmp_path / "qrels.tsv", "query_id\tdoc_id\tgrade", "q1\ta\t2", "q1\t7\t0", "q1\ta\t1")
+    lines(tmp_path / "history.tsv", "user_id\tobject_id\taction_name\ttimestamp", "u1\ta\tplay\t964980499")
+    return tmp_path
+
+
+class TestFolder:
+    def test_everything_in_it_is_read(self, folder: Path) -> None:
+        dataset = Dataset.open(folder)
+        assert list(dataset.documents()) == [{"id": "a", "title": "Émile"}, {"id": "7"}]
+        assert list(dataset.queries()) == [
+            DatasetQuery("q1", "train", "sad piano", "topic", "u1", 2.5),
+            DatasetQuery("q2", "test", '"80s" synth', "", None, 1.0),
+        ]
+        assert [q.query_id for q in dataset.queries("test")] == ["q2"]
+        assert list(dataset.qrels()) == [Judgment("q1", "a", 2.0), Judgment("q1", "7", 0.0), Judgment("q1", "a", 1.0)]
+        assert dataset.judgments() == {"q1": {"a": 1.0, "7": 0.0}}
+        assert list(dataset.history()) == [HistoryEvent("u1", "a", "play", 964980499.0)]
+        assert dataset.schema is None
+        assert dataset.problems == []
+
+    def test_compressed_files_are_read_alike(self, folder: Path) -> None:
+        plain = Dataset.open(folder)
+        expected = [list(plain.documents()), list(plain.queries()), list(plain.qrels()), list(plain.history())]
+        for path in list(folder.iterdir()):
+            (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+        packed = Dataset.open(folder)
+        assert [
+            list(packed.documents()),
+            list(packed.queries()),
+            list(packed.qrels()),
+            list(packed.history()),
+        ] == expected
+
+    def test_a_file_alone_is_a_catalogue(self, folder: Path) -> None:
+        dataset = Dataset.open(folder / "catalogue.jsonl")
+        assert [d["id"] for d in dataset.documents()] == ["a", "7"]
+        assert not dataset.has("queries.tsv")
+        assert list(dataset.history()) == []
+        with pytest.raises(InvalidRequest, match=r"queries\.tsv is looked for"):
+            list(dataset.queries())
+
+    def test_bad_lines_are_passed_over_and_told_by_number(self, folder: Path) -> None:
+        lines(folder / "catalogue.jsonl", {"id": "a"}, "{not json", "", "[1]", {"id": True}, '{"id": NaN}', {"id": "b"})
+        lines(
+            folder / "qrels.tsv",
+            "query_id\tdoc_id\tgrade",
+            "q1\ta",
+            "q1\ta\tgood",
+            "",
+            "\ta\t1",
+            "q1\tb\tnan",
+            "q1\tb\t1",
+        )
+        lines(folder / "queries.tsv", "query_id\tsplit\tquery\tweight", "q1\ttrain\tx\theavy", "q2\ttrain\tx\t-1")
+        lines(folder / "history.tsv", "user_id\tobject_id\taction_name\ttimestamp", "u\ta\tplay\tyesterday")
+        dataset = Dataset.open(folder)
+        assert [d["id"] for d in dataset.documents()] == ["a", "b"]
+        assert list(dataset.qrels()) == [Judgment("q1", "b", 1.0)]
+        assert list(dataset.queries()) == []
+        assert list(dataset.history()) == []
+        told = [(p.file, p.line) for p in dataset.problems]
+        assert told == [
+            *(("catalogue.jsonl", line) for line in (2, 4, 5, 6)),
+            *(("qrels.tsv", line) for line in (2, 3, 5, 6)),
+            *(("queries.tsv", line) for line in (2, 3)),
+            ("history.tsv", 2),
+        ]
+        assert str(dataset.problems[5]) == "qrels.tsv, line 3: grade 'good' is not a number"
+
+    def test_bytes_that_are_no_text_cost_their_line_only(self, folder: Path) -> None:
+        (folder / "qrels.tsv").write_bytes(b"\xef\xbb\xbfquery_id\tdoc_id\tgrade\r\nq1\t\xff\xfe\t1\r\nq1\tb\t1\r\n")
+        dataset = Dataset.open(folder)
+        assert list(dataset.qrels()) == [Judgment("q1", "b", 1.0)]
+        assert [p.line for p in dataset.problems] == [2]
+
+    def test_what_is_missing_is_named(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(InvalidRequest, match=r"catalogue\.jsonl"):
+            Dataset.open(tmp_path / "nowhere")
+        (folder / "qrels.tsv").unlink()
+        with pytest.raises(InvalidRequest, match=r"has no qrels\.tsv \(or qrels\.tsv\.gz\)"):
+            list(Dataset.open(folder).qrels())
+        lines(folder / "queries.tsv", "query_id\tquery", "q1\tx")
+        with pytest.raises(InvalidRequest, match="no column split"):
+            list(Dataset.open(folder).queries())
+        (folder / "history.tsv").unlink()
+        assert list(Dataset.open(folder).history()) == []
+        (folder / "catalogue.jsonl").unlink()
+        with pytest.raises(InvalidRequest, match=r"has no catalogue\.jsonl"):
+            Dataset.open(folder)
+
+    def test_a_damaged_archive_is_named(self, folder: Path) -> None:
+        (folder / "catalogue.jsonl").unlink()
+        (folder / "catalogue.jsonl.gz").write_bytes(gzip.compress(b'{"id": "a"}\n' * 50)[:-12])
+        with pytest.raises(InvalidRequest, match=r"catalogue\.jsonl\.gz cannot be read"):
+            list(Dataset.open(folder).documents())
+
+    def test_a_schema_in_the_folder_is_the_one_given(self, folder: Path) -> None:
+        lines(folder / "schema.toml", 'title = "title"', "[fields]", 'title = "text"')
+        schema = Dataset.open(folder).schema
+        assert schema is not None
+        assert (schema.title, schema.inferred) == ("title", False)
+        lines(folder / "schema.toml", "[fields")
+        with pytest.raises(SettingsInvalid, match=r"schema\.toml"):
+            Dataset.open(folder)
+
+    def test_what_is_written_is_read_again_the_same_bytes_each_time(self, tmp_path: Path) -> None:
+        documents = [{"id": "a", "title": "tab\tand\nline"}, {"id": "b"}]
+        queries = [DatasetQuery("q1", "train", "two\twords\n", "topic", None, 0.5)]
+        qrels = [Judgment("q1", "a", 2.0)]
+        history = [HistoryEvent("u", "a", "play", 1700000000.0)]
+        counts = write_folder(tmp_path / "one", documents, queries, qrels, history)
+        write_folder(tmp_path / "two", documents, queries, qrels, history)
+        assert counts == {"catalogue.jsonl": 2, "queries.tsv": 1, "qrels.tsv": 1, "history.tsv": 1}
+        dataset = Dataset.open(tmp_path / "one")
+        assert list(dataset.documents()) == documents
+        assert list(dataset.queries()) == [DatasetQuery("q1", "train", "two words", "topic", None, 0.5)]
+        assert list(dataset.qrels()) == qrels
+        assert list(dataset.history()) == history
+        for path in (tmp_path / "one").iterdir():
+            assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+    def test_the_real_folders_are_read_without_a_problem(self, shared: Path) -> None:
+        dataset = Dataset.open(shared / "data" / "films-mixed")
+        assert sum(1 for _ in dataset.documents()) == 9750
+        assert sum(1 for _ in dataset.queries()) == 19859
+        assert sum(1 for _ in dataset.history()) == 29560
+        assert {q.slice for q in dataset.queries("test")} == {"title", "typo", "topic", "facet", "personal"}
+        assert dataset.problems == []
+
+
+class TestSplits:
+    def test_queries_for_the_same_item_stay_together(self) -> None:
+        queries = {f"q{n}": f"text {n}" for n in range(300)}
+        judgments = {f"q{n}": {f"d{n % 60}": 1.0, f"other{n}": 0.0} for n in range(300)}
+        found = {q.query_id: q.split for q in split(queries, judgments)}
+        assert all(found[f"q{n}"] == found[f"q{n % 60}"] for n in range(300))
+        assert set(found.values()) == {"train", "validation", "test"}
+        assert split(queries, judgments) == split(queries, judgments)
+
+
+class TestWands:
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        source = tmp_path / "WANDS"
+        lines(
+            source / "dataset" / "product.csv",
+            "product_id\tproduct_name\tproduct_class\tcategory hierarchy\tproduct_description\tproduct_features\t"
+            "rating_count\taverage_rating\treview_count",
+            '0\tsolid wood bed\tBeds\tFurniture / Beds\t"a bed, ""good""\nand wide"\t'
+            "width:64|color : brown|color : brown\t15.0\t4.5\t15.0",
+            "1\tslow cooker\tSlow Cookers\tKitchen\t\t\t\t\t",
+        )
+        lines(source / "dataset" / "query.csv", "query_id\tquery\tquery_class", "0\twood bed\tBeds", "1\tpot\tCookers")
+        lines(
+            source / "dataset" / "label.csv",
+            "id\tquery_id\tproduct_id\tlabel",
+            "0\t0\t0\tExact",
+            "1\t0\t1\tIrrelevant",
+            "2\t1\t1\tPartial",
+            "3\t1\t1\t?",
+        )
+        return source
+
+    def test_its_tables_become_a_folder(self, source: Path, tmp_path: Path) -> None:
+        counts = wands.convert(source, tmp_path / "out")
+        assert counts == {"catalogue.jsonl": 2, "queries.tsv": 2, "qrels.tsv": 3}
+        dataset = Dataset.open(tmp_path / "out")
+        assert list(dataset.documents()) == [
+            {
+                "id": "0",
+                "product_name": "solid wood bed",
+                "product_class": ["Beds"],
+                "categories": ["Furniture", "Beds"],
+                "product_description": 'a bed, "good"\nand wide',
+                "features": ["width: 64", "color: brown"],
+                "average_rating": 4.5,
+                "rating_count": 15,
+                "review_count": 15,
+            },
+            {"id": "1", "product_name": "slow cooker", "product_class": ["Slow Cookers"], "categories": ["Kitchen"]},
+        ]
+        assert [(q.query_id, q.text) for q in dataset.queries()] == [("0", "wood bed"), ("1", "pot")]
+        assert dataset.judgments() == {"0": {"0": 2.0, "1": 0.0}, "1": {"1": 1.0}}
+
+    def test_what_is_missing_is_named(self, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["wands", str(source), str(tmp_path / "out")]) == 0
+        assert "catalogue.jsonl: 2" in capsys.readouterr().out
+        lines(source / "dataset" / "query.csv", "id\tquery", "0\twood bed")
+        assert main(["wands", str(source), str(tmp_path / "out")]) == 1
+        assert "no column for query_id (query_id); it has id, query" in capsys.readouterr().err
+        (source / "dataset" / "label.csv").unlink()
+        (source / "dataset" / "query.csv").unlink()
+        with pytest.raises(InvalidRequest, match="has no query or queries"):
+            wands.convert(source, tmp_path / "out")
+
+
+class TestEsci:
+    def test_one_locale_of_its_tables_becomes_a_folder(self, tmp_path: Path) -> None:
+        header = "example_id,query,query_id,product_id,product_locale,esci_label,split"
+        lines(
+            tmp_path / "shopping_queries_dataset_examples.csv",
+            header,
+            '1," red, shoes",11,B1,us,E,train',
+            "2,red shoes,11,B2,us,Substitute,train",
+            "3,lamp,12,B2,us,I,test",
+            "4,zapato,13,B9,es,E,test",
+        )
+        product = {"product_locale": "us", "product_brand": "Acme", "product_color": None, "product_description": ""}
+        lines(
+            tmp_path / "shopping_queries_dataset_products.jsonl",
+            {"product_id": "B1", "product_title": "Red shoe", **product},
+            {"product_id": "B2", "product_title": "Blue shoe", **product},
+            {"product_id": "B9", "product_title": "Zapato", **product, "product_locale": "es"},
+        )
+        counts = esci.convert(tmp_path, tmp_path / "out")
+        assert counts == {"catalogue.jsonl": 2, "queries.tsv": 2, "qrels.tsv": 3}
+        dataset = Dataset.open(tmp_path / "out")
+        assert next(dataset.documents()) == {"id": "B1", "product_title": "Red shoe", "product_brand": "Acme"}
+        assert {q.text: q.split for q in dataset.queries()} == {"red, shoes": "train", "lamp": "test"}
+        assert dataset.judgments() == {"11": {"B1": 3.0, "B2": 2.0}, "12": {"B2": 0.0}}
+        assert esci.convert(tmp_path, tmp_path / "es", locale="es")["catalogue.jsonl"] == 1
+
+    def test_parquet_without_its_library_says_what_to_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)  # as if it were not installed
+        (tmp_path / "examples.parquet").write_bytes(b"PAR1")
+        (tmp_path / "products.parquet").write_bytes(b"PAR1")
+        with pytest.raises(InvalidRequest, match="needs pyarrow"):
+            esci.convert(tmp_path, tmp_path / "out")
+
+
+class TestBeir:
+    def test_its_files_become_a_folder(self, tmp_path: Path) -> None:
+        lines(
+            tmp_path / "corpus.jsonl",
+            {"_id": "d1", "title": "On X", "text": "about x", "metadata": {"year": 2001}},
+            {"_id": "d2", "title": "", "text": "about y", "metadata": {}},
+        )
+        lines(
+            tmp_path / "queries.jsonl", *({"_id": q, "text": f"text of {q}", "metadata": {}} for q in ("1", "2", "3"))
+        )
+        lines(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "1\td1\t1")
+        lines(tmp_path / "qrels" / "dev.tsv", "query-id\tcorpus-id\tscore", "2\td2\t2", "2\td1\t0")
+        assert beir.convert(tmp_path, tmp_path / "out") == {"catalogue.jsonl": 2, "queries.tsv": 2, "qrels.tsv": 3}
+        dataset = Dataset.open(tmp_path / "out")
+        assert list(dataset.documents()) == [
+            {"id": "d1", "title": "On X", "text": "about x", "year": 2001},
+            {"id": "d2", "text": "about y"},
+        ]
+        assert {q.query_id: q.split for q in dataset.queries()} == {"1": "test", "2": "validation"}
+        assert dataset.judgments() == {"1": {"d1": 1.0}, "2": {"d2": 2.0, "d1": 0.0}}
+
+    def test_a_folder_without_judgments_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidRequest, match=r"qrels/test\.tsv"):
+            beir.convert(tmp_path, tmp_path / "out")
+
+    def test_a_line_that_is_not_json_is_named(self, tmp_path: Path) -> None:
+        lines(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "1\td1\t1")
+        lines(tmp_path / "corpus.jsonl", {"_id": "d1", "text": "x"}, "{")
+        lines(tmp_path / "queries.jsonl", {"_id": "1", "text": "x"})
+        with pytest.raises(InvalidRequest, match=r"corpus\.jsonl, line 2: not JSON"):
+            beir.convert(tmp_path, tmp_path / "out")
+
+
+class TestMsrd:
+    def test_its_tables_become_a_folder(self, tmp_path: Path) -> None:
+        lines(
+            tmp_path / "movies.csv",
+            "id\ttitle\tgenres\tactors\tyear\tvotes\tbudget",
+            "862\tToy Story\tAnimation,Comedy\tTom Hanks,Tim Allen\t1995\t16000\t",
+            "10193\tToy Story 3\tAnimation\t\t2010\t13000\t200000000",
+        )
+        lines(
+            tmp_path / "queries.csv",
+            "query\tdoc_id\tlabel",
+            "toy story\t862\t1",
+            "toy story\t862\t1",
+            "toy story\t862\t0",
+            "toy story\t10193\t0",
+            "woody\t862\t1",
+        )
+        assert msrd.convert(tmp_path, tmp_path / "out") == {"catalogue.jsonl": 2, "queries.tsv": 2, "qrels.tsv": 3}
+        dataset = Dataset.open(tmp_path / "out")
+        assert next(dataset.documents()) == {
+            "id": "862",
+            "title": "Toy Story",
+            "genres": ["Animation", "Comedy"],
+            "actors": ["Tom Hanks", "Tim Allen"],
+            "year": 1995,
+            "votes": 16000,
+        }
+        assert dataset.judgments() == {"q0": {"862": 1.0, "10193": 0.0}, "q1": {"862": 1.0}}
+        assert len({q.split for q in dataset.queries()}) == 1  # both look for the same film
+
+    def test_the_vendors_copy_keeps_its_query_ids(self, tmp_path: Path) -> None:
+        lines(tmp_path / "movies-corpus.jsonl", {"id": 862, "title": "Toy Story", "tags": ["pixar"], "url": ""})
+        lines(tmp_path / "movies_judgments.csv", "query_id,query,doc_id,grade", "qid:5141,toy,862,1")
+        msrd.convert(tmp_path, tmp_path / "out")
+        dataset = Dataset.open(tmp_path / "out")
+        assert list(dataset.documents()) == [{"id": "862", "title": "Toy Story", "tags": ["pixar"]}]
+        assert dataset.judgments() == {"qid:5141": {"862": 1.0}}
+
+
+class TestTrec:
+    def test_qrels_are_written_and_read(self, tmp_path: Path) -> None:
+        qrels = {"301": {"d1": 2.0, "d2": 0.0}, "302": {"d1": 0.5}}
+        write_qrels(tmp_path / "qrels", qrels)
+        assert (tmp_path / "qrels").read_text() == "301 0 d1 2\n301 0 d2 0\n302 0 d1 0.5\n"
+        assert read_qrels(tmp_path / "qrels") == qrels
+
+    def test_runs_are_written_and_read_by_score(self, tmp_path: Path) -> None:
+        run = {"301": [("d1", 1.5), ("d2", 0.1 + 0.2)]}
+        write_run(tmp_path / "run", run, "ltrr")
+        assert read_run(tmp_path / "run") == run
+        lines(tmp_path / "run", "1 Q0 b 1 0.5 x", "1\tQ0\tc\t2\t0.9\tx", "", "1 Q0 a 3 0.5 x")
+        assert read_run(tmp_path / "run") == {"1": [("c", 0.9), ("a", 0.5), ("b", 0.5)]}
+
+    def test_a_line_of_another_kind_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidRequest, match="line 2: 3 columns; 4 are wanted"):
+            read_qrels(lines(tmp_path / "qrels", "301 0 d1 1", "301 0 d1"))
+        with pytest.raises(InvalidRequest, match="line 1: 'high' is not a number"):
+            read_run(lines(tmp_path / "run", "301 Q0 d1 1 high x"))
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            read_qrels(tmp_path / "nowhere")
