@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-from services.arms.vector import VectorArm
+import numpy as np
+from numpy.typing import NDArray
+
 from services.backends.base import ItemStore, MemoryIndex, StateStore
 from services.backends.qdrant_edge import QdrantEdgeIndex
 from services.backends.tantivy import TantivyIndex
 from services.memory import predicted_queries
-from services.models.text_encoder.model import TextEncoder
 from services.search import Knowledge
 from services.types import Deadline, Document, Schema
 from services.understanding.pipeline import Understander
 
-ENCODED_BY = "vectors_encoded_by"
 PAST_QUERIES = 20_000
 PATIENCE = 10.0
 ENCODED_AT_ONCE = 500
@@ -37,20 +38,47 @@ class LexicalDerived:
         await self._index.rebuild(schema, documents)
 
 
+class Encoder(Protocol):
+    """What makes a vector of an item: of its text, or of who liked it."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def encode_documents(self, documents: Sequence[Document], schema: Schema) -> NDArray[np.float32]: ...
+
+
+class Encoding(Protocol):
+    """The arm that searches the vectors: it holds the encoder in force."""
+
+    encoder: Any
+
+
 class VectorDerived:
     """Vectors by the encoder in force; another encoder or schema means encoding the whole catalogue again."""
 
-    name = "vector"
-
     def __init__(
-        self, index: QdrantEdgeIndex, arm: VectorArm, items: ItemStore, state: StateStore, schema: Schema
+        self,
+        name: str,
+        index: QdrantEdgeIndex,
+        arm: Encoding,
+        items: ItemStore,
+        state: StateStore,
+        schema: Schema,
     ) -> None:
+        self.name = name
         self._index = index
         self._arm = arm
         self._items = items
         self._state = state
         self._schema = schema
         self._lock = asyncio.Lock()
+
+    @property
+    def _encoded_by(self) -> str:
+        return f"{self.name}_encoded_by"
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         async with self._lock:
@@ -62,24 +90,24 @@ class VectorDerived:
             await self._rebuild(self._arm.encoder, schema, documents)
 
     async def stale(self) -> bool:
-        return self._index.needs_rebuild or await self._state.get(ENCODED_BY) != self._arm.encoder.version
+        return self._index.needs_rebuild or await self._state.get(self._encoded_by) != self._arm.encoder.version
 
-    async def adopt(self, encoder: TextEncoder) -> None:
+    async def adopt(self, encoder: Encoder) -> None:
         """Encode the catalogue with another encoder, then put it in force together with its vectors."""
         async with self._lock:
-            if encoder.version == await self._state.get(ENCODED_BY):
+            if encoder.version == await self._state.get(self._encoded_by):
                 self._arm.encoder = encoder
                 return
             documents = [document async for document in self._items.scan()]
             await self._rebuild(encoder, self._schema, documents)
 
-    async def _rebuild(self, encoder: TextEncoder, schema: Schema, documents: Iterable[Document]) -> None:
+    async def _rebuild(self, encoder: Encoder, schema: Schema, documents: Iterable[Document]) -> None:
         points = await asyncio.to_thread(_encode, encoder, list(documents), schema)
         await self._index.rebuild(schema, encoder.size, points)
         # No await in between: a search never meets the one without the other.
         self._arm.encoder = encoder
         self._schema = schema
-        await self._state.set(ENCODED_BY, encoder.version)
+        await self._state.set(self._encoded_by, encoder.version)
 
 
 class UnderstandingDerived:
@@ -135,7 +163,7 @@ class PredictionDerived:
         await self._memory.predict({document["id"]: predicted_queries(document, schema) for document in documents})
 
 
-def _encode(encoder: TextEncoder, documents: Sequence[Document], schema: Schema) -> list[tuple[Document, list[float]]]:
+def _encode(encoder: Encoder, documents: Sequence[Document], schema: Schema) -> list[tuple[Document, list[float]]]:
     points: list[tuple[Document, list[float]]] = []
     for start in range(0, len(documents), ENCODED_AT_ONCE):
         part = documents[start : start + ENCODED_AT_ONCE]

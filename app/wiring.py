@@ -14,8 +14,7 @@ from typing import Any
 
 from app.admission import Admission
 from app.derived import LexicalDerived, PredictionDerived, UnderstandingDerived, VectorDerived
-from app.encoders import KIND as ENCODER
-from app.encoders import current_encoder
+from app.encoders import TASTE, TEXT, current_taste, current_text_encoder
 from app.policies import fixed_policy, load_policy, served_policy
 from app.registry import Registry
 from app.reloading import Reloader
@@ -83,7 +82,6 @@ class System:
     memory: MemoryIndex
     state: StateStore
     switch: PolicySwitch
-    vectors: VectorDerived
 
     @property
     def admin_key(self) -> str | None:
@@ -139,19 +137,23 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
         stack.push_async_callback(state.close)
         store = ModelStore(folder / "models")
         schema = await items.schema() or Schema()
-        encoder = await asyncio.to_thread(current_encoder, settings.encoder, store)
+        encoder = await asyncio.to_thread(current_text_encoder, settings.encoder, store)
+        taste = await asyncio.to_thread(current_taste, store)
         lexical = TantivyIndex.open(folder / "lexical", schema)
         stack.push_async_callback(lexical.close)
         nearest = QdrantEdgeIndex.open(folder / "vectors", schema, encoder.size)
         stack.push_async_callback(nearest.close)
+        liked = QdrantEdgeIndex.open(folder / "taste", schema, taste.size)
+        stack.push_async_callback(liked.close)
 
         vector_arm = VectorArm(nearest, encoder)
+        personal_arm = PersonalArm(liked, taste)
         # The order of decisions: what is cheap and specific first, so that the budget reaches it; lexical last, because
         # it can always serve and so fills up to the floor.
         arms: tuple[Arm, ...] = (
             MemoryArm(),
             StructuredArm(lexical),
-            PersonalArm(nearest),
+            personal_arm,
             vector_arm,
             ExploreArm(lexical),
             LexicalArm(lexical),
@@ -162,13 +164,15 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
             fixed_policy(settings),
             await state.get(MODE) or "learned",
         )
-        vectors = VectorDerived(nearest, vector_arm, items, state, schema)
+        texts = VectorDerived("vector", nearest, vector_arm, items, state, schema)
+        tastes = VectorDerived("taste", liked, personal_arm, items, state, schema)
         catalogue = Catalogue(
             items,
             (
                 UnderstandingDerived(knowledge, memory),
                 LexicalDerived(lexical),
-                vectors,
+                texts,
+                tastes,
                 PredictionDerived(memory, knowledge),
             ),
         )
@@ -180,10 +184,13 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
         async def load_ranker() -> None:
             knowledge.ranker = await asyncio.to_thread(_ranker, store)
 
-        async def load_encoder() -> None:
-            await vectors.adopt(await asyncio.to_thread(current_encoder, settings.encoder, store))
+        async def load_text_encoder() -> None:
+            await texts.adopt(await asyncio.to_thread(current_text_encoder, settings.encoder, store))
 
-        reloader = Reloader(store, {RANKER: load_ranker, ENCODER: load_encoder})
+        async def load_taste() -> None:
+            await tastes.adopt(await asyncio.to_thread(current_taste, store))
+
+        reloader = Reloader(store, {RANKER: load_ranker, TEXT: load_text_encoder, TASTE: load_taste})
         system = System(
             settings=settings,
             admission=Admission(settings.max_concurrency),
@@ -220,7 +227,6 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
             memory=memory,
             state=state,
             switch=switch,
-            vectors=vectors,
         )
         await reloader.reload_all()
         if learning:

@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from app.cli.progress import Progress
-from app.cli.train import train_encoder
+from app.cli.train import train_taste, train_text_encoder
 from app.client import Client
 from app.indexing import Summary, index_opened, index_served
 from app.ownership import owned, owner
@@ -26,7 +26,7 @@ from services.schema import describe, load_schema
 from services.types import Schema
 
 SHOWN_PROBLEMS = 20
-DERIVED = ("items.sqlite3", "items.sqlite3-wal", "items.sqlite3-shm", "lexical", "vectors")
+DERIVED = ("items.sqlite3", "items.sqlite3-wal", "items.sqlite3-shm", "lexical", "vectors", "taste")
 """What `--rebuild` removes; the event log, the memory and the models stay."""
 
 
@@ -35,7 +35,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("source", type=Path, metavar="CATALOGUE_OR_DIR", help="JSONL file (may be .gz) or folder")
     parser.add_argument("--schema", type=Path, metavar="FILE", help="TOML with each field's role (default: inferred)")
     parser.add_argument("--rebuild", action="store_true", help="start from an empty catalogue")
-    parser.add_argument("--no-train", action="store_true", help="leave the text encoder as it is")
+    parser.add_argument("--no-train", action="store_true", help="leave the models of the catalogue as they are")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(run=run)
 
@@ -69,8 +69,11 @@ async def index(settings: Settings, source: Path, schema: Schema | None, rebuild
             progress.note(describe(system.catalogue.schema))
             if train and settings.encoder is None and summary.accepted:
                 progress.note("training the text encoder on the catalogue, then encoding the catalogue with it")
-                await train_encoder(settings, None, 0, promote=True)
-                await system.models.take_up()
+                await train_text_encoder(settings, None, 0, promote=True)
+            if train and summary.events:
+                progress.note("training the taste model on the history")
+                await train_taste(settings, None, 0, promote=True)
+            await system.models.take_up()
             await system.learner.catch_up()
             await system.learner.publish()
     return summary
@@ -83,7 +86,10 @@ def beside(settings: Settings, url: str, source: Path, train: bool) -> Summary:
         summary = index_served(Client(url, key), source, progress.done)
         if train and settings.encoder is None and summary.accepted:
             progress.note("training the text encoder on the catalogue")
-            asyncio.run(train_encoder(settings, None, 0, promote=True))
+            asyncio.run(train_text_encoder(settings, None, 0, promote=True))
+        if train and summary.events:
+            progress.note("training the taste model on the history")
+            asyncio.run(train_taste(settings, None, 0, promote=True))
     return summary
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from app.encoders import KIND as ENCODER
+from app.encoders import TASTE, TEXT
 from app.policies import fixed_policy
 from app.settings import Settings
 from app.wiring import RANKER, System, opened
@@ -24,12 +24,14 @@ from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, SettingsInvalid
 from services.models.store import ModelStore
 from services.policies.modes import PolicySwitch
-from services.types import Query, Schema
+from services.rewards import gain
+from services.types import Interaction, Query, Schema
 
-KINDS = (RANKER, ENCODER)
+KINDS = (RANKER, TEXT, TASTE)
 TRAINING_TIMEOUT = 10.0
 """Seconds for one query: training wants every arm's list, however busy the machine."""
 LIMIT = 10
+RECORDS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(asked: argparse.Namespace) -> None:
     settings = Settings.load()
-    if asked.kind == RANKER:
-        outcome = asyncio.run(train_ranker(settings, asked.data, asked.seed, promote=not asked.no_promote))
-    else:
-        outcome = asyncio.run(train_encoder(settings, asked.data, asked.seed, promote=not asked.no_promote))
+    train = {RANKER: train_ranker, TEXT: train_text_encoder, TASTE: train_taste}[asked.kind]
+    outcome = asyncio.run(train(settings, asked.data, asked.seed, not asked.no_promote))
     if asked.json:
         form = {name: getattr(outcome, name) for name in ("kind", "version", "promoted", "reason", "metrics")}
         print(orjson.dumps(form, option=orjson.OPT_SERIALIZE_NUMPY).decode())
@@ -133,7 +133,7 @@ async def _groups(labels: Sequence[Any], searched: _Searched, schema: Schema) ->
     return await rows.from_labels(shown, searched, schema)
 
 
-async def train_encoder(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
+async def train_text_encoder(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
     """On the catalogue of `data`, or on the one of this service."""
     from services.inference import infer
     from services.models.text_encoder.train import train
@@ -153,7 +153,33 @@ async def train_encoder(settings: Settings, data: Path | None, seed: int, promot
     encoder = await asyncio.to_thread(train, documents, schema, seed)
     meta = {"items": len(documents), "seed": seed, "encoder": encoder.version}
     reason = f"trained on {len(documents)} items"
-    return _store(settings, ENCODER, encoder.to_files(), meta, promote, reason)
+    return _store(settings, TEXT, encoder.to_files(), meta, promote, reason)
+
+
+async def train_taste(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
+    """On the history of `data`, or on what people did with the answers of this service and elsewhere."""
+    from services.models.taste.train import train
+
+    history: list[tuple[str, str, float]] = []
+    if data is not None:
+        weights = settings.action_weights
+        history = [(e.user_id, e.object_id, weights.get(e.action_name, 0.0)) for e in Dataset.open(data).history()]
+    else:
+        log = SqliteLog(settings.data_dir / "log.sqlite3")
+        try:
+            after = 0
+            while records := await log.read(after, RECORDS_AT_ONCE):
+                after = records[-1][0]
+                history += [
+                    (record.user_id, record.object_id, gain(record, settings.action_weights))
+                    for _, record in records
+                    if isinstance(record, Interaction) and record.user_id and record.object_id
+                ]
+        finally:
+            await log.close()
+    taste = await asyncio.to_thread(train, history, seed)
+    meta = {"actions": len(history), "people": len({person for person, _, _ in history}), "seed": seed}
+    return _store(settings, TASTE, taste.to_files(), meta, promote, f"trained on {len(history)} actions")
 
 
 def _store(
