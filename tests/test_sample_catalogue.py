@@ -123,6 +123,8 @@ def test_links_lead_to_an_item(sample: Sample) -> None:
     assert {item["artist"] for item in sample.items if "artist" in item} <= set(artists)
     assert {(item["artist"], item["album"]) for item in sample.items if "album" in item} <= set(albums)
     assert all("album" in item for item in sample.items if item["type"] == "track")
+    tracks = [(i["artist"], i["title"]) for i in sample.items if i["type"] == "track" and "(Live)" not in i["title"]]
+    assert len(set(tracks)) == len(tracks)
 
 
 def test_titles_make_search_interesting(sample: Sample) -> None:
