@@ -201,6 +201,7 @@ def understood(text: str) -> Understanding:
 
 class TestLabels:
     def test_a_data_set_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "catalogue.jsonl").touch()
         (tmp_path / "queries.tsv").write_text(
             "query_id\tsplit\tslice\tuser_id\tweight\tquery\n"
             'q1\ttrain\ttitle\t\t1\tthe "matrix\n'
@@ -216,13 +217,15 @@ class TestLabels:
         ]
 
     def test_what_is_wrong_with_a_folder_is_said(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidRequest, match=r"qrels\.tsv"):
+        (tmp_path / "catalogue.jsonl").touch()
+        (tmp_path / "queries.tsv").write_text("query_id\tsplit\tquery\nq1\ttrain\talien\n")
+        with pytest.raises(InvalidRequest, match=r"has no qrels\.tsv"):
             read_labels(tmp_path)
         (tmp_path / "qrels.tsv").write_text("query_id\tdoc\tgrade\nq1\t1\t1\n")
         with pytest.raises(InvalidRequest, match="doc_id"):
             read_labels(tmp_path)
         (tmp_path / "qrels.tsv").write_text("query_id\tdoc_id\tgrade\nq1\t1\tgood\n")
-        with pytest.raises(InvalidRequest, match="not a number"):
+        with pytest.raises(InvalidRequest, match=r"qrels\.tsv, line 2: grade 'good' is not a number"):
             read_labels(tmp_path)
 
     def test_groups_hold_gains_ideal_and_traffic_weight(self) -> None:

@@ -5,19 +5,17 @@ One group is one ranking of one query. Features are always those of services.ran
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.backends.base import EventLog, Record
+from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, RecordDamaged
 from services.evaluation.measures import exponential
 from services.rankers.base import Rows
@@ -72,28 +70,19 @@ class Labelled:
 def read_labels(folder: Path, splits: Sequence[str] = ("train", "validation")) -> list[Labelled]:
     """Queries of `splits` that have something relevant, in file order, from queries.tsv and qrels.tsv (or .gz).
 
-    Raises InvalidRequest when a file or a column is absent or a grade is not a number.
+    Raises InvalidRequest when a file or a column is absent, or a line cannot be read: what is learned from, and judged
+    by, is all of the labels or nothing.
     """
-    grades: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    try:
-        for line in _table(folder, "qrels.tsv"):
-            grades[line["query_id"]][line["doc_id"]] = float(line["grade"])
-        return [
-            Labelled(
-                line["query_id"],
-                line["split"],
-                line["query"],
-                line.get("slice") or "",
-                line.get("user_id") or None,
-                grades[line["query_id"]],
-            )
-            for line in _table(folder, "queries.tsv")
-            if line["split"] in splits and any(grade > 0 for grade in grades[line["query_id"]].values())
-        ]
-    except KeyError as error:
-        raise InvalidRequest(f"a column is absent: {error.args[0]}") from error
-    except ValueError as error:
-        raise InvalidRequest("a grade in qrels.tsv is not a number") from error
+    dataset = Dataset.open(folder)
+    grades = dataset.judgments()
+    found = [
+        Labelled(query.query_id, query.split, query.text, query.slice, query.user_id, grades[query.query_id])
+        for query in dataset.queries()
+        if query.split in splits and any(grade > 0 for grade in grades.get(query.query_id, {}).values())
+    ]
+    if dataset.problems:
+        raise InvalidRequest(str(dataset.problems[0]))
+    return found
 
 
 async def from_labels(
@@ -127,21 +116,6 @@ async def from_labels(
             )
         )
     return groups
-
-
-def _table(folder: Path, name: str) -> Iterator[dict[str, str]]:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.exists():
-            with _open(path) as file:
-                yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            return
-    raise InvalidRequest(f"{name} (or {name}.gz) is absent from the data set folder")
-
-
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
 
 
 # --- the event log ------------------------------------------------------------------------------------------------
