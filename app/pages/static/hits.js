@@ -10,7 +10,7 @@ const ENTITIES = { "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#x27;": "'", "&amp
 /** The server's highlighted text (escaped, but for <mark>) as nodes: marks become elements, all else stays text. */
 export function marked(html) {
   const plain = (text) => text.replace(/&(?:lt|gt|quot|#x27|amp);/g, (entity) => ENTITIES[entity]);
-  return html.split(/<mark>(.*?)<\/mark>/gs).map((part, place) => (place % 2 ? el("mark", {}, plain(part)) : Object.assign(document.createElement("span"),{innerHTML:plain(part)})));
+  return html.split(/<mark>(.*?)<\/mark>/gs).map((part, place) => (place % 2 ? el("mark", {}, plain(part)) : plain(part)));
 }
 
 const list = (value) => (Array.isArray(value) ? value : [value]).filter((one) => one !== null && one !== undefined && one !== "");
