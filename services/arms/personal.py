@@ -31,6 +31,8 @@ class PersonalArm:
         return any(weight > 0.0 for _, weight, _ in context.person.recent)
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        if not self.available(context):
+            return []
         weights: dict[str, float] = {}
         for object_id, weight, _ in context.person.recent:
             weights[object_id] = weights.get(object_id, 0.0) + weight

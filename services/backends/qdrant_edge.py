@@ -277,7 +277,8 @@ class _Shard:
     def _point(self, document: Document, vector: Sequence[float]) -> Any:
         payload: dict[str, Any] = {_ID: document["id"]}
         for field in self._fields.values():
-            payload[_key(field)] = values(document, field)
+            held = values(document, field)
+            payload[_key(field)] = [_clean(value) if isinstance(value, str) else value for value in held]
         return engine.Point(_point_id(document["id"]), {_TEXT: [float(x) for x in vector]}, payload)
 
     def _condition(self, condition: Condition) -> Any | None:
@@ -292,7 +293,7 @@ class _Shard:
             bounds = engine.RangeFloat(gte=condition.gte, gt=condition.gt, lte=condition.lte, lt=condition.lt)
             return engine.FieldCondition(key, range=bounds)
         if field.role is Role.KEYWORD:
-            texts = [value for value in condition.any_of if isinstance(value, str)]
+            texts = [_clean(value) for value in condition.any_of if isinstance(value, str)]
             return engine.FieldCondition(key, match=engine.MatchAny(texts)) if texts else None
         numbers = [float(value) for value in condition.any_of if not isinstance(value, str)]
         equal: list[Any] = [engine.FieldCondition(key, range=engine.RangeFloat(gte=n, lte=n)) for n in numbers]
@@ -307,6 +308,11 @@ def _guarded(path: Path, work: Callable[[], T]) -> T:
         raise
     except BaseException as error:  # the engine panics with exceptions that are no Exception
         raise StorageFailed(f"{path}: {error}") from error
+
+
+def _clean(text: str) -> str:
+    """Half of a surrogate pair can stand in JSON, but not in the engine's text."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _key(field: Field) -> str:

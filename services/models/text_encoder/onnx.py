@@ -70,7 +70,8 @@ class OnnxEncoder:
         return vectors
 
     def _encode(self, texts: Sequence[str]) -> Matrix:
-        encoded = self._tokenizer.encode_batch(list(texts))
+        # Half of a surrogate pair can stand in JSON, but in no UTF-8.
+        encoded = self._tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
         longest = max(len(one.ids) for one in encoded)
         ids = np.zeros((len(encoded), longest), np.int64)
         mask = np.zeros_like(ids)
