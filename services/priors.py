@@ -34,10 +34,10 @@ def measure(schema: Schema, documents: Iterable[Document]) -> Schema:
         items += 1
         found = first_number(document, fields[schema.popularity])
         if found is not None:
-            popularity.append(max(0.0, found))
+            popularity.append(found)
         count = first_number(document, fields[schema.votes])
         if count is not None:
-            votes.append(max(0.0, count))
+            votes.append(count)
         rating = first_number(document, rating_field)
         if rating is not None and (count is None or count > 0):
             ratings.append(rating)
@@ -64,7 +64,7 @@ def prior(schema: Schema, document: Document) -> float:
         (_logarithmic(document, schema, name, scale), share)
         for name, scale, share in (
             (schema.popularity, "popularity_scale", 1 - _VOTES_SHARE),
-            (schema.votes if schema.votes != schema.popularity else None, "votes_scale", _VOTES_SHARE),
+            (schema.votes, "votes_scale", _VOTES_SHARE),
         )
         if name is not None and scale in schema.stats
     ]

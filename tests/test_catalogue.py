@@ -250,6 +250,18 @@ class TestSchema:
 
         asyncio.run(work())
 
+    def test_a_guess_looks_at_all_of_a_catalogue(self, path: Path) -> None:
+        async def work() -> None:
+            async with opened(path, Shelf()) as catalogue:
+                await catalogue.put([film("0")])
+                first = [film(f"a{n}", kind="one of them") for n in range(2 * SAMPLE)]
+                other = [film(f"b{n}", kind="another", host=f"Host {n}") for n in range(SAMPLE)]
+                await catalogue.put([*first, *other])
+                assert catalogue.schema.get("kind") == Field("kind", Role.KEYWORD, 1.5)
+                assert catalogue.schema.get("host") == Field("host", Role.KEYWORD, 1.5)
+
+        asyncio.run(work())
+
     def test_a_settled_guess_stays_and_only_its_constants_are_measured_again(self, path: Path) -> None:
         async def work() -> None:
             async with opened(path, Shelf()) as catalogue:

@@ -278,6 +278,10 @@ class TestPriors:
         assert schema.popularity == schema.votes == "votes"
         assert prior(schema, documents[9]) == pytest.approx(math.log(10) / math.log(100))
 
+    def test_ratings_by_nobody_are_no_part_of_the_mean(self) -> None:
+        documents = [{"id": "1", "rating": 8, "votes": 3}, {"id": "2", "rating": 0, "votes": 0}]
+        assert measure(infer(documents), documents).stats["rating_mean"] == 8
+
     def test_dates_say_how_new(self) -> None:
         documents = [{"id": str(n), "title": "x", "published": f"{2000 + n}-01-01"} for n in range(21)]
         schema = measure(infer(documents), documents)

@@ -62,6 +62,10 @@ class ItemStoreContract:
             assert list(found.items()) == [("ü/1", odd), ("a", item("a"))]
             assert await store.get(["a\n", "\ud800", ""], soon()) == {}
             assert await store.count() == 3
+            await store.put([item("c"), item("a", v=2)])
+            assert await store.count() == 4
+            await store.delete(["c"])
+            assert await store.count() == 3
 
         self.run(work)
 
@@ -164,19 +168,23 @@ class ItemStoreContract:
         self.run(work)
 
     def test_deletions_are_kept_for_the_slowest_index(self) -> None:
-        async def work(store: ItemStore) -> None:
-            await store.put([item("a"), item("b")])
-            await store.applied("lexical", 2)
-            await store.applied("vector", 2)
-            await store.delete(["a"])
-            await store.applied("lexical", 3)
-            assert await store.pending("vector") == (3, [], ["a"])
-            await store.applied("vector", 3)
-            await store.delete(["b"])
-            assert await store.sequence() == 4  # numbers are never given twice
-            assert await store.pending("vector") == (4, [], ["b"])
+        async def work() -> None:
+            async with self.store() as store:
+                await store.put([item("a"), item("b")])
+                await store.applied("lexical", 2)
+                await store.applied("vector", 2)
+                await store.delete(["a"])
+                await store.applied("lexical", 3)
+            async with self.store() as store:
+                assert await store.pending("vector") == (3, [], ["a"])
+                await store.applied("vector", 3)
+            async with self.store() as store:
+                assert await store.pending("vector") == (3, [], [])
+                await store.delete(["b"])
+                assert await store.sequence() == 4  # numbers are never given twice
+                assert await store.pending("vector") == (4, [], ["b"])
 
-        self.run(work)
+        asyncio.run(work())
 
     def test_another_schema_takes_confirmations_back(self) -> None:
         async def work(store: ItemStore) -> None:
@@ -224,6 +232,7 @@ class ItemStoreContract:
                 put.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await put
+                await store.get(["a"], soon())
             await store.put([item("b")])  # writes are done in order: the others have been by now
             stored = {d["id"]: d async for d in store.scan()}
             assert (await store.get(["a"], soon()))["a"] == stored["a"]
