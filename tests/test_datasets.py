@@ -154,6 +154,7 @@ class TestFolder:
         assert list(dataset.qrels()) == qrels
         assert list(dataset.history()) == history
         for path in (tmp_path / "one").iterdir():
+            assert path.read_bytes()[4:8] == bytes(4)  # no time of writing (RFC 1952, MTIME)
             assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
     def test_the_real_folders_are_read_without_a_problem(self, shared: Path) -> None:
@@ -171,6 +172,9 @@ class TestSplits:
         judgments = {f"q{n}": {f"d{n % 60}": 1.0, f"other{n}": 0.0} for n in range(300)}
         found = {q.query_id: q.split for q in split(queries, judgments)}
         assert all(found[f"q{n}"] == found[f"q{n % 60}"] for n in range(300))
+        # The item that most queries look for decides, whatever else a query finds.
+        some = {f"q{n}": {"a": 1.0, f"z{n}": 1.0} for n in range(50)}
+        assert len({q.split for q in split(dict.fromkeys(some, "text"), some)}) == 1
         assert set(found.values()) == {"train", "validation", "test"}
         assert split(queries, judgments) == split(queries, judgments)
 
