@@ -176,6 +176,7 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
                 PredictionDerived(memory, knowledge),
             ),
         )
+        stack.push_async_callback(catalogue.close)
         await catalogue.recover()
         signer = Signer(_keys(settings), settings.query_ttl_seconds)
         learner = _learner(settings, log, memory, store, switch)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from services.errors import ArmFailed
-from services.types import Candidate, Found, Pooled
+from services.types import Candidate, Found, Interpretation, Pooled, Understanding
 
 FUSION_WEIGHTS: Mapping[str, float] = {
     "lexical": 0.40,
@@ -36,11 +36,47 @@ LAST = 0.2
 """Worth of the last item of a list: that an arm chose it is evidence, and how far the list reaches is the policy's
 doing, not the item's. Films, validation, 10 candidates an arm: NDCG@10 .597 against .585 with 0."""
 
+EXPLAINED_TEXT = 0.4
+EXPLAINED_PERSONAL = 0.7
+UNEXPLAINED_STRUCTURE = 0.2
+"""What `adapt` makes of the weights at the two ends. Films, validation, 180 queries of each kind, traffic mix: NDCG@10
+.668 with these, .640 without adapting (facet .967 and .944, personal .173 and .025, title .885 and .881)."""
+
 RRF_K = 60
 """Constant of reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009)."""
 
 _LARGEST = 1e300
 """Scores beyond this (infinity and NaN with them) are garbage; below it no difference of two scores overflows."""
+
+
+def explained(understanding: Understanding, title: str | None) -> tuple[float, float]:
+    """(how much of the query its slots explain, the same if they explain all of it, else 0), each in 0..1.
+
+    Titles named in the query do not explain it: words find them best. `title` is the field that names an item.
+    """
+    likeliest = understanding.interpretations[0] if understanding.interpretations else Interpretation(0.0, (), ())
+    if all(slot.field == title for slot in likeliest.slots):
+        return 0.0, 0.0
+    parts = len(likeliest.slots) + len(likeliest.rest)
+    share = likeliest.likelihood * len(likeliest.slots) / parts
+    return share, 0.0 if likeliest.rest else share
+
+
+def adapt(weights: Mapping[str, float], share: float, whole: float) -> dict[str, float]:
+    """`weights` for a query of which slots explain `share` and `whole` (see `explained`).
+
+    A query that its slots explain as a whole ("80s horror films") leaves words little to say, and among the many items
+    that fit it, what the person likes decides; one that they explain in part, or not at all, trusts structure less.
+    """
+    adapted = dict(weights)
+    for arm in ("lexical", "vector"):
+        if arm in adapted:
+            adapted[arm] *= 1.0 - (1.0 - EXPLAINED_TEXT) * whole
+    if "structured" in adapted:
+        adapted["structured"] *= UNEXPLAINED_STRUCTURE + (1.0 - UNEXPLAINED_STRUCTURE) * share
+    if "personal" in adapted:
+        adapted["personal"] += (EXPLAINED_PERSONAL - adapted["personal"]) * whole
+    return adapted
 
 
 def clean(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

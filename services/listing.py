@@ -44,7 +44,7 @@ class Lister:
         now = self._clock()
         deadline = Deadline.after(query.timeout)
         try:
-            found = await self._index.search(index_query(query, understanding), deadline)
+            found = await self._index.search(index_query(query, understanding, schema), deadline)
             ids = [candidate.object_id for candidate in found.candidates]
             documents = await self._items.get(ids[query.offset :], deadline)
         except TimeoutError as error:

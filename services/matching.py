@@ -6,10 +6,13 @@ from dataclasses import replace
 
 from services.backends.base import Constraint, IndexQuery, SlotMatch, TextMatch
 from services.text import normalize
-from services.types import Query, Slot, Understanding
+from services.types import Query, Schema, Slot, Sort, Understanding
 
-NGRAMS = 1.0
-"""Weight of character n-grams when the spelling is in doubt; else none: they cost more than the words and add nothing."""
+NGRAMS = 0.3
+"""Weight of character n-grams for a query whose words are known and rightly spelt: of the items with its words, those
+come first whose title is like the whole query."""
+NGRAMS_DOUBTFUL = 1.0
+"""The same when the spelling is in doubt; then a title that is much like the query matches whatever its words."""
 MOST_CONSTRAINTS = 8
 LEAST_WEIGHT = 0.01
 """Readings less likely than this are not looked for."""
@@ -17,7 +20,7 @@ LEAST_WEIGHT = 0.01
 
 def text_match(understanding: Understanding) -> TextMatch:
     """The words of a query with their likely spellings. Words that say nothing of what is wanted (stopwords, "movies")
-    are left out when others remain; character n-grams join in when a word is unknown or looks misspelt."""
+    are left out when others remain; character n-grams weigh more when a word is unknown or looks misspelt."""
     telling = _telling(understanding)
     words = [
         alternatives
@@ -28,7 +31,8 @@ def text_match(understanding: Understanding) -> TextMatch:
     return TextMatch(
         words=tuple(words or understanding.words),
         raw=understanding.normalized,
-        ngram_weight=NGRAMS if doubtful else 0.0,
+        ngram_weight=NGRAMS_DOUBTFUL if doubtful else NGRAMS,
+        ngrams_match=doubtful,
     )
 
 
@@ -51,15 +55,17 @@ def slot_match(understanding: Understanding) -> SlotMatch | None:
     return SlotMatch(tuple(constraints)) if constraints else None
 
 
-def index_query(query: Query, understanding: Understanding) -> IndexQuery:
+def index_query(query: Query, understanding: Understanding, schema: Schema) -> IndexQuery:
     """Everything that matches lexically or structurally, from the first hit to the end of the page asked for."""
     browsing = not normalize(query.text)
+    # By the field itself where there is one: the index's own prior is a blend, and equal for the most popular.
+    popular = Sort(schema.popularity, descending=True) if browsing and schema.popularity else None
     return IndexQuery(
         text=None if browsing else text_match(understanding),
         slots=None if browsing else slot_match(understanding),
         filters=query.filters,
         facets=query.facets,
-        sort=query.sort,
+        sort=query.sort or popular,
         limit=query.offset + query.limit,
     )
 

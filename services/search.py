@@ -18,7 +18,7 @@ from services.arms.base import Arm
 from services.backends.base import EventLog, IndexResult, ItemStore, LexicalIndex, MemoryIndex
 from services.context import features
 from services.filters import matches
-from services.fusion import fuse, order
+from services.fusion import adapt, explained, fuse, order
 from services.listing import Lister
 from services.matching import index_query
 from services.memory import memory_key
@@ -172,7 +172,8 @@ class SearchEngine:
         with metrics.stage("retrieve"):
             lists, matched, failed = await self._retrieve(context, decision, deadline.less(RESERVE * query.timeout))
         with metrics.stage("fuse"):
-            pool = _top_up(fuse(lists, self._fusion_weights), matched.candidates, query.offset + query.limit)
+            weights = adapt(self._fusion_weights, *explained(understanding, schema.title))
+            pool = _top_up(fuse(lists, weights), matched.candidates, query.offset + query.limit)
         with metrics.stage("documents"):
             try:
                 documents = await self._items.get([pooled.object_id for pooled in pool], deadline)
@@ -243,7 +244,9 @@ class SearchEngine:
 
     async def _matched(self, context: Context, deadline: Deadline) -> IndexResult | Degraded:
         try:
-            return await self._index.search(index_query(context.query, context.understanding), deadline)
+            return await self._index.search(
+                index_query(context.query, context.understanding, self.knowledge.schema), deadline
+            )
         except Exception as error:
             return _unavailable("catalogue", error)
 

@@ -15,8 +15,19 @@ from services.arms.lexical import LexicalArm
 from services.arms.structured import StructuredArm
 from services.backends.base import LexicalIndex
 from services.backends.tantivy import TantivyIndex
-from services.matching import NGRAMS, index_query, slot_match, text_match
-from services.types import Alternative, Condition, Context, Deadline, Interpretation, Query, Slot, Sort, Understanding
+from services.matching import NGRAMS, NGRAMS_DOUBTFUL, index_query, slot_match, text_match
+from services.types import (
+    Alternative,
+    Condition,
+    Context,
+    Deadline,
+    Interpretation,
+    Query,
+    Schema,
+    Slot,
+    Sort,
+    Understanding,
+)
 from services.understanding.pipeline import Understander
 from tests.contracts.arm import ArmContract, Case, asking, context_of
 from tests.contracts.lexical_index import FILMS, SCHEMA
@@ -125,10 +136,12 @@ def test_stopwords_are_left_out_when_other_words_remain() -> None:
     assert [word[0].text for word in text_match(understood("the the")).words] == ["the", "the"]
 
 
-def test_ngrams_join_in_when_the_spelling_is_in_doubt() -> None:
-    assert text_match(understood("dark knight")).ngram_weight == 0.0
-    assert text_match(understood("darc knight", unknown=0.5)).ngram_weight == NGRAMS
-    assert text_match(understood("darc knight", corrected="dark knight")).ngram_weight == NGRAMS
+def test_ngrams_find_items_by_themselves_only_when_the_spelling_is_in_doubt() -> None:
+    sure = text_match(understood("dark knight"))
+    assert (sure.ngram_weight, sure.ngrams_match) == (NGRAMS, False)
+    for doubtful in (understood("darc knight", unknown=0.5), understood("darc knight", corrected="dark knight")):
+        match = text_match(doubtful)
+        assert (match.ngram_weight, match.ngrams_match) == (NGRAMS_DOUBTFUL, True)
 
 
 def test_a_slip_of_the_finger_finds_the_title(tmp_path: Path) -> None:
@@ -171,7 +184,7 @@ def test_a_page_asks_for_everything_up_to_its_end() -> None:
     query = Query(
         "dark", filters=(Condition("year", gte=1.0),), facets=("genres",), sort=Sort("year"), limit=5, offset=20
     )
-    asked = index_query(query, understood("dark"))
+    asked = index_query(query, understood("dark"), Schema())
     assert (asked.limit, asked.offset) == (25, 0)
     assert (asked.filters, asked.facets, asked.sort) == (query.filters, query.facets, query.sort)
     assert asked.text is not None
@@ -181,7 +194,7 @@ def test_an_empty_query_browses_and_one_without_words_matches_nothing(tmp_path: 
     meaning = understander()
 
     async def ask(index: LexicalIndex) -> list[int]:
-        queries = [index_query(Query(text), meaning.understand(text)) for text in ("", "  ", "?!")]
+        queries = [index_query(Query(text), meaning.understand(text), Schema()) for text in ("", "  ", "?!")]
         return [(await index.search(query, Deadline.after(10))).total for query in queries]
 
     assert with_index(tmp_path, ask) == [len(FILMS), len(FILMS), 0]

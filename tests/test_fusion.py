@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import ArmFailed
-from services.fusion import FUSION_WEIGHTS, LAST, clean, fuse, order, scale
-from services.types import Candidate, Found, Pooled
+from services.fusion import FUSION_WEIGHTS, LAST, adapt, clean, explained, fuse, order, scale
+from services.types import Candidate, Found, Interpretation, Pooled, Slot, Understanding
 
 
 def listed(*pairs: tuple[str, float]) -> list[Candidate]:
@@ -141,3 +141,34 @@ class TestOrder:
         pool = [Pooled("b", {}, 1.0), Pooled("c", {}, 2.0), Pooled("a", {}, 1.0), Pooled("10", {}, 1.0)]
         assert [pool[i].object_id for i in order(pool)] == ["c", "10", "a", "b"]
         assert order([]) == []
+
+
+def understood(*readings: tuple[float, tuple[tuple[str, str], ...], tuple[str, ...]]) -> Understanding:
+    interpretations = tuple(
+        Interpretation(likelihood, tuple(Slot(field, value, 0, 1, 0.9) for field, value in slots), rest)
+        for likelihood, slots, rest in readings
+    )
+    return Understanding("", (), (), None, "en", interpretations)
+
+
+def test_slots_explain_a_query_as_far_as_they_cover_it() -> None:
+    whole = understood((0.9, (("genres", "Horror"), ("year", "80s")), ()), (0.1, (), ("horror", "80s")))
+    assert explained(whole, "title") == (0.9, 0.9)
+    part = understood((0.6, (("actors", "Jude Law"),), ("enemy", "gates")))
+    assert explained(part, "title") == (pytest.approx(0.2), 0.0)
+    assert explained(understood((1.0, (), ("word",))), "title") == (0.0, 0.0)
+
+
+def test_a_title_in_the_query_does_not_explain_it() -> None:
+    assert explained(understood((0.9, (("title", "Alien"),), ())), "title") == (0.0, 0.0)
+
+
+def test_structure_and_taste_decide_what_slots_explain_and_words_the_rest() -> None:
+    weights = {"lexical": 0.4, "structured": 0.4, "vector": 0.2, "personal": 0.1, "memory": 0.5}
+    plain, whole = adapt(weights, 0.0, 0.0), adapt(weights, 1.0, 1.0)
+    assert plain["structured"] < plain["lexical"]
+    assert whole["structured"] > whole["lexical"]
+    assert whole["structured"] == weights["structured"]
+    assert plain["personal"] == weights["personal"] < whole["personal"]
+    assert plain["memory"] == whole["memory"] == weights["memory"]
+    assert adapt({"memory": 0.5}, 1.0, 1.0) == {"memory": 0.5}

@@ -255,6 +255,7 @@ class TestSpelling:
             ("the lion knig", "the lion king"),
             ("brokeback mountaim", "brokeback mountain"),
             ("broke back mountain", "brokeback mountain"),
+            ("broke brake mountain", "brokeback mountain"),
             ("brokebrake mountain", "brokeback mountain"),
             ("spiderman", "spider man"),
             ("tarantnio, movies!", "tarantino, movies!"),

@@ -16,7 +16,7 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
-from services.fusion import scale
+from services.fusion import explained, scale
 from services.priors import newness, prior, quality
 from services.rankers.base import Rows
 from services.text import normalize, tokenize
@@ -59,6 +59,8 @@ _QUERY = (
     "query_corrected",
     "query_rarity",
     "person_known",
+    "query_explained",
+    "query_explained_whole",
 )
 NAMES: tuple[str, ...] = (*(f"{arm}_{what}" for arm in ARMS for what in _PER_ARM), *_ITEM, *_QUERY)
 """Column names. Per arm: `scaled` score within its list (0..1, as fusion scales), `raw` score (signed log1p), `rank`
@@ -90,7 +92,7 @@ def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Docum
         _titles(context.understanding, items),
         _slots(context.understanding, items, schema),
         _person(context, pool),
-        np.tile(_query(context), (len(pool), 1)),
+        np.tile(_query(context, schema.title), (len(pool), 1)),
     )
     table = np.hstack(parts)
     np.nan_to_num(table, copy=False, nan=0.0, posinf=_LIMIT, neginf=-_LIMIT)
@@ -257,7 +259,7 @@ def _person(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
     return np.array([[seen.get(pooled.object_id, 0.0)] for pooled in pool], dtype=np.float64)
 
 
-def _query(context: Context) -> NDArray[np.float64]:
+def _query(context: Context, title: str | None) -> NDArray[np.float64]:
     understanding = context.understanding
     first = understanding.interpretations[0] if understanding.interpretations else Interpretation(0.0, (), ())
     return np.array(
@@ -270,6 +272,7 @@ def _query(context: Context) -> NDArray[np.float64]:
             understanding.corrected is not None,
             max(understanding.rarity, default=0.0),
             bool(context.person.recent),
+            *explained(understanding, title),
         ),
         dtype=np.float64,
     )

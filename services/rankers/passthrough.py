@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from services.fusion import FUSION_WEIGHTS
+from services.fusion import FUSION_WEIGHTS, adapt
 from services.rankers.base import Rows
 from services.rankers.features import ARMS, NAMES
 
 _FUSED = NAMES.index("fused")
+_EXPLAINED = NAMES.index("query_explained")
+_EXPLAINED_WHOLE = NAMES.index("query_explained_whole")
 _SCALED = tuple((f"{arm}_scaled", arm, NAMES.index(f"{arm}_scaled")) for arm in ARMS)
 
 
@@ -22,7 +24,7 @@ class PassthroughRanker:
     version = "passthrough"
 
     def __init__(self, weights: Mapping[str, float] = FUSION_WEIGHTS) -> None:
-        self._weights = [(feature, column, weights.get(arm, 0.0)) for feature, arm, column in _SCALED]
+        self._weights = dict(weights)
 
     def score(self, rows: Rows) -> NDArray[np.float32]:
         return rows[:, _FUSED].copy()
@@ -36,7 +38,8 @@ class PassthroughRanker:
         return [self._contributions(row) for row in rows]
 
     def _contributions(self, row: NDArray[np.float32]) -> Mapping[str, float]:
-        parts = {feature: weight * float(row[column]) for feature, column, weight in self._weights}
+        weights = adapt(self._weights, float(row[_EXPLAINED]), float(row[_EXPLAINED_WHOLE]))
+        parts = {feature: weights.get(arm, 0.0) * float(row[column]) for feature, arm, column in _SCALED}
         rest = float(row[_FUSED]) - sum(parts.values())
         if abs(rest) > _ROUNDING:
             parts["fused"] = rest

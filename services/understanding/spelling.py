@@ -43,6 +43,7 @@ COMMON_MASS = 60.0
 """A word this common is never doubted."""
 LEAST_WEIGHT = 0.05
 """Alternatives less likely than this are left out."""
+HEARD_SLIPS = 3
 LONG_WORD, STEM_OF_LONG = 8, 4
 """A word this long may be three slips away from one that begins with the same letters."""
 
@@ -232,10 +233,12 @@ class Speller:
         vocabulary = self._vocabulary
         best = list(path)
         for i in range(len(tokens) - 1):
+            apart = vocabulary.pairs.get(f"{tokens[i]} {tokens[i + 1]}", 0)
             joined = tokens[i] + tokens[i + 1]
+            if joined not in self._entries and not apart:
+                joined = self._heard(tokens, i)
             if joined not in self._entries or best[i] == "":
                 continue
-            apart = vocabulary.pairs.get(f"{tokens[i]} {tokens[i + 1]}", 0)
             together = vocabulary.mass(joined)
             weight = together / (together + 4.0 * apart + 1.0)
             if weight < LEAST_WEIGHT or any(a.text == joined for a in words[i]):
@@ -245,6 +248,20 @@ class Speller:
             if not apart and not small and weight > 0.5:
                 best[i], best[i + 1] = joined, ""
         return Spelling(tuple(words), tuple(best))
+
+    def _heard(self, tokens: Sequence[str], i: int) -> str:
+        """A long word that two tokens sound like together ("broke brake mountain" -> brokeback), if it was seen beside
+        a neighbour of theirs; "" if there is none."""
+        joined = tokens[i] + tokens[i + 1]
+        before, after = tokens[i - 1 : i], tokens[i + 2 : i + 3]
+        pairs = self._vocabulary.pairs
+        heard = [
+            (distance, word)
+            for word in self._long.get(joined[:STEM_OF_LONG], ())
+            if (distance := OSA.distance(joined, word, score_cutoff=HEARD_SLIPS)) <= HEARD_SLIPS
+            and (any(f"{t} {word}" in pairs for t in before) or any(f"{word} {t}" in pairs for t in after))
+        ]
+        return min(heard, default=(0, ""))[1]
 
 
 def _same_word(token: str, word: str, known: bool) -> bool:
