@@ -19,7 +19,7 @@ let timer = 0;
 let changed = "";
 
 const key = () => adminKey.get();
-const ms = (seconds) => (seconds === null ? "–" : `${(seconds * 1000).toFixed(seconds < 0.01 ? 1 : 0)} ms`);
+const ms = (seconds) => (seconds === null ? "–" : seconds < 0.0001 ? "< 0.1 ms" : `${(seconds * 1000).toFixed(seconds < 0.01 ? 1 : 0)} ms`);
 const percent = (share) => `${(share * 100).toFixed(share < 0.1 && share > 0 ? 1 : 0)} %`;
 
 function age(seconds) {

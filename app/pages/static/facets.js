@@ -21,7 +21,8 @@ export async function worthwhile(offered) {
   const good = offered.facets
     .filter((field) => (answer.facets[field] ?? []).length > 1 && covered(field) >= TELLING)
     .sort((a, b) => covered(b) - covered(a))
-    .slice(0, FIELDS);
+    .slice(0, FIELDS)
+    .sort((a, b) => offered.facets.indexOf(a) - offered.facets.indexOf(b));
   if (answer.total > 0) sessionStorage.setItem(name, JSON.stringify(good));
   return good;
 }

@@ -3,7 +3,7 @@
 import { adminKey, armClass, armDot, call, el, label, number, signed } from "/static/common.js";
 
 const VALUES = 3;
-const FACTS = 3;
+const FACTS = 4;
 const EFFECTS = 8;
 const ENTITIES = { "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#x27;": "'", "&amp;": "&" };
 
@@ -27,11 +27,12 @@ function yearOf(document, offered) {
   return /^\d{4}-/.test(text) ? text.slice(0, 4) : /^\d{1,4}$/.test(text) ? text : null;
 }
 
-/** Short facts: first the values that the words of the search were found in, then the leading keyword fields. */
+/** Short facts: first the values that the search's words were found in, then fields of one value (a type, a maker), then the rest. */
 function facts(hit, offered) {
   const keywords = offered.fields.filter((field) => field.role === "keyword" && field.name !== "id").map((field) => field.name);
   const found = keywords.filter((name) => hit.highlights[name]);
-  const order = [...found, ...offered.shown, ...keywords].filter((name, place, all) => all.indexOf(name) === place);
+  const single = keywords.filter((name) => typeof hit.document[name] === "string");
+  const order = [...found, ...single, ...keywords].filter((name, place, all) => all.indexOf(name) === place);
   const made = [];
   const rating = offered.rating ? list(hit.document[offered.rating])[0] : undefined;
   if (typeof rating === "number" && rating > 0) made.push(el("span", { title: label(offered.rating) }, `★ ${rating.toFixed(1)}`));
