@@ -182,12 +182,6 @@ class TestPersonalArm(VectorArmContract):
         return self.made(arm, schema, contexts, silent, close)
 
 
-class TestPersonalArmByWords(VectorArmContract):
-    async def case(self, folder: Path) -> Case:
-        arm, schema, close = await self.over(folder, HashingEncoder(), PersonalArm)
-        return self.made(arm, schema, [context(recent=[("1", 2.0, 9.0)])], [context("space")], close)
-
-
 async def ask(arm: Arm, asked: Context, count: int = 10) -> list[Candidate]:
     return await arm.retrieve(asked, count, Deadline.after(5))
 

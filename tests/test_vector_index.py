@@ -149,6 +149,18 @@ def test_an_index_that_outgrew_its_graph_wants_a_rebuild(tmp_path: Path, monkeyp
     assert everything(tmp_path) == (True, len(items()))
 
 
+def test_closing_during_a_rebuild_keeps_what_it_built(tmp_path: Path) -> None:
+    async def run() -> None:
+        index = QdrantEdgeIndex.open(tmp_path, SCHEMA, SIZE)
+        rebuilding = asyncio.ensure_future(index.rebuild(SCHEMA, SIZE, items()))
+        await asyncio.sleep(0)
+        await index.close()
+        await rebuilding
+
+    asyncio.run(run())
+    assert everything(tmp_path) == (False, len(items()))
+
+
 def test_nothing_stays_open(tmp_path: Path) -> None:
     fill(tmp_path)
     before = len(os.listdir("/dev/fd"))

@@ -19,9 +19,10 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid5
@@ -70,6 +71,8 @@ class QdrantEdgeIndex:
         # One thread each, so that a search never waits for a rebuild.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="vector-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vector-write")
+        self._changing = asyncio.Lock()
+        self._discarded: Future[None] | None = None
 
     @classmethod
     def open(cls, path: Path, schema: Schema, size: int) -> QdrantEdgeIndex:
@@ -99,25 +102,45 @@ class QdrantEdgeIndex:
     async def apply(self, upserts: Sequence[Point], deletes: Sequence[str]) -> None:
         """Visible to searches and on disk when it returns. An item with a zero vector has none. Raises StorageFailed,
         and ValueError for a vector of another size."""
-        shard = self._shard
-        await self._write(lambda: shard.apply(upserts, deletes))
+        async with self._changing:
+            shard = self._shard
+            await asyncio.shield(self._write(lambda: shard.apply(upserts, deletes)))
 
     async def rebuild(self, schema: Schema, size: int, points: Iterable[Point]) -> None:
         """The new index is in force at the very moment of return, so what the caller sets next (the encoder) is never
-        out of step with it. Raises StorageFailed; then the old one stays in force. Writes meanwhile wait."""
-        fresh = await self._write(lambda: self._build(schema, size, points))
-        old, self._shard = self._shard, fresh
-        self.needs_rebuild = False
-        # Behind the searches that still wait for the old one.
-        self._reader.submit(self._discard, old)
+        out of step with it. Raises StorageFailed; then, and when cancelled, the old one stays in force. `apply` waits
+        meanwhile."""
+        async with self._changing:
+            if self._discarded is not None:
+                await asyncio.wrap_future(self._discarded)
+            given_up = threading.Event()
+            build = self._write(lambda: self._build(schema, size, points, given_up))
+            try:
+                fresh = await asyncio.shield(build)
+            except asyncio.CancelledError:
+                given_up.set()
+                if build.done() and build.exception() is None:
+                    self._writer.submit(build.result().close)
+                raise
+            old, self._shard = self._shard, fresh
+            try:
+                _point(self._path / "CURRENT", fresh.folder.name)
+            except OSError as error:
+                self._shard = old
+                self._writer.submit(fresh.close)
+                raise StorageFailed(f"{self._path}: {error}") from error
+            self.needs_rebuild = False
+            # Behind the searches that still wait for the old one.
+            self._discarded = self._reader.submit(self._discard, old)
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        await asyncio.to_thread(self._writer.shutdown)
-        await asyncio.to_thread(self._reader.shutdown)
-        await asyncio.to_thread(self._shard.close)
+        async with self._changing:  # a rebuild that has begun still ends well
+            await asyncio.to_thread(self._writer.shutdown)
+            await asyncio.to_thread(self._reader.shutdown)
+            await asyncio.to_thread(self._shard.close)
 
     async def _read(self, work: Callable[[], T], deadline: Deadline) -> T:
         if self._closed:
@@ -129,13 +152,13 @@ class QdrantEdgeIndex:
         async with asyncio.timeout(remaining):
             return await asyncio.get_running_loop().run_in_executor(self._reader, _guarded, self._path, work)
 
-    async def _write(self, work: Callable[[], T]) -> T:
+    def _write(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """To be shielded: a caller that gives up does not stop a write half way."""
         if self._closed:
             raise StorageFailed("the vector index is closed")
-        # Shielded: a caller that gives up does not stop a write half way.
-        return await asyncio.shield(
-            asyncio.get_running_loop().run_in_executor(self._writer, _guarded, self._path, work)
-        )
+        written = asyncio.get_running_loop().run_in_executor(self._writer, _guarded, self._path, work)
+        written.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, even if nobody waits
+        return written
 
     def _reopen(self, schema: Schema, size: int) -> _Shard | None:
         """The index that CURRENT names, if it is whole and of this size and schema."""
@@ -160,19 +183,20 @@ class QdrantEdgeIndex:
         folder = self._fresh_folder()
         return _guarded(folder, lambda: _Shard.create(folder, schema, size))
 
-    def _build(self, schema: Schema, size: int, points: Iterable[Point]) -> _Shard:
+    def _build(self, schema: Schema, size: int, points: Iterable[Point], given_up: threading.Event) -> _Shard:
         folder = self._fresh_folder()
         shard: _Shard | None = None
         try:
             shard = _Shard.create(folder, schema, size)
-            shard.apply(points, ())
+            shard.apply(takewhile(lambda _: not given_up.is_set(), points), ())
             if shard.unindexed_bytes > INDEXED_BYTES:
                 shard.close()
                 shard = None
                 command = [sys.executable, "-c", _OPTIMIZE, str(folder / "shard")]
                 subprocess.run(command, check=True, stdin=subprocess.DEVNULL)  # noqa: S603 - our own words
                 shard = _Shard.load(folder, schema, size)
-            _point(self._path / "CURRENT", folder.name)
+            if given_up.is_set():
+                raise StorageFailed(f"{self._path}: the rebuild was given up")
         except BaseException:
             if shard is not None:
                 shard.close()

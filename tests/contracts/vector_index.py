@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -218,5 +218,37 @@ class VectorIndexContract:
                 with pytest.raises(ValueError, match="no more"):
                     await index.rebuild(SCHEMA, SIZE, broken())
                 assert len(await index.nearest([1.0] * SIZE, (), 200, Deadline.after(5))) == len(items())
+
+        asyncio.run(run())
+
+    def test_a_rebuild_that_is_given_up_leaves_the_old_index(self, tmp_path: Path) -> None:
+        async def run() -> None:
+            async with self.filled(tmp_path) as index:
+                rebuilding = asyncio.ensure_future(index.rebuild(SCHEMA, 3, endless()))
+                await asyncio.sleep(0.05)
+                rebuilding.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await rebuilding
+                await index.apply([({"id": "new"}, [1.0] * SIZE)], [])
+                assert len(await index.nearest([1.0] * SIZE, (), 200, Deadline.after(5))) == len(items()) + 1
+
+        def endless() -> Iterator[tuple[Document, list[float]]]:
+            number = 0
+            while True:
+                yield {"id": f"{number}"}, [1.0] * 3
+                number += 1
+
+        asyncio.run(run())
+
+    def test_writes_during_a_rebuild_reach_the_new_index(self, tmp_path: Path) -> None:
+        async def run() -> None:
+            async with self.filled(tmp_path) as index:
+                rebuilding = asyncio.ensure_future(index.rebuild(SCHEMA, SIZE, items()[:50]))
+                again = asyncio.ensure_future(index.rebuild(SCHEMA, SIZE, items()[:40]))
+                await asyncio.sleep(0)
+                await index.apply([({"id": "new"}, [1.0] * SIZE)], ["i1"])
+                await asyncio.gather(rebuilding, again)
+                found = ids(await index.nearest([1.0] * SIZE, (), 200, Deadline.after(5)))
+                assert set(found) == {"new", *(f"i{i}" for i in range(40) if i != 1)}
 
         asyncio.run(run())
