@@ -20,6 +20,8 @@ MOST_VALUES = 100
 MOST_FACETS = 20
 LONGEST_VALUE = 1000
 """Characters of a filter's string."""
+LONGEST_NAME = 64
+"""Characters of an unknown name that an error message repeats."""
 
 _BOUNDS = ("gte", "gt", "lte", "lt")
 
@@ -83,8 +85,9 @@ def _field(name: str, schema: Schema, place: str) -> Field:
     if field is not None and field.role in FILTERABLE:
         return field
     usable = sorted(f.name for f in schema.of(*FILTERABLE))
-    what = f"no field {name!r}" if field is None else f"{name!r} is a {field.role} field"
-    near = get_close_matches(name, usable, 1, 0.5)
+    shown = name[:LONGEST_NAME]
+    what = f"no field {shown!r}" if field is None else f"{shown!r} is a {field.role} field"
+    near = get_close_matches(shown, usable, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"fields that can be used here: {', '.join(usable) or 'none'}"
     raise UnknownField(f"{place}: {what}; {hint}", place)
 

@@ -32,14 +32,15 @@ from services.types import (
 
 @dataclass(frozen=True, slots=True)
 class TextMatch:
-    """What to look for in words. An item matches when it has at least one of the words, or, with an `ngram_weight`, a
-    title that is much like `raw`."""
+    """What to look for in words. An item matches when it has at least one of the words (see `ngrams_match`)."""
 
     words: tuple[tuple[Alternative, ...], ...]
     raw: str
     """The normalised query, for character n-grams of the title."""
     ngram_weight: float = 0.0
     """Weight of character n-gram evidence beside words; 0 leaves it out."""
+    ngrams_match: bool = False
+    """Whether an item also matches without any of the words, when its title is much like `raw`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,21 +59,22 @@ class Translator:
         return Query.boolean_query([(Occur.Must, wanted), *filters])
 
     def text(self, match: TextMatch) -> Query:
-        """Items with at least one of the words, or (with `ngram_weight`) a title much like the query."""
+        """Items with at least one of the words; with `ngrams_match` also those with a title much like the query."""
         parts = [self._word(alternatives) for alternatives in dict.fromkeys(match.words[:MOST_WORDS])]
         likeliest = [alternatives[0].text for alternatives in match.words[:MOST_WORDS] if alternatives]
         named = dict.fromkeys(pairs(tokenize(" ".join(likeliest))))
         parts += [Query.boost_query(self._term(PAIRS, pair, "freq"), PAIR_BOOST) for pair in named]
-        if match.ngram_weight > 0:
-            grams = trigrams(match.raw)[:MOST_GRAMS]
-            if grams:
-                need = max(1, math.ceil(GRAM_SHARE * len(grams)))
-                similar = Query.boolean_query(
-                    [(Occur.Should, self._term(GRAMS, gram, "freq")) for gram in grams],
-                    minimum_number_should_match=need,
-                )
-                parts.append(Query.boost_query(similar, GRAM_BOOST * match.ngram_weight))
-        return _any(parts)
+        grams = trigrams(match.raw)[:MOST_GRAMS] if match.ngram_weight > 0 else []
+        if not grams:
+            return _any(parts)
+        evidence = [(Occur.Should, self._term(GRAMS, gram, "freq")) for gram in grams]
+        boost = GRAM_BOOST * match.ngram_weight
+        if match.ngrams_match:
+            need = math.ceil(GRAM_SHARE * len(grams))
+            similar = Query.boolean_query(evidence, minimum_number_should_match=need)
+            return _any([*parts, Query.boost_query(similar, boost)])
+        similar = Query.boolean_query(evidence)
+        return Query.boolean_query([(Occur.Must, _any(parts)), (Occur.Should, Query.boost_query(similar, boost))])
 
     def slots(self, match: SlotMatch) -> Query:
         """Items that meet at least `need` constraints. The score is the total weight for all of them and STEP times the

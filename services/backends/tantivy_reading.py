@@ -62,8 +62,10 @@ class Reading:
             hits, total = self._ordered(query, last, place or ID, order)
             scored = [Candidate(hit.object_id, -float(i)) for i, hit in enumerate(hits)]
         elif asked.text is None and asked.slots is None:
-            hits, total = self._ordered(query, last, NEWNESS if asked.newest else PRIOR, Order.Desc)
-            scored = [Candidate(hit.object_id, float(hit.key)) for hit in hits]
+            # By the field itself where there is one: the prior is a blend, and equal for the most popular.
+            popular = self._layout.orders.get(self._layout.schema.popularity or "", PRIOR)
+            hits, total = self._ordered(query, last, NEWNESS if asked.newest else popular, Order.Desc)
+            scored = [Candidate(hit.object_id, -float(i)) for i, hit in enumerate(hits)]
         else:
             hits, total = self._scored(query, last, QUALITY_WEIGHT if asked.text is None else PRIOR_WEIGHT)
             scored = [Candidate(hit.object_id, hit.key) for hit in hits]
