@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from services.datasets.folder import DatasetQuery, Judgment, write_folder
-from services.datasets.tables import find, number, present, rows
+from services.datasets.convert import Conversion, Summary
+from services.datasets.folder import DatasetQuery, Judgment, Where
+from services.datasets.splits import TEST, TRAIN, VALIDATION, part_of_train
+from services.datasets.tables import find, number, present
 from services.errors import InvalidRequest
 
-_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+_SPLITS = {"train": TRAIN, "dev": VALIDATION, "test": TEST}
+"""In this order: a query that is in two of them counts for the later one, so that no test query is trained on."""
 _JUDGED = {"query_id": ("query-id", "query_id"), "doc_id": ("corpus-id", "doc_id"), "grade": ("score", "grade")}
 _ID = {"_id": ("_id", "id"), "text": ("text",)}
 
 
-def convert(source: Path, target: Path) -> dict[str, int]:
-    """Write the data set folder `target` from the files in `source`; rows written by file. Queries that nobody judged
-    are left out. Raises InvalidRequest."""
-    tables = {path: split for name, split in _SPLITS.items() for path in (source / "qrels").glob(f"{name}.tsv*")}
+def convert(source: Path, target: Path) -> Summary:
+    """Write the data set folder `target` from the files in `source`. Queries that nobody judged are left out; where
+    there are training queries but no dev ones, a tenth of them becomes validation. Grades below 0 count as 0. Raises
+    InvalidRequest."""
+    conversion = Conversion(target)
+    tables = {
+        path: split
+        for name, split in _SPLITS.items()
+        for path in (source / "qrels" / f"{name}.tsv", source / "qrels" / f"{name}.tsv.gz")
+        if path.is_file()
+    }
     if not tables:
         raise InvalidRequest(f"{source} has no qrels/train.tsv, qrels/dev.tsv or qrels/test.tsv")
-    judged: dict[str, str] = {}
-    judgments: list[Judgment] = []
+    splits: dict[str, str] = {}
+    judged: list[tuple[Where, Judgment]] = []
     for path, split in tables.items():
-        for row in rows(path, _JUDGED):
+        for where, row in conversion.rows(path, _JUDGED):
             grade = number(row["grade"])
-            if grade is not None:
-                judged[str(row["query_id"])] = split
-                judgments.append(Judgment(str(row["query_id"]), str(row["doc_id"]), float(grade)))
-    corpus, asked = find(source, "corpus"), find(source, "queries")
-    return write_folder(target, (_document(row) for row in rows(corpus, _ID)), _queries(asked, judged), judgments)
+            if grade is None:
+                conversion.skip(where, f"score {row['grade']!r} is not a number")
+                continue
+            query_id = str(row["query_id"])
+            splits[query_id] = part_of_train(query_id) if split == TRAIN and _no_dev(tables) else split
+            judged.append((where, Judgment(query_id, str(row["doc_id"]), max(float(grade), 0.0))))
+    queries = {
+        str(row["_id"]): DatasetQuery(str(row["_id"]), splits[str(row["_id"])], str(row["text"]))
+        for _, row in conversion.rows(find(source, "queries"), _ID)
+        if str(row["_id"]) in splits
+    }
+    corpus = conversion.rows(find(source, "corpus"), {"_id": _ID["_id"]})
+    return conversion.write(((where, _document(row)) for where, row in corpus), list(queries.values()), judged)
 
 
-def _queries(path: Path, judged: dict[str, str]) -> Iterator[DatasetQuery]:
-    for row in rows(path, _ID):
-        if str(row["_id"]) in judged:
-            yield DatasetQuery(str(row["_id"]), judged[str(row["_id"])], str(row["text"]))
+def _no_dev(tables: dict[Path, str]) -> bool:
+    return VALIDATION not in tables.values()
 
 
 def _document(row: dict[str, Any]) -> dict[str, Any]:
     """What `metadata` holds becomes fields of their own."""
-    extra = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
-    return present({"id": str(row["_id"]), "title": row.get("title"), "text": row["text"], **(extra or {})})
+    metadata = row.get("metadata")
+    extra = metadata if isinstance(metadata, dict) else {}
+    return present({**extra, "id": str(row["_id"]), "title": row.get("title"), "text": row.get("text")})

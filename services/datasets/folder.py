@@ -244,7 +244,7 @@ def write_folder(
     """
     target.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
-    with _writing(target / f"{CATALOGUE}.gz") as sink:
+    with writing(target / f"{CATALOGUE}.gz") as sink:
         counts[CATALOGUE] = 0
         for document in documents:
             sink.write(orjson.dumps(dict(document), option=orjson.OPT_APPEND_NEWLINE))
@@ -268,7 +268,7 @@ def write_folder(
         first = next(iterator, None)
         if first is None:
             continue
-        with _writing(target / f"{name}.gz") as sink:
+        with writing(target / f"{name}.gz") as sink:
             sink.write("\t".join(header.split()).encode() + b"\n")
             counts[name] = 0
             for row in _chained(first, iterator):
@@ -305,9 +305,14 @@ def _lines(source: IO[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[gzip.GzipFile]:
-    with path.open("wb") as file, gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as sink:
-        yield sink
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, compressed when its name ends in .gz (without a date: the same content, the same bytes)."""
+    with path.open("wb") as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as sink:
+            yield sink  # type: ignore[misc]
 
 
 def number(text: str) -> float | None:

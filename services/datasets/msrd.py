@@ -1,38 +1,43 @@
 """MSRD (Movie Search Ranking Dataset, Metarank Labs, CC-BY-SA 4.0): a table of films and one of judged queries, in the
-form of its repository (movies, queries) or of the copies that search vendors use (movies-corpus, movies-judgments)."""
+form of its repository (movies, queries) or of the copies that search vendors use (movies-corpus, movies-judgments).
+
+The repository describes the columns of the films only; of the judgements, the names in JUDGED are understood.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from services.datasets.folder import Judgment, write_folder
+from services.datasets.convert import Conversion, Summary
+from services.datasets.folder import Judgment
 from services.datasets.splits import split
-from services.datasets.tables import find, number, present, rows
+from services.datasets.tables import find, number, present
 from services.errors import InvalidRequest
 
+JUDGED = {
+    "query": ("query",),
+    "doc_id": ("doc_id", "movie_id", "movie", "item", "item_id", "tmdb_id", "id"),
+    "grade": ("grade", "label", "relevance", "relevant"),
+}
 _ID = ("id", "movie_id", "tmdb_id", "tmdbId", "doc_id", "_id")
 _LISTS = ("tags", "genres", "actors", "characters")
 _NUMBERS = ("year", "votes", "rating", "popularity", "budget")
 
 
-def convert(source: Path, target: Path) -> dict[str, int]:
-    """Write the data set folder `target` from the files in `source`; rows written by file. A film that was judged
-    several times for one query is relevant when most said so. Raises InvalidRequest."""
+def convert(source: Path, target: Path) -> Summary:
+    """Write the data set folder `target` from the files in `source`. A film that was judged several times for one query
+    is relevant when most said so. Raises InvalidRequest."""
+    conversion = Conversion(target)
     films = find(source, "movies", "movies-corpus", "movies_corpus")
     judged = find(source, "queries", "judgments", "movies-judgments", "movies_judgments")
-    columns = {
-        "query": ("query",),
-        "doc_id": ("doc_id", "movie_id", "movie", "item", "item_id", "tmdb_id", "id"),
-        "grade": ("grade", "label", "relevance", "relevant"),
-    }
     queries: dict[str, str] = {}
     ids: dict[str, str] = {}
     votes: dict[str, dict[str, list[float]]] = {}
-    for row in rows(judged, columns):
-        text = str(row["query"] or "").strip()
-        grade = number(row["grade"])
-        if not text or grade is None or row["doc_id"] is None:
+    for where, row in conversion.rows(judged, JUDGED):
+        text, grade = str(row["query"]).strip(), number(row["grade"])
+        if not text or grade is None:
+            conversion.skip(where, f"grade {row['grade']!r} is not a number" if text else "no query")
             continue
         given = row.get("query_id") or row.get("qid")
         query_id = ids.setdefault(text, str(given) if given else f"q{len(ids)}")
@@ -41,16 +46,19 @@ def convert(source: Path, target: Path) -> dict[str, int]:
     if not queries:
         raise InvalidRequest(f"{judged} has no judged query")
     judgments = {q: {d: float(round(sum(g) / len(g))) for d, g in docs.items()} for q, docs in votes.items()}
-    return write_folder(
-        target,
-        (_film(row) for row in rows(films, {"id": _ID, "title": ("title",)})),
+    return conversion.write(
+        ((where, _film(row)) for where, row in conversion.rows(films, {"id": _ID, "title": ("title",)})),
         split(queries, judgments),
-        (Judgment(q, d, grade) for q, docs in judgments.items() for d, grade in docs.items()),
+        (
+            ((judged.name, 0), Judgment(q, d, grade))  # of several lines
+            for q, docs in judgments.items()
+            for d, grade in docs.items()
+        ),
     )
 
 
 def _film(row: dict[str, Any]) -> dict[str, Any]:
-    film = {name: value for name, value in row.items() if isinstance(name, str) and name not in _ID}
+    film = {name: value for name, value in row.items() if name not in _ID}
     for name in _LISTS:
         if isinstance(film.get(name), str):
             separator = "|" if "|" in film[name] else ","

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import importlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from services.datasets.folder import catalogue_lines, reading
 from services.errors import InvalidRequest
-from services.lines import read
+from services.lines import LONGEST_LINE
 from services.values import as_number
 
-Row = Mapping[str, Any]
 ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _PART = 10_000
+
+Row = dict[str, Any]
+Numbered = Iterator[tuple[int, Row | str]]
+"""(line number, row by column name or what is wrong with the line)."""
 
 
 def find(folder: Path, *stems: str) -> Path:
@@ -29,23 +31,23 @@ def find(folder: Path, *stems: str) -> Path:
     raise InvalidRequest(f"{folder} has no {' or '.join(stems)} ({', '.join(ENDINGS)})")
 
 
-def rows(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+def rows(path: Path, columns: Mapping[str, Sequence[str]]) -> Numbered:
     """Each row of the table with what `columns` (our name -> names it may have there) asks for added under our names.
 
     Raises InvalidRequest when the first row has none of the names of a column, or when the file cannot be read.
     """
     names: dict[str, str] | None = None
-    try:
-        for row in _rows(path):
-            if names is None:
-                names = {ours: _present(path, row, ours, theirs) for ours, theirs in columns.items()}
-            yield {**row, **{ours: row.get(theirs) for ours, theirs in names.items()}}
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+    for line, row in _rows(path):
+        if isinstance(row, str):
+            yield line, row
+            continue
+        if names is None:
+            names = {ours: _named(path, row, ours, theirs) for ours, theirs in columns.items()}
+        yield line, {**row, **{ours: row.get(theirs) for ours, theirs in names.items()}}
 
 
 def number(text: Any) -> float | int | None:
-    """A number that a table gives as text; None for an empty cell and what is no number."""
+    """A number that a table gives as text; None for an empty cell and what is no finite number."""
     try:
         found = as_number(float(text)) if text is not None else None
     except (TypeError, ValueError):
@@ -58,40 +60,82 @@ def present(document: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if value is not None and value != "" and value != []}
 
 
-def _present(path: Path, row: Row, ours: str, theirs: Sequence[str]) -> str:
+def _named(path: Path, row: Row, ours: str, theirs: Sequence[str]) -> str:
     found = next((name for name in theirs if name in row), None)
     if found is None:
         raise InvalidRequest(f"{path} has no column for {ours} ({' or '.join(theirs)}); it has {', '.join(row)}")
     return found
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path) -> Numbered:
     if path.suffix == ".parquet":
-        yield from _parquet(path)
-        return
-    with _opened(path) as source:
-        if ".json" in path.name:
-            for line in read(source):
-                if not isinstance(line.value, dict):
-                    raise InvalidRequest(f"{path}, line {line.number}: {line.problem or 'not a JSON object'}")
-                yield line.value
-            return
-        csv.field_size_limit(sys.maxsize)
-        header = next(source, b"").decode("utf-8-sig")
-        separator = "\t" if "\t" in header else ","
-        names = next(csv.reader([header], delimiter=separator), [])
-        texts = (raw.decode("utf-8") for raw in source)
-        yield from csv.DictReader(texts, fieldnames=names, delimiter=separator)
+        return _parquet(path)
+    return _objects(path) if ".json" in path.name else _delimited(path)
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _objects(path: Path) -> Numbered:
+    for line in catalogue_lines(path):
+        yield line.number, line.value if isinstance(line.value, dict) else line.problem or "not a JSON object"
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _delimited(path: Path) -> Numbered:
+    """Quoted cells may hold separators and line ends. The first line names the columns; a tab in it is what separates
+    them, otherwise a comma does."""
+    with reading(path) as source:
+        last = 0  # line on which the row before ended
+
+        def texts() -> Iterator[str]:
+            nonlocal last
+            for raw in source:
+                last += 1
+                # What is not UTF-8 must not end the reading: it is carried through and told with its row.
+                yield raw.decode("utf-8", "surrogateescape")
+
+        lines = texts()
+        first = next(lines, "").removeprefix("\ufeff")
+        separator = "\t" if "\t" in first else ","
+        header = next(csv.reader([first], delimiter=separator), [])
+        table = csv.reader(lines, delimiter=separator)
+        while True:
+            begins = last + 1
+            try:
+                cells = next(table)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield begins, str(error)
+                continue
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                yield begins, f"{len(cells)} cells; the header has {len(header)}"
+            elif not _is_text(cells):
+                yield begins, "not UTF-8"
+            elif sum(map(len, cells)) > LONGEST_LINE:
+                yield begins, f"longer than {LONGEST_LINE} bytes"
+            else:
+                yield begins, dict(zip(header, cells, strict=True))
+
+
+def _is_text(cells: Sequence[str]) -> bool:
+    try:
+        "".join(cells).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parquet(path: Path) -> Numbered:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise InvalidRequest(f"{path.name}: reading Parquet needs pyarrow; install it, or export to CSV") from error
-    for batch in parquet.ParquetFile(path).iter_batches(_PART):
-        yield from batch.to_pylist()
+    at = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PART):
+                for row in batch.to_pylist():
+                    at += 1
+                    yield at, row
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error

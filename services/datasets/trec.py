@@ -1,63 +1,82 @@
 """TREC's two files, their columns apart by white space: qrels ("query 0 document grade") and runs ("query Q0 document
-rank score tag"). See https://trec.nist.gov/data/qrels_eng and https://github.com/usnistgov/trec_eval."""
+rank score tag"); compressed when the name ends in .gz. See https://github.com/usnistgov/trec_eval.
+
+A line that cannot be read ends the reading: figures from half a file would be false. Ties of a run are ordered by
+object id, as everywhere here; trec_eval orders them the other way round.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from services.datasets.folder import reading, writing
 from services.datasets.tables import number
 from services.errors import InvalidRequest
 
 Qrels = dict[str, dict[str, float]]
-"""query_id -> object_id -> grade."""
+"""query_id -> object_id -> grade, from 0."""
 Run = dict[str, list[tuple[str, float]]]
 """query_id -> (object_id, score), best first."""
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Raises InvalidRequest naming the line that is not one."""
+    """Grades below 0 (spam) read as 0, as trec_eval counts them. Raises InvalidRequest naming the line that is not one,
+    or that judges a pair again."""
     qrels: Qrels = {}
     for line, (query_id, _, object_id, grade) in _lines(path, 4):
-        qrels.setdefault(query_id, {})[object_id] = _number(path, line, grade)
+        judged = qrels.setdefault(query_id, {})
+        if object_id in judged:
+            raise InvalidRequest(f"{path}, line {line}: {object_id} is judged twice for {query_id}")
+        judged[object_id] = max(_number(path, line, grade), 0.0)
     return qrels
 
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, float]]) -> None:
-    _write(path, (f"{q} 0 {o} {grade:g}" for q, judged in qrels.items() for o, grade in judged.items()))
+    """Raises InvalidRequest when an id cannot stand in such a file."""
+    _write(path, ((q, "0", o, f"{grade:.12g}") for q, judged in qrels.items() for o, grade in judged.items()))
 
 
 def read_run(path: Path) -> Run:
-    """Ordered by score as trec_eval does (the rank column is not read), ties by object id. Raises InvalidRequest."""
-    run: Run = {}
+    """Ordered by score (the rank column is not read), ties by object id. Raises InvalidRequest naming the line that is
+    not one, or that lists an item again."""
+    run: dict[str, dict[str, float]] = {}
     for line, (query_id, _, object_id, _, score, _) in _lines(path, 6):
-        run.setdefault(query_id, []).append((object_id, _number(path, line, score)))
-    return {query_id: sorted(found, key=lambda entry: (-entry[1], entry[0])) for query_id, found in run.items()}
+        found = run.setdefault(query_id, {})
+        if object_id in found:
+            raise InvalidRequest(f"{path}, line {line}: {object_id} is listed twice for {query_id}")
+        found[object_id] = _number(path, line, score)
+    return {query_id: _ordered(found.items()) for query_id, found in run.items()}
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
-    """`tag` names the system; ids and the tag must not hold white space."""
+    """`tag` names the system. Items are written in the order that `read_run` gives. Raises InvalidRequest when an id or
+    the tag cannot stand in such a file."""
     _write(
         path,
         (
-            f"{q} Q0 {object_id} {rank} {score!r} {tag}"
+            (q, "Q0", object_id, str(rank), repr(float(score)), tag)
             for q, found in run.items()
-            for rank, (object_id, score) in enumerate(found, 1)
+            for rank, (object_id, score) in enumerate(_ordered(found), 1)
         ),
     )
 
 
+def _ordered(found: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    return sorted(found, key=lambda entry: (-entry[1], entry[0]))
+
+
 def _lines(path: Path, cells: int) -> Iterator[tuple[int, list[str]]]:
-    try:
-        with path.open(encoding="utf-8") as source:
-            for line, text in enumerate(source, 1):
-                found = text.split()
-                if found and len(found) != cells:
-                    raise InvalidRequest(f"{path}, line {line}: {len(found)} columns; {cells} are wanted")
-                if found:
-                    yield line, found
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+    with reading(path) as source:
+        for line, raw in enumerate(source, 1):
+            try:
+                found = raw.decode("utf-8").split()
+            except UnicodeDecodeError as error:
+                raise InvalidRequest(f"{path}, line {line}: not UTF-8") from error
+            if found and len(found) != cells:
+                raise InvalidRequest(f"{path}, line {line}: {len(found)} columns; {cells} are wanted")
+            if found:
+                yield line, found
 
 
 def _number(path: Path, line: int, text: str) -> float:
@@ -67,6 +86,9 @@ def _number(path: Path, line: int, text: str) -> float:
     return float(found)
 
 
-def _write(path: Path, lines: Iterator[str]) -> None:
-    with path.open("w", encoding="utf-8") as sink:
-        sink.writelines(f"{line}\n" for line in lines)
+def _write(path: Path, rows: Iterator[tuple[str, ...]]) -> None:
+    with writing(path) as sink:
+        for row in rows:
+            if bad := [cell for cell in row if cell.split() != [cell]]:
+                raise InvalidRequest(f"{bad[0]!r} holds white space or nothing, and cannot stand in a TREC file")
+            sink.write(" ".join(row).encode() + b"\n")

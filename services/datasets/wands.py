@@ -5,30 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from services.datasets.folder import Judgment, write_folder
+from services.datasets.convert import Conversion, Summary
+from services.datasets.folder import Judgment, Where
 from services.datasets.splits import split
-from services.datasets.tables import find, number, present, rows
+from services.datasets.tables import find, number, present
 
 GRADES = {"exact": 2.0, "partial": 1.0, "irrelevant": 0.0}
 
 
-def convert(source: Path, target: Path) -> dict[str, int]:
-    """Write the data set folder `target` from the files in `source`; rows written by file. Raises InvalidRequest."""
-    asked = {"query_id": ("query_id",), "query": ("query",)}
-    queries = {str(row["query_id"]): str(row["query"]) for row in rows(find(source, "query", "queries"), asked)}
-    judgments: dict[str, dict[str, float]] = {}
+def convert(source: Path, target: Path) -> Summary:
+    """Write the data set folder `target` from the files in `source`. Raises InvalidRequest."""
+    conversion = Conversion(target)
+    asked = conversion.rows(find(source, "query", "queries"), {"query_id": ("query_id",), "query": ("query",)})
+    queries = {str(row["query_id"]): str(row["query"]) for _, row in asked}
+    judged: list[tuple[Where, Judgment]] = []
+    grades: dict[str, dict[str, float]] = {}
     labelled = {"query_id": ("query_id",), "product_id": ("product_id",), "label": ("label",)}
-    for row in rows(find(source, "label", "labels"), labelled):
+    for where, row in conversion.rows(find(source, "label", "labels"), labelled):
         grade = GRADES.get(str(row["label"]).strip().casefold())
-        if grade is not None:
-            judgments.setdefault(str(row["query_id"]), {})[str(row["product_id"])] = grade
+        if grade is None:
+            conversion.skip(where, f"label {row['label']!r} is none of {', '.join(GRADES)}")
+            continue
+        judgement = Judgment(str(row["query_id"]), str(row["product_id"]), grade)
+        judged.append((where, judgement))
+        grades.setdefault(judgement.query_id, {})[judgement.object_id] = grade
     named = {"product_id": ("product_id",), "product_name": ("product_name",)}
-    return write_folder(
-        target,
-        (_product(row) for row in rows(find(source, "product", "products"), named)),
-        split(queries, judgments),
-        (Judgment(q, d, grade) for q, judged in judgments.items() for d, grade in judged.items()),
-    )
+    products = conversion.rows(find(source, "product", "products"), named)
+    return conversion.write(((where, _product(row)) for where, row in products), split(queries, grades), judged)
 
 
 def _product(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""What every converter does: read the tables of a source, pass over what cannot be read, and write the folder whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from services.datasets.folder import (
+    CATALOGUE,
+    MOST_PROBLEMS,
+    QRELS,
+    DatasetQuery,
+    Judgment,
+    Problem,
+    Where,
+    write_folder,
+)
+from services.datasets.tables import rows
+from services.errors import InvalidRequest
+from services.types import Document
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a conversion wrote, and what it passed over."""
+
+    items: int = 0
+    judgements: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
+    """Queries by split."""
+    skipped: int = 0
+    """Lines of the source that could not be used."""
+    problems: list[Problem] = field(default_factory=list)
+    """The first thousand of them."""
+
+    @property
+    def queries(self) -> int:
+        return sum(self.splits.values())
+
+
+class Conversion:
+    """One run of a converter into `target`, which must not hold anything yet. Raises InvalidRequest if it does."""
+
+    def __init__(self, target: Path) -> None:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InvalidRequest(f"{target} is there already; name a folder that is empty or does not exist")
+        self._target = target
+        self._summary = Summary()
+
+    def rows(self, path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[Where, dict[str, Any]]]:
+        """Rows of a table as `tables.rows` gives them, each with where it stands; what is no row, or has no value in
+        one of `columns`, is passed over."""
+        for line, row in rows(path, columns):
+            if isinstance(row, str):
+                self.skip((path.name, line), row)
+            elif empty := [name for name in columns if row[name] is None or row[name] == ""]:
+                self.skip((path.name, line), f"no {' and no '.join(empty)}")
+            else:
+                yield (path.name, line), row
+
+    def skip(self, where: Where, detail: str) -> None:
+        self._summary.skipped += 1
+        if len(self._summary.problems) < MOST_PROBLEMS:
+            self._summary.problems.append(Problem(*where, detail))
+
+    def write(
+        self,
+        documents: Iterable[tuple[Where, Document]],
+        queries: Sequence[DatasetQuery],
+        judgements: Iterable[tuple[Where, Judgment]],
+    ) -> Summary:
+        """Of two items with one id the first stays. The target appears when all of it is written, or not at all."""
+        summary = self._summary
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".converting-", dir=self._target.parent) as scratch:
+            written = Path(scratch) / "folder"
+            counts = write_folder(
+                written, self._first(documents), queries, self._known(judgements, {q.query_id for q in queries})
+            )
+            if self._target.exists():
+                self._target.rmdir()
+            written.rename(self._target)
+        summary.items, summary.judgements = counts[CATALOGUE], counts.get(QRELS, 0)
+        summary.splits = dict(Counter(query.split for query in queries))
+        return summary
+
+    def _first(self, documents: Iterable[tuple[Where, Document]]) -> Iterator[Document]:
+        seen: set[str] = set()
+        for where, document in documents:
+            if document["id"] in seen:
+                self.skip(where, f"item {document['id']!r} again")
+            else:
+                seen.add(document["id"])
+                yield document
+
+    def _known(self, judgements: Iterable[tuple[Where, Judgment]], queries: set[str]) -> Iterator[Judgment]:
+        for where, judgement in judgements:
+            if judgement.query_id in queries:
+                yield judgement
+            else:
+                self.skip(where, f"judgement of query {judgement.query_id!r}, which is not there")
