@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, cast
@@ -12,11 +13,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from app.schemas import SHOWN
 from services.errors import InvalidRequest, LtrrError, ModelInvalid, NotFound, Overloaded, StorageFailed
 
 logger = logging.getLogger(__name__)
 
 TYPES = "urn:ltrr:problem:"
+MOST_DETAILS = 20
 PROBLEMS = {
     400: "bad-request",
     401: "unauthorized",
@@ -82,7 +85,9 @@ def answer(error: Exception) -> Response:
         case ModelInvalid():
             return problem(409, str(error))
         case _:
-            logger.error("unhandled_error error=%s", type(error).__name__, exc_info=error)
+            # Where, and not the message: it may quote what was sent.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("unhandled_error error=%s\n%s", type(error).__name__, where)
             return problem(500, "something went wrong on our side; it has been logged")
 
 
@@ -94,11 +99,9 @@ def install(app: FastAPI) -> None:
 
     async def validation(request: Request, error: Exception) -> Response:
         details = [
-            {
-                "field": ".".join(str(part) for part in e["loc"] if part not in ("body", "query", "path")),
-                "detail": e["msg"],
-            }
-            for e in cast(RequestValidationError, error).errors()
+            # The first part of a place says whether it is in the body, the query or the path.
+            {"field": ".".join(str(part)[:SHOWN] for part in e["loc"][1:]), "detail": e["msg"]}
+            for e in cast(RequestValidationError, error).errors()[:MOST_DETAILS]
         ]
         first = details[0]
         named = f"{first['field']}: {first['detail']}" if first["field"] else first["detail"]
@@ -111,4 +114,3 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(LtrrError, ours)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, ours)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -14,7 +14,8 @@ from app.pages import pages
 from app.routes import autocomplete, explain, feedback, health, items, models, policy, search, users
 from app.security import LOOPBACK, OriginGuard, admin_only
 from app.settings import Settings
-from app.wiring import System, opened
+from app.wiring import opened
+from services.errors import LtrrError
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -26,6 +27,7 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",
         openapi_url="/openapi.json",
         docs_url=None,
+        redirect_slashes=False,
         redoc_url=None,
         lifespan=_lifespan(settings),
     )
@@ -69,9 +71,12 @@ def _install_middleware(app: FastAPI, settings: Settings) -> None:
 def _lifespan(settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        system: System
-        async with opened(settings) as system:
-            app.state.system = system
+        async with AsyncExitStack() as stack:
+            try:
+                app.state.system = await stack.enter_async_context(opened(settings))
+            except LtrrError as error:
+                app.state.failure = error  # for who started us: the server only says that it failed
+                raise
             yield
 
     return lifespan

@@ -81,7 +81,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 class Measure:
-    """Count and time requests by route template (never by path: labels are a closed set)."""
+    """Count and time requests by route template (never by path: labels are a closed set); answer what nobody caught."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -92,15 +92,21 @@ class Measure:
             return
         start = time.perf_counter()
         status = 500
+        started = False
 
         async def observed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
             await send(message)
 
         try:
             await self._app(scope, receive, observed)
+        except Exception as error:
+            # Not raised on: the server would log the error's message, which may quote what was sent.
+            response = answer(error)
+            if not started:
+                await response(scope, receive, send)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             metrics.REQUESTS.labels(route, str(status)).inc()

@@ -2,20 +2,82 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 MAX_DEPTH = 1000
 QUERY_LENGTH = 1000
 ID_LENGTH = 256
+SHOWN = 64
+"""Characters of an unknown name that an error message repeats."""
 
-Scalar = Annotated[str, Field(max_length=64)] | bool | int | Annotated[float, Field(allow_inf_nan=False)]
+
+def _scalar(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """One plain message instead of one for each kind that the value is not."""
+    try:
+        return check(value)
+    except ValidationError:
+        message = "send a string of at most 64 characters, a finite number, true or false"
+        raise PydanticCustomError("scalar", message) from None
+
+
+def _digits(value: Any) -> Any:
+    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise PydanticCustomError("int_parsing", "send a whole number in digits")
+    return value
+
+
+def _truth(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise PydanticCustomError("bool_parsing", "send true or false")
+    return value
+
+
+Scalar = Annotated[
+    Annotated[str, Field(max_length=64)] | bool | int | Annotated[float, Field(allow_inf_nan=False)],
+    WrapValidator(_scalar),
+]
+Integer = Annotated[int, BeforeValidator(_digits)]
+"""Of an address, where everything is text: no "1.0", " 1" or "1_0"."""
+Boolean = Annotated[bool, BeforeValidator(_truth)]
 Name = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Parameters(BaseModel):
+    """What follows the `?` of an address."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        for name in values:
+            if name not in cls.model_fields:
+                raise PydanticCustomError("extra_forbidden", "{message}", {"message": unknown(name, cls)})
+        return values
+
+
+def unknown(name: str, model: type[BaseModel]) -> str:
+    """What to say of a field that `model` does not have: the nearest one that it has."""
+    near = get_close_matches(name[:SHOWN], model.model_fields, 1, 0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(model.model_fields)}"
+    return f"no field {name[:SHOWN]!r}; {hint}"
 
 
 class SearchRequest(Strict):
@@ -47,7 +109,7 @@ class SearchRequest(Strict):
     @model_validator(mode="after")
     def _depth(self) -> SearchRequest:
         if self.offset + self.limit > MAX_DEPTH:
-            raise ValueError(f"offset + limit must not exceed {MAX_DEPTH}")
+            raise PydanticCustomError("too_deep", f"offset + limit must not exceed {MAX_DEPTH}")
         return self
 
 
@@ -160,6 +222,27 @@ class ItemOutcome(BaseModel):
 class ItemsResponse(BaseModel):
     accepted: int
     results: list[ItemOutcome]
+
+
+class ItemDeleted(BaseModel):
+    id: str
+    status: Literal["deleted"]
+
+
+class UserForgotten(BaseModel):
+    user_id: str
+    log_records: int = Field(description="records that said something of the person and no longer do")
+
+
+class ModelInForce(BaseModel):
+    kind: str
+    version: str
+    status: Literal["promoted"]
+
+
+class Health(BaseModel):
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = Field({}, description="part -> ok, or the kind of its failure")
 
 
 class PolicyMode(Strict):

@@ -52,7 +52,7 @@ ACTION_WEIGHTS = {
 class Settings(BaseModel):
     """Values of one process; frozen, passed down by value from app/ alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
@@ -86,7 +86,6 @@ class Settings(BaseModel):
     )
     max_concurrency: int = Field(64, ge=1, description="searches in flight before further ones are shed with 503")
     snapshot_seconds: float = Field(5.0, gt=0.0, description="how often a changed policy is published")
-    log_queries: bool = Field(False, description="write query text into logs (off: never)")
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -106,7 +105,7 @@ class Settings(BaseModel):
         if path.is_file():
             try:
                 values |= _known(tomllib.loads(path.read_text("utf-8")), str(path), prefix="")
-            except tomllib.TOMLDecodeError as error:
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
                 raise SettingsInvalid(f"{path}: {error}") from error
         elif "LTRR_CONFIG" in environ:
             raise SettingsInvalid(f"LTRR_CONFIG: no such file {path}")

@@ -124,7 +124,7 @@ class System:
 @asynccontextmanager
 async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[System]:
     """Everything open and repaired, with the learner running (unless not `learning`); closed in reverse at the end."""
-    _check(settings)
+    check(settings)
     folder = settings.data_dir
     async with AsyncExitStack() as stack:
         log = SqliteLog(folder / "log.sqlite3")
@@ -283,11 +283,13 @@ def _keys(settings: Settings) -> list[tuple[str, bytes]]:
     return load_or_create_keys(settings.data_dir / "signing_keys")
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
     """Refuse what this version cannot do and a folder that cannot be written, before anything is opened."""
     for name in ("opensearch_url", "qdrant_url", "redis_url"):
         if getattr(settings, name) is not None:
             raise SettingsInvalid(f"LTRR_{name.upper()}: this version has the embedded backends only; unset it")
+    if settings.signing_keys is not None:
+        parse_keys(settings.signing_keys.get_secret_value())
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

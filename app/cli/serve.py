@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
 from app.main import create_app
 from app.ownership import owned
 from app.settings import PREFIX, Settings
-from services.errors import SettingsInvalid
+from app.wiring import check
+from services.errors import LtrrError, SettingsInvalid
 
 GRACE_SECONDS = 10
+
+
+class StartFailed(LtrrError):
+    """The service could not begin to listen."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,21 +59,38 @@ def check_workers(settings: Settings, workers: int) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until told to stop. Raises Owned when another process has the data folder."""
+    """Serve until told to stop. Raises Owned when another process has the data folder, SettingsInvalid, StartFailed."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
-    with owned(settings.data_dir, url):
+    check(settings)
+    with owned(settings.data_dir, url), listening(settings.host, settings.port) as listener:
         logging.getLogger(__name__).info("serving url=%s console=%s/console docs=%s/docs", url, url, url)
-        uvicorn.run(
-            create_app(settings),
-            host=settings.host,
-            port=settings.port,
+        app = create_app(settings)
+        config = uvicorn.Config(
+            app,
             access_log=False,
             log_level="warning",
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except SystemExit as error:
+            raise getattr(app.state, "failure", StartFailed("the service did not start")) from error
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket bound to the address before anything is opened. Raises StartFailed when it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise StartFailed(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        yield listener
 
 
 def settings_help() -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.requests import PROBLEM_RESPONSES, json_response
-from app.schemas import ID_LENGTH, QUERY_LENGTH, AutocompleteResponse
+from app.schemas import QUERY_LENGTH, AutocompleteResponse, Integer, Name, Parameters
 from app.wiring import System
 from services.types import Deadline
 
@@ -18,16 +18,14 @@ TIMEOUT = 0.2
 router = APIRouter(tags=["search"])
 
 
-class Parameters(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Completion(Parameters):
     q: str = Field("", max_length=QUERY_LENGTH, description="what has been typed so far")
-    session_id: str | None = Field(None, max_length=ID_LENGTH)
-    limit: int = Field(8, ge=1, le=50)
+    session_id: Name | None = None
+    limit: Integer = Field(8, ge=1, le=50)
 
 
 @router.get("/v1/autocomplete", summary="Completions", response_model=AutocompleteResponse, responses=PROBLEM_RESPONSES)
-async def autocomplete(request: Request, parameters: Annotated[Parameters, Query()]) -> Response:
+async def autocomplete(request: Request, parameters: Annotated[Completion, Query()]) -> Response:
     system: System = request.app.state.system
     found = await system.autocomplete.suggest(parameters.q, parameters.limit, Deadline.after(TIMEOUT))
     return json_response({"suggestions": [{"text": text, "score": score} for text, score in found]})

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.requests import ADMIN_RESPONSES, json_response
+from app.requests import json_response, problems
 from app.wiring import System
 
 router = APIRouter(tags=["explain"])
@@ -16,7 +16,7 @@ router = APIRouter(tags=["explain"])
     "/v1/explain/{query_id}",
     summary="Why this answer: what was understood, decided, asked, found, and how it was ordered",
     response_model=dict[str, Any],
-    responses=ADMIN_RESPONSES,
+    responses=problems(401, 404),
 )
 async def explain(request: Request, query_id: str) -> Response:
     system: System = request.app.state.system

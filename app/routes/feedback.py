@@ -61,10 +61,12 @@ async def feedback(request: Request) -> Response:
 
 
 def _events(body: bytes, content_type: str) -> list[object]:
-    if not body.strip():
+    lines = [line for line in body.splitlines() if line.strip()]
+    if not lines:
         raise InvalidRequest("the body is empty; send one event, an array of events, or NDJSON")
-    if "ndjson" in content_type or "jsonl" in content_type:
-        lines = [line for line in body.splitlines() if line.strip()]
+    # Whatever clients call it: no JSON value has several lines that all begin an object.
+    objects = len(lines) > 1 and all(line.lstrip().startswith(b"{") for line in lines)
+    if objects or "ndjson" in content_type or "jsonl" in content_type:
         return [read_json(line, f"line {number}") for number, line in enumerate(lines, 1)]
     value = read_json(body, "the body")
     return value if isinstance(value, list) else [value]

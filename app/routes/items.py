@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Path, Request, Response
 
-from app.requests import ADMIN_RESPONSES, json_response, read_json
-from app.schemas import ItemOutcome, ItemsResponse
+from app.requests import ADMIN_RESPONSES, json_response, problems, read_json
+from app.schemas import ItemDeleted, ItemOutcome, ItemsResponse
 from app.wiring import System
 from services.errors import InvalidRequest, NotFound
 
@@ -21,6 +23,9 @@ _BODY = {
         },
     }
 }
+_ONE = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
+ADDRESS = "/v1/items/{object_id:path}"
+"""The rest of the address: ids may have slashes in them."""
 ObjectId = Path(min_length=1, max_length=128)
 
 
@@ -42,7 +47,13 @@ async def put_items(request: Request) -> Response:
     )
 
 
-@writes.put("/v1/items/{object_id}", summary="Write one item", response_model=ItemOutcome, responses=ADMIN_RESPONSES)
+@writes.put(
+    ADDRESS,
+    summary="Write one item",
+    response_model=ItemOutcome,
+    responses=ADMIN_RESPONSES,
+    openapi_extra=_ONE,
+)
 async def put_item(request: Request, object_id: str = ObjectId) -> Response:
     system: System = request.app.state.system
     document = read_json(await request.body(), "the body")
@@ -56,7 +67,7 @@ async def put_item(request: Request, object_id: str = ObjectId) -> Response:
     return json_response({"id": result.id, "status": result.status, "detail": result.detail})
 
 
-@router.get("/v1/items/{object_id}", summary="One item as it was written")
+@router.get(ADDRESS, summary="One item as it was written", response_model=dict[str, Any], responses=problems(404))
 async def get_item(request: Request, object_id: str = ObjectId) -> Response:
     system: System = request.app.state.system
     document = await system.catalogue.get(object_id)
@@ -65,7 +76,7 @@ async def get_item(request: Request, object_id: str = ObjectId) -> Response:
     return json_response(document)
 
 
-@writes.delete("/v1/items/{object_id}", summary="Delete one item", responses=ADMIN_RESPONSES)
+@writes.delete(ADDRESS, summary="Delete one item", response_model=ItemDeleted, responses=problems(401, 404))
 async def delete_item(request: Request, object_id: str = ObjectId) -> Response:
     system: System = request.app.state.system
     if not await system.catalogue.delete([object_id]):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
-from app.requests import ADMIN_RESPONSES, json_body, json_response, parse
-from app.schemas import Promotion
+from app.requests import ADMIN_RESPONSES, json_body, json_response, parse, problems
+from app.schemas import ModelInForce, Promotion
 from app.wiring import System
 
 router = APIRouter(tags=["models"])
+
+ModelName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 
 
 @router.get(
@@ -27,18 +29,24 @@ async def list_models(request: Request) -> Response:
 @router.post(
     "/v1/models/{kind}/{version}/promote",
     summary="Make a version the one in force",
-    responses=ADMIN_RESPONSES,
-    openapi_extra=json_body(Promotion),
+    response_model=ModelInForce,
+    responses=problems(401, 404, 409),
+    openapi_extra=json_body(Promotion, required=False),
 )
-async def promote(request: Request, kind: str, version: str) -> Response:
+async def promote(request: Request, kind: ModelName, version: ModelName) -> Response:
     system: System = request.app.state.system
     asked = parse(Promotion, await request.body() or b"{}")
     await system.models.promote(kind, version, asked.reason, force=asked.force)
     return json_response({"kind": kind, "version": version, "status": "promoted"})
 
 
-@router.post("/v1/models/{kind}/rollback", summary="Back to the version before", responses=ADMIN_RESPONSES)
-async def rollback(request: Request, kind: str) -> Response:
+@router.post(
+    "/v1/models/{kind}/rollback",
+    summary="Back to the version before",
+    response_model=ModelInForce,
+    responses=problems(401, 404, 409),
+)
+async def rollback(request: Request, kind: ModelName) -> Response:
     system: System = request.app.state.system
     version = await system.models.rollback(kind)
     return json_response({"kind": kind, "version": version, "status": "promoted"})

@@ -6,10 +6,19 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.requests import PROBLEM_RESPONSES, json_body, json_response, parse
-from app.schemas import MAX_DEPTH, QUERY_LENGTH, SearchRequest, SearchResponse
+from app.schemas import (
+    MAX_DEPTH,
+    QUERY_LENGTH,
+    Boolean,
+    Integer,
+    Name,
+    Parameters,
+    SearchRequest,
+    SearchResponse,
+)
 from app.wiring import System
 from services import types, views
 from services.errors import InvalidRequest
@@ -19,36 +28,39 @@ from services.filters import parse as parse_filters
 router = APIRouter(tags=["search"])
 
 
-class SearchParameters(BaseModel):
+class SearchParameters(Parameters):
     """The same search as query parameters."""
-
-    model_config = ConfigDict(extra="forbid")
 
     q: str = Field("", max_length=QUERY_LENGTH)
     filters: str = Field("{}", description="JSON, as in POST")
     facets: list[str] = Field([], description="repeat, or separate by commas")
     sort: str = "relevance"
-    limit: int = Field(10, ge=1, le=100)
-    offset: int = Field(0, ge=0, le=MAX_DEPTH - 1)
-    user_id: str | None = None
-    session_id: str | None = None
-    client_id: str | None = None
-    timeout_ms: int = Field(300, ge=1, le=10_000)
-    explain: bool = False
-    learn: bool = True
-    query_id: str | None = None
+    limit: Integer = Field(10, ge=1, le=100)
+    offset: Integer = Field(0, ge=0, le=MAX_DEPTH - 1)
+    user_id: Name | None = None
+    session_id: Name | None = None
+    client_id: Name | None = None
+    context: str = Field("{}", description="JSON, as in POST")
+    timeout_ms: Integer = Field(300, ge=1, le=10_000)
+    explain: Boolean = False
+    learn: Boolean = True
+    query_id: str | None = Field(None, max_length=512)
 
     def request(self) -> dict[str, Any]:
-        try:
-            filters = orjson.loads(self.filters)
-        except orjson.JSONDecodeError as error:
-            raise InvalidRequest(f"filters is not JSON: {error}", "filters") from error
         facets = [name for value in self.facets for name in value.split(",") if name]
         return self.model_dump(exclude={"q"}, exclude_none=True) | {
             "query": self.q,
-            "filters": filters,
+            "filters": _json("filters", self.filters),
+            "context": _json("context", self.context),
             "facets": facets,
         }
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"{name} is not JSON: {error}", name) from error
 
 
 @router.post(

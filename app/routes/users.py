@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Path, Request, Response
 
 from app.requests import ADMIN_RESPONSES, json_response
-from app.schemas import ID_LENGTH
+from app.schemas import ID_LENGTH, UserForgotten
 from app.wiring import System
 
 router = APIRouter(tags=["users"])
@@ -14,6 +14,7 @@ router = APIRouter(tags=["users"])
 @router.delete(
     "/v1/users/{user_id}",
     summary="Forget a person: history, memory contributions where separable, log fields",
+    response_model=UserForgotten,
     responses=ADMIN_RESPONSES,
 )
 async def forget(request: Request, user_id: str = Path(min_length=1, max_length=ID_LENGTH)) -> Response:
