@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -18,26 +19,45 @@ LEAST_WEIGHT = 0.2
 STEM_START = 3
 """Words with another beginning than any searched word have another stem."""
 
+TEXTS_KEPT = 10_000
+"""Texts (a title, a name, a description) whose words are kept at hand."""
+
 _WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f]|['’](?=[^\W_]))*")
 
 
 class _Searched:
     """The words to mark."""
 
-    def __init__(self, words: Sequence[Sequence[Alternative]]) -> None:
+    def __init__(self, words: tuple[tuple[Alternative, ...], ...]) -> None:
         texts = {word for options in words for a in options if a.weight >= LEAST_WEIGHT for word in tokenize(a.text)}
         self.telling = texts - ENGLISH_STOPWORDS
         self.all = texts
-        self._stems = {stem(word) for word in self.telling}
-        self._starts = {word[:STEM_START] for word in self.telling}
+        self.stems = {stem(word) for word in self.telling}
+        self.starts = {word[:STEM_START] for word in self.telling}
+        self.all_starts = {word[:STEM_START] for word in texts}
 
-    def finds(self, word: str, small_words: bool) -> bool:
-        for token in (word.lower(),) if word.isascii() and "'" not in word else tokenize(word):
-            if token in self.telling or (small_words and token in self.all):
-                return True
-            if token[:STEM_START] in self._starts and stem(token) in self._stems:
-                return True
-        return False
+    def finds(self, tokens: Iterable[str], small_words: bool) -> bool:
+        return any(
+            token in self.telling
+            or (small_words and token in self.all)
+            or (token[:STEM_START] in self.starts and stem(token) in self.stems)
+            for token in tokens
+        )
+
+
+_searched = lru_cache(maxsize=64)(_Searched)
+"""All hits of an answer are marked for the same words."""
+
+
+@lru_cache(maxsize=TEXTS_KEPT)
+def _read(text: str) -> tuple[tuple[tuple[int, int, tuple[str, ...]], ...], frozenset[str]]:
+    """The words of a text as (start, end, tokens), and how its tokens begin: most texts hold none that is searched."""
+    found = []
+    for match in _WORD.finditer(text):
+        word = match.group()
+        tokens = (word.lower(),) if word.isascii() and "'" not in word else tuple(tokenize(word))
+        found.append((*match.span(), tokens))
+    return tuple(found), frozenset(token[:STEM_START] for _, _, tokens in found for token in tokens)
 
 
 def highlights(words: Sequence[Sequence[Alternative]], document: Document, schema: Schema) -> dict[str, str]:
@@ -46,7 +66,7 @@ def highlights(words: Sequence[Sequence[Alternative]], document: Document, schem
     `words`: an Understanding's words. The title comes whole, other text as a fragment of about 200 characters where the
     marks are densest, keyword fields as their marked values joined by commas. Stopwords are marked in titles only.
     """
-    searched = _Searched(words)
+    searched = _searched(tuple(map(tuple, words)))
     found: dict[str, str] = {}
     if not searched.all:
         return found
@@ -74,7 +94,10 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _spans(text: str, searched: _Searched, small_words: bool) -> list[tuple[int, int]]:
-    return [m.span() for m in _WORD.finditer(text) if searched.finds(m.group(), small_words)]
+    words, starts = _read(text)
+    if starts.isdisjoint(searched.all_starts if small_words else searched.starts):
+        return []
+    return [(start, end) for start, end, tokens in words if searched.finds(tokens, small_words)]
 
 
 def _mark(text: str, spans: Iterable[tuple[int, int]]) -> str:
