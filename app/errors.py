@@ -12,6 +12,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from app.schemas import SHOWN
 from services.errors import InvalidRequest, LtrrError, ModelInvalid, NotFound, Overloaded, StorageFailed
@@ -91,6 +92,16 @@ def answer(error: Exception) -> Response:
             return problem(500, "something went wrong on our side; it has been logged")
 
 
+def _methods(app: FastAPI, path: str) -> set[str]:
+    """The methods of the documented operations at an address."""
+    return {
+        method.upper()
+        for template, operations in app.openapi()["paths"].items()
+        if compile_path(template)[0].match(path)
+        for method in operations
+    }
+
+
 def install(app: FastAPI) -> None:
     """Answer every failure of `app` with a problem document."""
 
@@ -109,7 +120,11 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         raised = cast(HTTPException, error)
-        return problem(raised.status_code, raised.detail, headers=dict(raised.headers or {}))
+        headers = dict(raised.headers or {})
+        if raised.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # The router names the methods of one route; the others of the same address are allowed as well.
+            headers["Allow"] = ", ".join(sorted(_methods(app, request.url.path))) or headers.get("Allow", "")
+        return problem(raised.status_code, raised.detail, headers=headers)
 
     app.add_exception_handler(LtrrError, ours)
     app.add_exception_handler(RequestValidationError, validation)

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from services.text import normalize
 
 MAX_DEPTH = 1000
 QUERY_LENGTH = 1000
@@ -31,6 +34,14 @@ def _scalar(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     except ValidationError:
         message = "send a string of at most 64 characters, a finite number, true or false"
         raise PydanticCustomError("scalar", message) from None
+
+
+def _short(text: str) -> str:
+    """Some characters are written out when text is compared, one as eighteen: what they become is bounded too."""
+    if len(normalize(text)) > QUERY_LENGTH:
+        message = f"send at most {QUERY_LENGTH} characters, ligatures and the like written out"
+        raise PydanticCustomError("string_too_long", message)
+    return text
 
 
 def _digits(value: Any) -> Any:
@@ -52,6 +63,7 @@ Scalar = Annotated[
 Integer = Annotated[int, BeforeValidator(_digits)]
 """Of an address, where everything is text: no "1.0", " 1" or "1_0"."""
 Boolean = Annotated[bool, BeforeValidator(_truth)]
+Text = Annotated[str, Field(max_length=QUERY_LENGTH), AfterValidator(_short)]
 Name = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
 
 
@@ -83,7 +95,7 @@ def unknown(name: str, model: type[BaseModel]) -> str:
 class SearchRequest(Strict):
     """A search. An empty query browses: everything under the filters, popular first."""
 
-    query: str = Field("", max_length=QUERY_LENGTH, description="the person's own words")
+    query: Text = Field("", description="the person's own words")
     filters: dict[str, Any] = Field(
         {},
         description="field -> value, list of values (any of them), or range {gte, gt, lte, lt}; fields joined by AND",

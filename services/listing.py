@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -44,9 +45,10 @@ class Lister:
         now = self._clock()
         deadline = Deadline.after(query.timeout)
         try:
-            found = await self._index.search(index_query(query, understanding, schema), deadline)
-            ids = [candidate.object_id for candidate in found.candidates]
-            documents = await self._items.get(ids[query.offset :], deadline)
+            async with asyncio.timeout(query.timeout):
+                found = await self._index.search(index_query(query, understanding, schema), deadline)
+                ids = [candidate.object_id for candidate in found.candidates]
+                documents = await self._items.get(ids[query.offset :], deadline)
         except TimeoutError as error:
             raise Overloaded("the catalogue did not answer in time; try again, or allow a longer timeout_ms") from error
         decision = self._no_decision()

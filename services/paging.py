@@ -7,6 +7,7 @@ first answer's id, so that writes to the catalogue between two pages shift nothi
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -50,11 +51,12 @@ class Pager:
         now = self._clock()
         deadline = Deadline.after(query.timeout)
         try:
-            root = await self._root(query, now, deadline)
-            entries = await self._entries(root, query, understanding, schema, deadline)
-            documents = await self._items.get([entry.object_id for entry in entries], deadline)
-            entries = [entry for entry in entries if entry.object_id in documents]
-            facets = await self._facets(query, understanding, schema, deadline)
+            async with asyncio.timeout(query.timeout):
+                root = await self._root(query, now, deadline)
+                entries = await self._entries(root, query, understanding, schema, deadline)
+                documents = await self._items.get([entry.object_id for entry in entries], deadline)
+                entries = [entry for entry in entries if entry.object_id in documents]
+                facets = await self._facets(query, understanding, schema, deadline)
         except TimeoutError as error:
             raise Overloaded("the page could not be put together in time; allow a longer timeout_ms") from error
         query_id = self._signer.issue(now)

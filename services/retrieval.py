@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from services import metrics
 from services.arms.base import Arm
@@ -14,6 +15,7 @@ from services.fusion import clean
 from services.types import Candidate, Context, Deadline, Degraded
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _LET_GO = 0.01
 """Seconds that a cancelled arm has to stop."""
@@ -50,6 +52,12 @@ async def retrieve(
             degraded.append(Degraded(name, reason))
         metrics.ARM_REQUESTS.labels(name, reason or "ok").inc()
     return lists, degraded
+
+
+async def within(deadline: Deadline, work: Awaitable[T]) -> T:
+    """`work`, or TimeoutError: backends keep deadlines by themselves, but one that hangs must not hang the answer."""
+    async with asyncio.timeout(deadline.remaining()):
+        return await work
 
 
 async def _ask(arm: Arm, context: Context, count: int, deadline: Deadline) -> list[Candidate]:

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from services import metrics, views
 from services.arms.base import Arm
@@ -27,7 +27,7 @@ from services.policies.base import Decider
 from services.query_ids import Signer
 from services.rankers.base import Ranker, Rows
 from services.rankers.features import rows
-from services.retrieval import retrieve
+from services.retrieval import retrieve, within
 from services.signature import signature
 from services.slate import Entry, slate
 from services.text import normalize
@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT = 100
 HISTORY_LIMIT = 100
+RECALL = 0.3
+"""Share of the time that memory and histories may take: without them there is still an answer."""
 RESERVE = 0.15
 """Share of the time that is kept for ranking and logging after the arms."""
 TOP_UP_STEP = 1e-6
@@ -176,9 +178,12 @@ class SearchEngine:
             pool = _top_up(fuse(lists, weights), matched.candidates, query.offset + query.limit)
         with metrics.stage("documents"):
             try:
-                documents = await self._items.get([pooled.object_id for pooled in pool], deadline)
+                ids = [pooled.object_id for pooled in pool]
+                documents = await within(deadline, self._items.get(ids, deadline))
             except TimeoutError as error:
-                documents, failed = {}, [*failed, _unavailable("catalogue", error)]
+                # Nothing can be shown, which says nothing about what the arms found: not to be learned from.
+                context, documents = replace(context, query=replace(query, learn=False)), {}
+                failed = [*failed, _unavailable("catalogue", error)]
         return Collected(
             context=context,
             schema=schema,
@@ -198,9 +203,10 @@ class SearchEngine:
     ) -> tuple[Context, list[Degraded]]:
         """What memory and history know: part of the context, because the policy decides with it."""
         key = memory_key(understanding.normalized)
+        deadline = deadline.less((1.0 - RECALL) * query.timeout)
         remembered, person = await asyncio.gather(
-            self._remembered(key, query, schema, deadline),
-            self._person(query, deadline),
+            within(deadline, self._remembered(key, query, schema, deadline)),
+            within(deadline, self._person(query, deadline)),
             return_exceptions=True,
         )
         degraded: list[Degraded] = []
@@ -244,9 +250,8 @@ class SearchEngine:
 
     async def _matched(self, context: Context, deadline: Deadline) -> IndexResult | Degraded:
         try:
-            return await self._index.search(
-                index_query(context.query, context.understanding, self.knowledge.schema), deadline
-            )
+            asked = index_query(context.query, context.understanding, self.knowledge.schema)
+            return await within(deadline, self._index.search(asked, deadline))
         except Exception as error:
             return _unavailable("catalogue", error)
 

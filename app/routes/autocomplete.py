@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from app.requests import PROBLEM_RESPONSES, json_response
-from app.schemas import QUERY_LENGTH, AutocompleteResponse, Integer, Name, Parameters
+from app.schemas import AutocompleteResponse, Integer, Name, Parameters, Text
 from app.wiring import System
 from services.types import Deadline
 
@@ -19,7 +19,7 @@ router = APIRouter(tags=["search"])
 
 
 class Completion(Parameters):
-    q: str = Field("", max_length=QUERY_LENGTH, description="what has been typed so far")
+    q: Text = Field("", description="what has been typed so far")
     session_id: Name | None = None
     limit: Integer = Field(8, ge=1, le=50)
 

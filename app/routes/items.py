@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -38,7 +39,7 @@ ObjectId = Path(min_length=1, max_length=128)
 )
 async def put_items(request: Request) -> Response:
     system: System = request.app.state.system
-    results = await system.catalogue.put_stream(request.stream())
+    results = await system.catalogue.put_stream(_something(request.stream()))
     return json_response(
         {
             "accepted": sum(result.status == "accepted" for result in results),
@@ -51,7 +52,7 @@ async def put_items(request: Request) -> Response:
     ADDRESS,
     summary="Write one item",
     response_model=ItemOutcome,
-    responses=ADMIN_RESPONSES,
+    responses=problems(401, 404),
     openapi_extra=_ONE,
 )
 async def put_item(request: Request, object_id: str = ObjectId) -> Response:
@@ -82,3 +83,13 @@ async def delete_item(request: Request, object_id: str = ObjectId) -> Response:
     if not await system.catalogue.delete([object_id]):
         raise NotFound("no item has this id")
     return json_response({"id": object_id, "status": "deleted"})
+
+
+async def _something(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks as they come. Raises InvalidRequest at the end of a body without anything in it."""
+    empty = True
+    async for chunk in chunks:
+        empty = empty and not chunk.strip()
+        yield chunk
+    if empty:
+        raise InvalidRequest("the body is empty; send one item a line, or an array of items")

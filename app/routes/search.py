@@ -11,13 +11,13 @@ from pydantic import Field
 from app.requests import PROBLEM_RESPONSES, json_body, json_response, parse
 from app.schemas import (
     MAX_DEPTH,
-    QUERY_LENGTH,
     Boolean,
     Integer,
     Name,
     Parameters,
     SearchRequest,
     SearchResponse,
+    Text,
 )
 from app.wiring import System
 from services import types, views
@@ -31,7 +31,7 @@ router = APIRouter(tags=["search"])
 class SearchParameters(Parameters):
     """The same search as query parameters."""
 
-    q: str = Field("", max_length=QUERY_LENGTH)
+    q: Text = ""
     filters: str = Field("{}", description="JSON, as in POST")
     facets: list[str] = Field([], description="repeat, or separate by commas")
     sort: str = "relevance"
