@@ -7,12 +7,12 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from app.cli import demo, index, learn, models, replay, serve, train
+from app.cli import convert, demo, index, learn, models, replay, serve, train
 from services.errors import LtrrError, SettingsInvalid
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-COMMANDS = (demo, serve, learn, index, train, models, replay)
+COMMANDS = (demo, serve, learn, index, train, models, replay, convert)
 """One module a command, each with `register(subparsers)` and a handler."""
 
 
