@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from services.backends.base import VectorIndex
 from services.backends.qdrant_edge import QdrantEdgeIndex
 from services.errors import StorageFailed
 from services.types import Deadline, Field, Role, Schema
-from tests.contracts.vector_index import SCHEMA, SIZE, VectorIndexContract, expected, ids, items
+from tests.contracts.vector_index import FILTERS, SCHEMA, SIZE, VectorIndexContract, expected, ids, items
 
 ROOT = Path(__file__).resolve().parents[1]
 OPEN = """
@@ -63,6 +64,18 @@ def test_an_index_is_there_again_after_a_restart(tmp_path: Path) -> None:
     assert everything(tmp_path) == (False, len(items()))
 
 
+def test_an_index_that_waits_for_its_rebuild_filters_alike(tmp_path: Path) -> None:
+    async def run() -> None:
+        index = QdrantEdgeIndex.open(tmp_path, SCHEMA, SIZE)
+        await index.apply(items(), [])
+        for filters in FILTERS:
+            found = await index.nearest([0.5] * SIZE, filters, 30, Deadline.after(5))
+            assert ids(found) == expected(items(), [0.5] * SIZE, filters, 30), filters
+        await index.close()
+
+    asyncio.run(run())
+
+
 def test_another_size_or_schema_wants_a_rebuild(tmp_path: Path) -> None:
     fill(tmp_path)
     assert everything(tmp_path, size=3) == (True, 0)
@@ -71,20 +84,36 @@ def test_another_size_or_schema_wants_a_rebuild(tmp_path: Path) -> None:
     assert everything(tmp_path, schema=Schema(fields=(*SCHEMA.fields, Field("notes", Role.TEXT)))) == (False, 120)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_damaged_folder_wants_a_rebuild_and_takes_one(tmp_path: Path, seed: int) -> None:
+def some_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return random.Random(1).sample(files, len(files) // 2)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        some_files,
+        lambda folder: [folder / "CURRENT"],
+        lambda folder: folder.glob("index-*/layout.json"),
+        lambda folder: folder.rglob("segment.json"),
+        lambda folder: folder.rglob("*-null/is_null/status.dat"),  # the engine panics
+        lambda folder: folder.rglob("vectors/chunk_0.mmap"),  # the engine notices when it searches
+        lambda folder: folder.rglob("payload_storage/page_0.dat"),
+    ],
+)
+def test_a_damaged_folder_wants_a_rebuild_and_takes_one(
+    tmp_path: Path, damaged: Callable[[Path], Iterable[Path]]
+) -> None:
     fill(tmp_path)
-    chance = random.Random(seed)
-    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    for path in chance.sample(files, len(files) // 2):
-        if chance.random() < 0.5:
-            path.write_bytes(b"\x00\xffdamage"[: path.stat().st_size])
-        else:
-            path.unlink()
+    files = list(damaged(tmp_path))
+    assert files
+    for path in files:
+        os.truncate(path, 0)
 
     async def run() -> None:
         index = QdrantEdgeIndex.open(tmp_path, SCHEMA, SIZE)
         assert index.needs_rebuild
+        assert await index.nearest([1.0] * SIZE, (), 5, Deadline.after(5)) == []
         await index.rebuild(SCHEMA, SIZE, items())
         await index.close()
 

@@ -188,6 +188,7 @@ class QdrantEdgeIndex:
         shard: _Shard | None = None
         try:
             shard = _Shard.create(folder, schema, size)
+            shard.index_fields()
             shard.apply(takewhile(lambda _: not given_up.is_set(), points), ())
             if shard.unindexed_bytes > INDEXED_BYTES:
                 shard.close()
@@ -235,16 +236,18 @@ class _Shard:
             max_search_threads=1,
         )
         shard = engine.EdgeShard.create(str(folder / "shard"), config)
-        for field in schema.of(*FILTERABLE):
-            kind = engine.PayloadSchemaType.Keyword if field.role is Role.KEYWORD else engine.PayloadSchemaType.Float
-            shard.update(engine.UpdateOperation.create_field_index(_key(field), kind))
-        shard.flush()
         (folder / "layout.json").write_text(json.dumps(_layout(schema, size)), "utf-8")
         return cls(folder, schema, size, shard)
 
     @classmethod
     def load(cls, folder: Path, schema: Schema, size: int) -> _Shard:
-        return cls(folder, schema, size, engine.EdgeShard.load(str(folder / "shard")))
+        shard = cls(folder, schema, size, engine.EdgeShard.load(str(folder / "shard")))
+        try:
+            shard.nearest([1.0] * size, (), 100)  # some damage shows only when vectors and payloads are read
+        except BaseException:
+            shard.close()
+            raise
+        return shard
 
     @property
     def unindexed_bytes(self) -> int:
@@ -294,6 +297,12 @@ class _Shard:
         if gone:
             self._shard.update(engine.UpdateOperation.delete_points([_point_id(object_id) for object_id in gone]))
         self._shard.flush()
+
+    def index_fields(self) -> None:
+        """Filters work without, but read every item."""
+        for field in self._fields.values():
+            kind = engine.PayloadSchemaType.Keyword if field.role is Role.KEYWORD else engine.PayloadSchemaType.Float
+            self._shard.update(engine.UpdateOperation.create_field_index(_key(field), kind))
 
     def close(self) -> None:
         self._shard.close()
