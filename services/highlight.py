@@ -8,7 +8,7 @@ from functools import lru_cache
 from html import escape
 from typing import Any
 
-from services.text import tokenize
+from services.text import fold, normalize, tokenize
 from services.types import Alternative, Document, Role, Schema
 from services.understanding.language import ENGLISH_STOPWORDS, stem
 
@@ -18,9 +18,6 @@ LEAST_WEIGHT = 0.2
 """An alternative spelling less likely than this marks nothing."""
 STEM_START = 3
 """Words with another beginning than any searched word have another stem."""
-
-TEXTS_KEPT = 10_000
-"""Texts (a title, a name, a description) whose words are kept at hand."""
 
 _WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f]|['’](?=[^\W_]))*")
 
@@ -47,17 +44,6 @@ class _Searched:
 
 _searched = lru_cache(maxsize=64)(_Searched)
 """All hits of an answer are marked for the same words."""
-
-
-@lru_cache(maxsize=TEXTS_KEPT)
-def _read(text: str) -> tuple[tuple[tuple[int, int, tuple[str, ...]], ...], frozenset[str]]:
-    """The words of a text as (start, end, tokens), and how its tokens begin: most texts hold none that is searched."""
-    found = []
-    for match in _WORD.finditer(text):
-        word = match.group()
-        tokens = (word.lower(),) if word.isascii() and "'" not in word else tuple(tokenize(word))
-        found.append((*match.span(), tokens))
-    return tuple(found), frozenset(token[:STEM_START] for _, _, tokens in found for token in tokens)
 
 
 def highlights(words: Sequence[Sequence[Alternative]], document: Document, schema: Schema) -> dict[str, str]:
@@ -94,10 +80,15 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _spans(text: str, searched: _Searched, small_words: bool) -> list[tuple[int, int]]:
-    words, starts = _read(text)
-    if starts.isdisjoint(searched.all_starts if small_words else searched.starts):
+    # Most texts hold no searched word, and most of those not even the beginning of one.
+    plain = (text.lower() if text.isascii() else fold(normalize(text))).replace("'", "").replace("’", "")
+    if not any(start in plain for start in (searched.all_starts if small_words else searched.starts)):
         return []
-    return [(start, end) for start, end, tokens in words if searched.finds(tokens, small_words)]
+    return [m.span() for m in _WORD.finditer(text) if searched.finds(_tokens(m.group()), small_words)]
+
+
+def _tokens(word: str) -> Sequence[str]:
+    return (word.lower(),) if word.isascii() and "'" not in word else tokenize(word)
 
 
 def _mark(text: str, spans: Iterable[tuple[int, int]]) -> str:
