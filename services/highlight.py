@@ -33,6 +33,11 @@ class _Searched:
         self.starts = {word[:STEM_START] for word in self.telling}
         self.all_starts = {word[:STEM_START] for word in texts}
 
+    def may_stand_in(self, text: str, small_words: bool) -> bool:
+        """Quickly: most texts hold no searched word, and most of those not even the beginning of one."""
+        plain = (text.lower() if text.isascii() else fold(normalize(text))).replace("'", "").replace("’", "")
+        return any(start in plain for start in (self.all_starts if small_words else self.starts))
+
     def finds(self, tokens: Iterable[str], small_words: bool) -> bool:
         return any(
             token in self.telling
@@ -59,6 +64,8 @@ def highlights(words: Sequence[Sequence[Alternative]], document: Document, schem
     for field in schema.of(Role.TEXT, Role.KEYWORD):
         is_title = field.name == schema.title
         texts = list(_texts(document.get(field.name)))
+        if not searched.may_stand_in(" ".join(texts), is_title):
+            continue
         if field.role is Role.KEYWORD:
             marked = [_mark(text, spans) for text in texts if (spans := _spans(text, searched, False))]
             if marked:
@@ -80,10 +87,6 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _spans(text: str, searched: _Searched, small_words: bool) -> list[tuple[int, int]]:
-    # Most texts hold no searched word, and most of those not even the beginning of one.
-    plain = (text.lower() if text.isascii() else fold(normalize(text))).replace("'", "").replace("’", "")
-    if not any(start in plain for start in (searched.all_starts if small_words else searched.starts)):
-        return []
     return [m.span() for m in _WORD.finditer(text) if searched.finds(_tokens(m.group()), small_words)]
 
 
