@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -45,7 +44,7 @@ class Lister:
         now = self._clock()
         deadline = Deadline.after(query.timeout)
         try:
-            async with asyncio.timeout(query.timeout):
+            async with deadline.enforced():
                 found = await self._index.search(index_query(query, understanding, schema), deadline)
                 ids = [candidate.object_id for candidate in found.candidates]
                 documents = await self._items.get(ids[query.offset :], deadline)

@@ -7,7 +7,6 @@ first answer's id, so that writes to the catalogue between two pages shift nothi
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -51,7 +50,7 @@ class Pager:
         now = self._clock()
         deadline = Deadline.after(query.timeout)
         try:
-            async with asyncio.timeout(query.timeout):
+            async with deadline.enforced():
                 root = await self._root(query, now, deadline)
                 entries = await self._entries(root, query, understanding, schema, deadline)
                 documents = await self._items.get([entry.object_id for entry in entries], deadline)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 from services import metrics
 from services.arms.base import Arm
@@ -15,7 +14,6 @@ from services.fusion import clean
 from services.types import Candidate, Context, Deadline, Degraded
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _LET_GO = 0.01
 """Seconds that a cancelled arm has to stop."""
@@ -54,12 +52,6 @@ async def retrieve(
     return lists, degraded
 
 
-async def within(deadline: Deadline, work: Awaitable[T]) -> T:
-    """`work`, or TimeoutError: backends keep deadlines by themselves, but one that hangs must not hang the answer."""
-    async with asyncio.timeout(deadline.remaining()):
-        return await work
-
-
 async def _ask(arm: Arm, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
     start = time.perf_counter()
     try:
@@ -73,12 +65,19 @@ async def _abandon(tasks: Iterable[asyncio.Task[list[Candidate]]]) -> None:
     pending = [task for task in tasks if not task.done()]
     for task in pending:
         task.cancel()
+        task.add_done_callback(_let_go)
     if pending:
         await asyncio.wait(pending, timeout=_LET_GO)
 
 
+def _let_go(task: asyncio.Task[list[Candidate]]) -> None:
+    """Take note of how it ended, so that nobody reports it as unnoticed (with a message that may quote the user)."""
+    if not task.cancelled():
+        task.exception()
+
+
 def _failure(name: str, task: asyncio.Task[list[Candidate]]) -> str | None:
-    if task.cancelled():
+    if not task.done() or task.cancelled():
         return "timeout"
     error = task.exception()
     if error is None:

@@ -27,7 +27,7 @@ from services.policies.base import Decider
 from services.query_ids import Signer
 from services.rankers.base import Ranker, Rows
 from services.rankers.features import rows
-from services.retrieval import retrieve, within
+from services.retrieval import retrieve
 from services.signature import signature
 from services.slate import Entry, slate
 from services.text import normalize
@@ -179,7 +179,8 @@ class SearchEngine:
         with metrics.stage("documents"):
             try:
                 ids = [pooled.object_id for pooled in pool]
-                documents = await within(deadline, self._items.get(ids, deadline))
+                async with deadline.enforced():
+                    documents = await self._items.get(ids, deadline)
             except TimeoutError as error:
                 # Nothing can be shown, which says nothing about what the arms found: not to be learned from.
                 context, documents = replace(context, query=replace(query, learn=False)), {}
@@ -205,8 +206,8 @@ class SearchEngine:
         key = memory_key(understanding.normalized)
         deadline = deadline.less((1.0 - RECALL) * query.timeout)
         remembered, person = await asyncio.gather(
-            within(deadline, self._remembered(key, query, schema, deadline)),
-            within(deadline, self._person(query, deadline)),
+            self._remembered(key, query, schema, deadline),
+            self._person(query, deadline),
             return_exceptions=True,
         )
         degraded: list[Degraded] = []
@@ -219,10 +220,11 @@ class SearchEngine:
         return Context(query, understanding, now, person, remembered), degraded
 
     async def _remembered(self, key: str, query: Query, schema: Schema, deadline: Deadline) -> tuple[Remembered, ...]:
-        found = await self._memory.remembered(key, MEMORY_LIMIT, deadline) if key else []
-        if not (found and query.filters):
-            return tuple(found)
-        documents = await self._items.get([r.object_id for r in found], deadline)
+        async with deadline.enforced():
+            found = await self._memory.remembered(key, MEMORY_LIMIT, deadline) if key else []
+            if not (found and query.filters):
+                return tuple(found)
+            documents = await self._items.get([r.object_id for r in found], deadline)
         return tuple(
             r for r in found if r.object_id in documents and matches(query.filters, documents[r.object_id], schema)
         )
@@ -230,7 +232,8 @@ class SearchEngine:
     async def _person(self, query: Query, deadline: Deadline) -> Person:
         if query.person is None:
             return Person()
-        return await self._memory.person(query.person, HISTORY_LIMIT, deadline)
+        async with deadline.enforced():
+            return await self._memory.person(query.person, HISTORY_LIMIT, deadline)
 
     def _options(self, context: Context) -> tuple[ArmOption, ...]:
         return tuple(ArmOption(arm.name, arm.counts if arm.available(context) else (0,)) for arm in self._arms)
@@ -251,7 +254,8 @@ class SearchEngine:
     async def _matched(self, context: Context, deadline: Deadline) -> IndexResult | Degraded:
         try:
             asked = index_query(context.query, context.understanding, self.knowledge.schema)
-            return await within(deadline, self._index.search(asked, deadline))
+            async with deadline.enforced():
+                return await self._index.search(asked, deadline)
         except Exception as error:
             return _unavailable("catalogue", error)
 

@@ -7,6 +7,7 @@ Times are seconds: `Deadline` on the monotonic clock, every `at` on the server's
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,11 @@ class Deadline:
     def remaining(self) -> float:
         """Seconds left, never negative."""
         return max(0.0, self.at - time.monotonic())
+
+    def enforced(self) -> asyncio.Timeout:
+        """A context that ends with TimeoutError when time is up: backends keep deadlines by themselves, but one that
+        hangs must not hang the answer."""
+        return asyncio.timeout(self.remaining())
 
     def less(self, seconds: float) -> Deadline:
         """An earlier deadline that reserves `seconds` for the work that comes after."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from app.main import create_app
 from app.settings import Settings
 from app.wiring import System
+from services.arms.base import Arm
+from services.types import Context, Deadline
 
 T = TypeVar("T")
 
@@ -136,3 +138,30 @@ def problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
     assert document["status"] == status
     assert document["title"]
     return document
+
+
+class StubArm:
+    """In the place of a real arm, and as sick as the test wants it. `behave` gets the count and gives the list."""
+
+    def __init__(self, arm: Arm, behave: Callable[[int], Awaitable[Any]]) -> None:
+        self.name = arm.name
+        self.counts = arm.counts
+        self._behave = behave
+
+    def available(self, context: Context) -> bool:
+        return True
+
+    async def retrieve(self, context: Context, count: int, deadline: Deadline) -> Any:
+        return await self._behave(count)
+
+
+@contextmanager
+def replaced(service: Service, names: Collection[str], behave: Callable[[int], Awaitable[Any]]) -> Iterator[None]:
+    """The arms of these names behave like that for as long as the context lasts."""
+    engine = service.system.search
+    real = engine._arms
+    engine._arms = tuple(StubArm(arm, behave) if arm.name in names else arm for arm in real)
+    try:
+        yield
+    finally:
+        engine._arms = real
