@@ -1,7 +1,7 @@
 """The whole loop over HTTP alone: search, click, remember, count once, refuse, and lose nothing to `kill -9`.
 
-Starts the service itself (`ltrr serve`, with whatever LTRR_* settings the environment has: so the same script checks the
-embedded and any other backend), writes a small catalogue, and fails loudly at the first promise that does not hold.
+Starts the service itself (`ltrr serve`, with whatever LTRR_* settings the environment has, so that the same script checks
+the embedded and any other backend), writes a small catalogue, and fails loudly at the first promise that does not hold.
 
     python -m load_tests.loop [--port 8137] [--data-dir DIR] [--seed 1]
 """
@@ -26,6 +26,7 @@ import httpx
 import orjson
 
 QUERY = "midnight river song"
+NAMES = ("Aster", "Birch", "Cedar", "Daisy", "Elder", "Fern", "Gorse", "Hazel", "Iris", "Juniper", "Kelp", "Linden")
 START_SECONDS = 60.0
 MEMORY_SECONDS = 1.0
 COPIES = 50
@@ -94,7 +95,7 @@ def catalogue() -> list[dict[str, Any]]:
     genres = ["folk", "soul", "ambient", "rock"]
     songs = [
         {"id": f"river-{i}", "title": f"Midnight River {name}", "artist": f"The {name}s", "genres": [genres[i % 4]]}
-        for i, name in enumerate("Aster Birch Cedar Daisy Elder Fern Gorse Hazel Iris Juniper Kelp Linden".split())
+        for i, name in enumerate(NAMES)
     ]
     songs += [
         {"id": f"other-{i}", "title": f"Song number {i} of the morning", "artist": "Plain Choir", "genres": ["choral"]}

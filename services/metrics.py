@@ -32,7 +32,9 @@ POLICY_FALLBACKS = Counter("ltrr_policy_fallbacks", "Decisions taken over by the
 POLICY_MODE = Gauge("ltrr_policy_mode", "1 for the mode in force", ["mode"])
 
 FEEDBACK = Counter("ltrr_feedback_events", "Feedback events by disposition", ["status"])
-REWARD = Histogram("ltrr_reward", "Reward of a decision when its window closed", buckets=(-1, -0.5, 0, 0.1, 0.25, 0.5, 1))
+REWARD = Histogram(
+    "ltrr_reward", "Reward of a decision when its window closed", buckets=(-1, -0.5, 0, 0.1, 0.25, 0.5, 1)
+)
 LEARNED = Counter("ltrr_learned_decisions", "Decisions whose window closed and that the policy learned from")
 LEARNER_LAG = Gauge("ltrr_learner_lag_records", "Log records a consumer has not taken in yet", ["consumer"])
 LEARNER_OPEN = Gauge("ltrr_learner_open_impressions", "Impressions whose reward window is open")

@@ -11,9 +11,9 @@ COUNTS = (0, 5, 10, 25, 50, 100)
 
 
 class Arm(Protocol):
-    """Contract (tests/contracts/arm.py): at most `count` candidates, no item twice, best first, finite scores, only items
-    under the query's filters; deterministic for the same catalogue; raises ArmFailed or TimeoutError, never returns
-    half an answer."""
+    """Contract (tests/contracts/arm.py): at most `count` candidates, no item twice, best first, finite scores, only
+    items under the query's filters; deterministic for the same catalogue; raises ArmFailed or TimeoutError, never
+    returns half an answer."""
 
     @property
     def name(self) -> str:
