@@ -1,7 +1,8 @@
 """The whole loop over HTTP alone: search, click, remember, count once, refuse, and lose nothing to `kill -9`.
 
-Starts the service itself (`ltrr serve`, with whatever LTRR_* settings the environment has, so that the same script checks
-the embedded and any other backend), writes a small catalogue, and fails loudly at the first promise that does not hold.
+Starts the service itself (`ltrr serve`, with whatever LTRR_* settings the environment has, so that the same script
+checks the embedded and any other backend), writes a small catalogue, and fails loudly at the first promise that does
+not hold.
 
     python -m load_tests.loop [--port 8137] [--data-dir DIR] [--seed 1]
 """
