@@ -49,12 +49,10 @@ class OriginGuard:
         name = _hostname(host)
         if name not in self._hosts:
             return Refused(421, "this service does not answer to that Host; see LTRR_ALLOWED_HOSTS")
-        if origin is None or origin.lower() in self._origins:
+        own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
+        if origin is None or origin.lower() in self._origins | own:
             return None
-        parts = urlsplit(origin) if origin != "null" else None
-        if parts is None or parts.netloc.lower() != host.lower():
-            return Refused(403, "requests from other origins are refused; see LTRR_CORS_ORIGINS")
-        return None
+        return Refused(403, "requests from other origins are refused; see LTRR_CORS_ORIGINS")
 
 
 def _hostname(host: str) -> str:

@@ -208,9 +208,11 @@ class Changes:
 
     def _forget(self, connection: sqlite3.Connection, principal: str) -> None:
         """Take out what `principal` contributed; a query or score that nobody else stands behind goes altogether."""
+        touched: set[str] = set()
         for key, object_id, weight, at in connection.execute(
             "SELECT key, object_id, weight, at FROM contributions WHERE principal = ?", (principal,)
         ).fetchall():
+            touched.add(key)
             where = (key, object_id)
             row = connection.execute("SELECT clicks, at FROM scores WHERE key = ? AND object_id = ?", where).fetchone()
             clicks, since = self._add(row, -weight, at)
@@ -229,6 +231,7 @@ class Changes:
             "SELECT text, weight, at FROM askers WHERE principal = ?", (principal,)
         ).fetchall():
             key, *row = connection.execute("SELECT key, asked, at FROM texts WHERE text = ?", (text,)).fetchone()
+            touched.add(key)
             asked, since = self._add((row[0], row[1]), -weight, at)
             if asked < _NOTHING:
                 connection.execute("DELETE FROM texts WHERE text = ?", (text,))
@@ -238,6 +241,11 @@ class Changes:
             shown, since = self._add((row[0], row[1]), -weight, at)
             connection.execute("UPDATE queries SET shown = ?, at = ? WHERE key = ?", (max(0.0, shown), since, key))
         connection.execute("DELETE FROM askers WHERE principal = ?", (principal,))
+        for key in touched:
+            kept = "SELECT 1 FROM texts WHERE key = ? UNION ALL SELECT 1 FROM scores WHERE key = ? LIMIT 1"
+            if connection.execute(kept, (key, key)).fetchone() is None:
+                connection.execute("DELETE FROM queries WHERE key = ?", (key,))
+                _count(connection, "queries", -1)
         if connection.execute("SELECT 1 FROM people WHERE person = ?", (principal,)).fetchone():
             _forget_person(connection, principal)
 
