@@ -8,7 +8,7 @@ from services.backends.base import Constraint, IndexQuery, SlotMatch, TextMatch
 from services.text import normalize
 from services.types import Query, Schema, Slot, Sort, Understanding
 
-NGRAMS = 0.3
+NGRAMS = 0.1
 """Weight of character n-grams for a query whose words are known and rightly spelt: of the items with its words, those
 come first whose title is like the whole query."""
 NGRAMS_DOUBTFUL = 1.0

@@ -151,6 +151,15 @@ def index(tmp_path: Path) -> Any:
         runner.run(opened.close())
 
 
+def test_zero_has_no_sign(index: Any) -> None:
+    runner, lexical = index
+    items = [{"id": "plus", "year": 0.0}, {"id": "minus", "year": -0.0}]
+    runner.run(lexical.apply(items, []))
+    for raw in ({"year": -0.0}, {"year": 0}, {"year": {"lte": -0.0}}, {"year": {"gte": 0.0}}):
+        found = runner.run(lexical.search(IndexQuery(filters=parse(raw, SCHEMA)), Deadline.after(10)))
+        assert {candidate.object_id for candidate in found.candidates} == {"plus", "minus"}
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(documents=DOCUMENTS, filters=st.lists(FILTERS, min_size=1, max_size=5))
 def test_the_index_finds_exactly_what_matches_accepts(

@@ -291,6 +291,9 @@ class LexicalIndexContract:
         popular = self.search(folder, IndexQuery(limit=10))
         assert ids(popular) == ["f1", "f2", "f10", "f6", "f7", "f5", "f3", "f4", "f9", "f8"]
         assert ids(self.search(folder, IndexQuery(limit=3, newest=True))) == ["f2", "f1", "f5"]
+        voted = [film("more votes", "A", 2000, 40, 5) | {"votes": 10**6}, film("more popular", "B", 2000, 41, 5)]
+        found = self.run(folder, lambda index: index.search(IndexQuery(), soon()), voted)
+        assert ids(found) == ["more popular", "more votes"]
 
     def test_equal_scores_stand_in_the_order_of_their_ids_on_every_page(self, folder: Path) -> None:
         twins = [{"id": f"t{i}", "title": "Same Thing", "genres": ["X"]} for i in (5, 3, 9, 1, 7, 4, 2, 8, 6)]
