@@ -92,6 +92,9 @@ class Settings(BaseModel):
         unknown = sorted(set(self.action_weights) - set(ACTION_WEIGHTS))
         if unknown:
             raise ValueError(f"action_weights: unknown action {unknown[0]!r}; known are {', '.join(ACTION_WEIGHTS)}")
+        key = self.admin_key.get_secret_value() if self.admin_key else "none"
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ValueError("admin_key: use printable ASCII characters without spaces, as headers carry them")
         if self.admin_key is None and not _loopback(self.host):
             raise ValueError(f"host: {self.host} is not a loopback address; set LTRR_ADMIN_KEY, or listen on 127.0.0.1")
         return self
