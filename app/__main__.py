@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 
 COMMANDS = (demo, serve, learn, index, train, models, replay, convert)
 """One module a command, each with `register(subparsers)` and a handler."""
+SERVICES = ("demo", "serve")
+"""Commands that run until they are stopped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,13 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.register(subparsers)
     asked = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # A service tells what it does; a command prints what came of it, and otherwise only what is wrong.
+    level = logging.INFO if asked.command in SERVICES else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        return int(asked.run(asked) or DONE)
+        code = int(asked.run(asked) or DONE)
+        sys.stdout.flush()
+        return code
     except SettingsInvalid as error:
         print(f"ltrr: {error}", file=sys.stderr)
         return WRONG_USE
-    except LtrrError as error:
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does. Nothing may be left to flush at exit, which would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (LtrrError, OSError) as error:
         print(f"ltrr: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

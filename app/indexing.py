@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from app.client import Client
 from app.wiring import System
-from services.datasets.folder import HISTORY, Dataset, HistoryEvent, catalogue_lines
+from services.datasets.folder import HISTORY, Dataset, HistoryEvent
+from services.errors import InvalidRequest
+from services.lines import Line, stream
 from services.types import EventStatus, Schema
-
-T = TypeVar("T")
 
 ITEMS_AT_ONCE = 2000
 EVENTS_AT_ONCE = 1000
@@ -50,53 +52,83 @@ async def index_opened(system: System, source: Path, schema: Schema | None, prog
             summary.accepted += 1
         else:
             summary.invalid += 1
-            summary.problems.append(f"line {result.line}: {result.detail}")
-    for events in _batches(history(dataset), EVENTS_AT_ONCE):
-        results = await system.feedback.record(events, admin=True)
-        summary.events += sum(r.status in (EventStatus.ACCEPTED, EventStatus.DUPLICATE) for r in results)
-        progress("history", summary.events)
-    summary.problems += map(str, dataset.problems)
+            summary.problems.append(_told(result.line, result.line, str(result.detail)))
+
+    async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
+        return [(result.status, result.detail) for result in await system.feedback.record(events, admin=True)]
+
+    await _index_history(dataset, record, summary, progress)
     return summary
 
 
-def index_served(client: Client, source: Path, progress: Progress) -> Summary:
+async def index_served(client: Client, source: Path, progress: Progress) -> Summary:
     """Through the API of a running service. Raises ServiceRefused."""
     dataset = Dataset.open(source)
     summary = Summary()
-    for lines in _batches(catalogue_lines(dataset.catalogue), ITEMS_AT_ONCE):
+    async for lines in _batches(stream(_chunks(dataset.catalogue, progress)), ITEMS_AT_ONCE):
         readable = [line for line in lines if line.problem is None]
         summary.problems += [f"line {line.number}: {line.problem}" for line in lines if line.problem is not None]
         summary.invalid += len(lines) - len(readable)
         answer = client.send("PUT", "/v1/items", orjson.dumps([line.value for line in readable]))
-        for line, result in zip(readable, answer["results"], strict=True):
+        for place, (line, result) in enumerate(zip(readable, answer["results"], strict=True), 1):
             if result["status"] == "accepted":
                 summary.accepted += 1
             else:
                 summary.invalid += 1
-                summary.problems.append(f"line {line.number}: {result['detail']}")
-        progress("items", summary.accepted)
-    for events in _batches(history(dataset), EVENTS_AT_ONCE):
+                summary.problems.append(_told(line.number, place, result["detail"]))
+
+    async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
         answer = client.send("POST", "/v1/feedback", orjson.dumps(events))
-        summary.events += sum(result["status"] in ("accepted", "duplicate") for result in answer["results"])
-        progress("history", summary.events)
-    summary.problems += map(str, dataset.problems)
+        return [(result["status"], result["detail"]) for result in answer["results"]]
+
+    await _index_history(dataset, record, summary, progress)
     return summary
 
 
-def history(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """The data set's history as feedback events; nothing when it has none."""
-    if dataset.has(HISTORY):
-        yield from map(_event, dataset.history())
+def _told(line: int, place: int, detail: str) -> str:
+    """`detail` by the line of the file. An item without an id is already told by its place in what was written."""
+    return f"line {line}: {detail.removeprefix(f'line {place}: ')}"
+
+
+async def _index_history(
+    dataset: Dataset,
+    record: Callable[[list[dict[str, Any]]], Awaitable[list[tuple[str, str | None]]]],
+    summary: Summary,
+    progress: Progress,
+) -> None:
+    """`record` takes events in and gives the status and detail of each."""
+    events = _events(dataset, summary)
+    while part := list(islice(events, EVENTS_AT_ONCE)):
+        for event, (status, detail) in zip(part, await record(part), strict=True):
+            if status in (EventStatus.ACCEPTED, EventStatus.DUPLICATE):
+                summary.events += 1
+            else:
+                summary.problems.append(f"{HISTORY}, {event['action_name']} {event['object_id']}: {detail}")
+        progress("history", summary.events)
+    summary.problems += map(str, dataset.problems)
 
 
 async def _chunks(path: Path, progress: Progress) -> AsyncIterator[bytes]:
-    """The file's bytes, decompressed; progress is told in items, which are lines."""
+    """The file's bytes, decompressed; progress is told in items, which are lines. Raises InvalidRequest for a file that
+    cannot be read to its end."""
     lines = 0
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK):
-            yield chunk
-            lines += chunk.count(b"\n")
-            progress("items", lines)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            while chunk := await asyncio.to_thread(file.read, CHUNK):
+                yield chunk
+                lines += chunk.count(b"\n")
+                progress("items", lines)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+
+
+def _events(dataset: Dataset, summary: Summary) -> Iterator[dict[str, Any]]:
+    """The data set's history as feedback events; nothing when it has none."""
+    for happened in dataset.history():
+        try:
+            yield _event(happened)
+        except (ValueError, OverflowError, OSError):
+            summary.problems.append(f"{HISTORY}, timestamp {happened.timestamp:g}: no date that a calendar has")
 
 
 def _event(happened: HistoryEvent) -> dict[str, Any]:
@@ -111,10 +143,10 @@ def _event(happened: HistoryEvent) -> dict[str, Any]:
     }
 
 
-def _batches(things: Iterable[T], size: int) -> Iterator[list[T]]:
-    batch: list[T] = []
-    for thing in things:
-        batch.append(thing)
+async def _batches(lines: AsyncIterator[Line], size: int) -> AsyncIterator[list[Line]]:
+    batch: list[Line] = []
+    async for line in lines:
+        batch.append(line)
         if len(batch) == size:
             yield batch
             batch = []

@@ -7,8 +7,8 @@ from typing import Any
 
 from app.reloading import Reloader
 from services.errors import ModelInvalid, NotFound
+from services.learner import ADOPTED, Learner
 from services.learner import KIND as POLICY
-from services.learner import Learner
 from services.models.store import ModelStore, Version
 
 BY_HAND = "rolled back by hand"
@@ -47,12 +47,16 @@ class Registry:
 
 
 def previous(store: ModelStore, kind: str) -> str:
-    """The version before the one in force. Raises NotFound when there is none."""
+    """The version before the one in force; one that was adopted counts as the one it was adopted from, so that asking
+    again goes back further. Raises NotFound when there is none."""
     versions = store.versions(kind)
-    places = [place for place, version in enumerate(versions) if version.current]
-    if not places or places[0] + 1 >= len(versions):
+    places = {version.version: place for place, version in enumerate(versions)}
+    place = next((place for place, version in enumerate(versions) if version.current), len(versions))
+    while place < len(versions) and (origin := versions[place].meta.get(ADOPTED)) in places:
+        place = places[origin]
+    if place + 1 >= len(versions):
         raise NotFound(f"{kind}: no earlier version to go back to")
-    return versions[places[0] + 1].version
+    return versions[place + 1].version
 
 
 def listing(store: ModelStore) -> dict[str, Any]:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 KIND = "policy"
 POLICY_FILE = "policy.bin"
 STATE_FILE = "state.json"
+ADOPTED = "adopted"
+"""In the meta data of a snapshot: the earlier one whose model it goes on from."""
 KEEP = 10
 """Snapshots kept."""
 
@@ -229,7 +231,7 @@ class Learner:
             if POLICY_FILE not in stored.files:
                 raise ModelInvalid(f"{KIND} {version}: not a snapshot of a policy")
             self._policy = self._load_policy(stored.files[POLICY_FILE])
-            return await self._publish(f"adopted {version}")
+            return await self._publish(f"adopted {version}", {ADOPTED: version})
 
     # --- numbers ---
 
@@ -407,7 +409,7 @@ class Learner:
 
     # --- snapshots ---
 
-    async def _publish(self, reason: str) -> str:
+    async def _publish(self, reason: str, said: Mapping[str, str] | None = None) -> str:
         offset = self.offset
         oldest = self._closed[0][1] if self._closed else self._windows.oldest
         state = {
@@ -423,7 +425,7 @@ class Learner:
         files = {POLICY_FILE: model, STATE_FILE: json.dumps(state, sort_keys=True).encode()}
         digest = hashlib.sha256(b"".join(files.values())).hexdigest()[:8]
         version = f"{offset:012d}-{digest}"
-        meta = {"policy": self._policy.name, "offset": offset, "learned": self._learned}
+        meta = {"policy": self._policy.name, "offset": offset, "learned": self._learned, **(said or {})}
         await asyncio.to_thread(self._write, version, files, meta, reason)
         self._changed = False
         self._snapshot, self._snapshot_at = version, self._clock()

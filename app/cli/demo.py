@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 from pathlib import Path
 
-from services.sample.generate import generate
-
 from app.cli.index import index, text
-from app.cli.serve import serve
+from app.cli.serve import address, serve
 from app.settings import Settings
 from services.datasets.folder import Dataset
 from services.errors import SettingsInvalid
+from services.sample.generate import generate
 
 READY = "indexed"
+"""File that says which state of the source is indexed."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,19 +32,31 @@ def run(asked: argparse.Namespace) -> None:
     settings = Settings.load()
     if asked.data is not None and not asked.data.exists():
         raise SettingsInvalid(f"demo: no such folder {asked.data}")
-    # Each catalogue has a folder of its own: trying another one must not mix them.
-    name = "music" if asked.data is None else asked.data.resolve().name
-    settings = settings.model_copy(update={"data_dir": settings.data_dir / f"demo-{name}"})
+    settings = settings.model_copy(update={"data_dir": settings.data_dir / _name(asked.data)})
+    source = asked.data or settings.data_dir / "sample"
     ready = settings.data_dir / READY
-    if not ready.exists():
-        source = asked.data
-        if source is None:
-            source = settings.data_dir / "sample"
-            print("generating the sample catalogue", flush=True)
-            generate(source)
+    if asked.data is None and not ready.exists():
+        print("generating the sample catalogue", flush=True)
+        generate(source)
+    state = _state(source)
+    if not ready.exists() or ready.read_text() != state:
         schema = Dataset.open(source).schema
         print(f"indexing {source}", flush=True)
         print(text(asyncio.run(index(settings, source, schema, rebuild=True, train=True))), flush=True)
-        ready.touch()
-    print(f"search http://{settings.host}:{settings.port}/   console /console   API /docs   (Ctrl-C stops)", flush=True)
+        ready.write_text(state)
+    print(f"search {address(settings)}/   console /console   API /docs   (Ctrl-C stops)", flush=True)
     serve(settings)
+
+
+def _name(data: Path | None) -> str:
+    """Each catalogue has a folder of its own, so that trying another one does not mix them."""
+    if data is None:
+        return "demo"
+    path = data.resolve()
+    return f"demo-{path.name}-{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
+
+
+def _state(source: Path) -> str:
+    """Changes when a file of the source does."""
+    files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+    return "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)

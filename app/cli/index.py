@@ -14,13 +14,13 @@ from pathlib import Path
 import orjson
 
 from app.cli.progress import Progress
-from app.cli.train import train_taste, train_text_encoder
+from app.cli.train import train_encoders
 from app.client import Client
 from app.indexing import Summary, index_opened, index_served
 from app.ownership import owned, owner
 from app.settings import Settings
-from app.wiring import opened
-from services.datasets.folder import Dataset
+from app.wiring import check, opened
+from services.datasets.folder import SCHEMA, Dataset
 from services.errors import SettingsInvalid
 from services.schema import describe, load_schema
 from services.types import Schema
@@ -53,13 +53,14 @@ def run(asked: argparse.Namespace) -> int:
     elif asked.rebuild or asked.schema:
         raise SettingsInvalid("index: --rebuild and --schema need the service stopped; without them, items are updated")
     else:
-        summary = beside(settings, running.url, asked.source, not asked.no_train)
+        summary = asyncio.run(beside(settings, running.url, asked.source, not asked.no_train))
     print(orjson.dumps(asdict(summary)).decode() if asked.json else text(summary))
     return 0 if summary.accepted or not summary.invalid else 1
 
 
 async def index(settings: Settings, source: Path, schema: Schema | None, rebuild: bool, train: bool) -> Summary:
     """Into the data folder itself, which nobody serves at the moment."""
+    check(settings)
     with owned(settings.data_dir), Progress() as progress:
         if rebuild:
             _remove(settings.data_dir)
@@ -67,29 +68,22 @@ async def index(settings: Settings, source: Path, schema: Schema | None, rebuild
             summary = await index_opened(system, source, schema, progress.done)
             progress.note(f"schema ({'inferred' if schema is None else 'given'}):")
             progress.note(describe(system.catalogue.schema))
-            if train and settings.encoder is None and summary.accepted:
-                progress.note("training the text encoder on the catalogue, then encoding the catalogue with it")
-                await train_text_encoder(settings, None, 0, promote=True)
-            if train and summary.events:
-                progress.note("training the taste model on the history")
-                await train_taste(settings, None, 0, promote=True)
+            if train:
+                await train_encoders(settings, summary, progress)
             await system.models.take_up()
             await system.learner.catch_up()
             await system.learner.publish()
     return summary
 
 
-def beside(settings: Settings, url: str, source: Path, train: bool) -> Summary:
-    """Through the API of the service that owns the data folder; it takes up a new text encoder by itself."""
-    key = settings.admin_key.get_secret_value() if settings.admin_key else None
+async def beside(settings: Settings, url: str, source: Path, train: bool) -> Summary:
+    """Through the API of the service that owns the data folder; it takes up new encoders by itself."""
     with Progress() as progress:
-        summary = index_served(Client(url, key), source, progress.done)
-        if train and settings.encoder is None and summary.accepted:
-            progress.note("training the text encoder on the catalogue")
-            asyncio.run(train_text_encoder(settings, None, 0, promote=True))
-        if train and summary.events:
-            progress.note("training the taste model on the history")
-            asyncio.run(train_taste(settings, None, 0, promote=True))
+        if Dataset.open(source).schema is not None:
+            progress.note(f"{SCHEMA} is not looked at: the schema of a running service stays (see --rebuild)")
+        summary = await index_served(Client.of(settings, url), source, progress.done)
+        if train:
+            await train_encoders(settings, summary, progress)
     return summary
 
 

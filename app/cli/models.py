@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 from typing import Any
 
 import orjson
 
-from app.registry import listing, promote
+from app.client import Client
+from app.ownership import owned, owner
+from app.registry import BY_HAND, listing, previous, promote
 from app.settings import Settings
+from app.wiring import opened
 from services.errors import NotFound
+from services.learner import KIND as POLICY
 from services.models.store import ModelStore
 
 
@@ -37,7 +42,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run_list(asked: argparse.Namespace) -> None:
-    known = listing(_store())
+    known = listing(_store(Settings.load()))
     if asked.json:
         _print(known)
         return
@@ -50,7 +55,7 @@ def run_list(asked: argparse.Namespace) -> None:
 
 
 def run_show(asked: argparse.Namespace) -> None:
-    versions = listing(_store())["kinds"].get(asked.kind, {}).get("versions", [])
+    versions = listing(_store(Settings.load()))["kinds"].get(asked.kind, {}).get("versions", [])
     found = next((v for v in versions if v["version"] == asked.version), None)
     if found is None:
         raise NotFound(f"{asked.kind} {asked.version}: no such version; see `ltrr models list`")
@@ -58,12 +63,40 @@ def run_show(asked: argparse.Namespace) -> None:
 
 
 def run_promote(asked: argparse.Namespace) -> None:
-    promote(_store(), asked.kind, asked.version, asked.reason, asked.force)
+    settings = Settings.load()
+    store = _store(settings)
+    if asked.kind == POLICY:
+        _adopt(settings, store.load(POLICY, asked.version).version)
+    else:
+        promote(store, asked.kind, asked.version, asked.reason, asked.force)
     _done(asked, asked.version)
 
 
 def run_rollback(asked: argparse.Namespace) -> None:
-    _done(asked, _store().rollback(asked.kind, "rolled back by hand"))
+    settings = Settings.load()
+    store = _store(settings)
+    if asked.kind == POLICY:
+        version = previous(store, POLICY)
+        _adopt(settings, version)
+    else:
+        version = store.rollback(asked.kind, BY_HAND)
+    _done(asked, version)
+
+
+def _adopt(settings: Settings, version: str) -> None:
+    """A policy is changed by whoever learns it, or learning would go on from the one before: the running service, or
+    else a learner opened for it. Raises Owned while another command is at work."""
+    running = owner(settings.data_dir)
+    if running is not None and running.url is not None:
+        Client.of(settings, running.url).send("POST", f"/v1/models/{POLICY}/{version}/promote", b"{}")
+        return
+
+    async def alone() -> None:
+        async with opened(settings, learning=False) as system:
+            await system.learner.adopt(version)
+
+    with owned(settings.data_dir):
+        asyncio.run(alone())
 
 
 def _done(asked: argparse.Namespace, version: str) -> None:
@@ -73,8 +106,8 @@ def _done(asked: argparse.Namespace, version: str) -> None:
         print(f"{asked.kind} {version} is in force (a running service follows within seconds)")
 
 
-def _store() -> ModelStore:
-    return ModelStore(Settings.load().data_dir / "models")
+def _store(settings: Settings) -> ModelStore:
+    return ModelStore(settings.data_dir / "models")
 
 
 def _print(value: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
@@ -60,8 +62,7 @@ def check_workers(settings: Settings, workers: int) -> None:
 
 def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises Owned when another process has the data folder, SettingsInvalid, StartFailed."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{settings.port}"
+    url = address(settings)
     check(settings)
     with owned(settings.data_dir, url), listening(settings.host, settings.port) as listener:
         logging.getLogger(__name__).info("serving url=%s console=%s/console docs=%s/docs", url, url, url)
@@ -74,10 +75,24 @@ def serve(settings: Settings) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
+        # The server stops on SIGTERM by itself, then raises it again for whoever handled it before: being told to stop
+        # is no failure.
+        signal.signal(signal.SIGTERM, _exit)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except SystemExit as error:
+            if not error.code:
+                return
             raise getattr(app.state, "failure", StartFailed("the service did not start")) from error
+
+
+def address(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 @contextmanager

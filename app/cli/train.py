@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
-from tqdm import tqdm
 
+from app.cli.event_log import open_log
+from app.cli.progress import Progress
 from app.encoders import TASTE, TEXT
+from app.indexing import Summary, index_opened
 from app.policies import fixed_policy
 from app.settings import Settings
 from app.wiring import RANKER, System, opened
 from services.backends.sqlite_items import SqliteItems
-from services.backends.sqlite_log import SqliteLog
 from services.datasets.folder import Dataset
-from services.errors import InvalidRequest, SettingsInvalid
+from services.errors import InvalidRequest, ModelInvalid, NotFound, SettingsInvalid
 from services.models.store import ModelStore
 from services.policies.modes import PolicySwitch
 from services.rewards import gain
@@ -31,7 +30,7 @@ KINDS = (RANKER, TEXT, TASTE)
 TRAINING_TIMEOUT = 10.0
 """Seconds for one query: training wants every arm's list, however busy the machine."""
 LIMIT = 10
-RECORDS_AT_ONCE = 1000
+SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +47,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("kind", choices=KINDS, help="what to train")
     parser.add_argument("--data", type=Path, metavar="DIR", help="data set folder (default: this service's log)")
     parser.add_argument("--no-promote", action="store_true", help="store it, but leave in force what is in force")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of all chance in it (default: {SEED})")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     parser.set_defaults(run=run)
 
 
 def run(asked: argparse.Namespace) -> None:
     settings = Settings.load()
+    if asked.data is not None and not asked.data.is_dir():
+        raise SettingsInvalid(f"train: no such folder {asked.data}")
     train = {RANKER: train_ranker, TEXT: train_text_encoder, TASTE: train_taste}[asked.kind]
     outcome = asyncio.run(train(settings, asked.data, asked.seed, not asked.no_promote))
     if asked.json:
@@ -78,59 +79,71 @@ async def train_ranker(settings: Settings, data: Path | None, seed: int, promote
         training, validation = await _judged(settings, data)
         source = "labels"
     else:
-        log = SqliteLog(settings.data_dir / "log.sqlite3")
-        try:
+        async with open_log(settings.data_dir) as log:
             training, validation = await rows.from_log(
                 log, settings.action_weights, settings.attribution_seconds, settings.principal_cap
             )
-        finally:
-            await log.close()
         source = "log"
     trained = await asyncio.to_thread(train.train, training, validation, source=source, seed=seed)
     return _store(settings, RANKER, trained.files, trained.meta, promote and trained.promote, trained.reason)
 
 
 async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]:
-    """Groups of the train and validation queries, found by a system of their own over the catalogue of `data`."""
-    from app.indexing import index_opened
+    """Groups of the train and validation queries, found by a system of their own over the catalogue of `data`, with
+    encoders trained as `ltrr index` trains them: what a ranker learns from is what it will meet."""
     from services.models.ranker import rows
 
     labels = rows.read_labels(data)
-    with tempfile.TemporaryDirectory(prefix="ltrr-train-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="ltrr-train-") as scratch, Progress() as progress:
         apart = settings.model_copy(update={"data_dir": Path(scratch), "admin_key": None})
         async with opened(apart, learning=False) as system:
-            await index_opened(system, data, Dataset.open(data).schema, _silent)
+            summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
+            await train_encoders(apart, summary, progress)
+            await system.models.take_up()
             await system.learner.catch_up()
-            searched = _Searched(system, apart)
+            searched = _Searched(system, apart, progress)
             schema = system.search.knowledge.schema
             training = [query for query in labels if query.split == "train"]
             validation = [query for query in labels if query.split == "validation"]
-            return await _groups(training, searched, schema), await _groups(validation, searched, schema)
-
-
-def _silent(what: str, done: int) -> None:
-    """The catalogue is indexed apart and quickly; the bar that matters is that of the queries."""
+            return (
+                await rows.from_labels(training, searched, schema),
+                await rows.from_labels(validation, searched, schema),
+            )
 
 
 class _Searched:
     """The live path up to the ranker, under the static counts."""
 
-    def __init__(self, system: System, settings: Settings) -> None:
+    def __init__(self, system: System, settings: Settings, progress: Progress) -> None:
         fixed = fixed_policy(settings)
+        self._progress = progress
+        self._done = 0
         self._engine = system.search
         self._decider = PolicySwitch(fixed, fixed, "static")
 
     async def __call__(self, labelled: Any) -> Any:
         query = Query(labelled.text, user_id=labelled.user_id, limit=LIMIT, timeout=TRAINING_TIMEOUT)
         found = await self._engine.collect(query, self._decider)
+        self._done += 1
+        self._progress.done("queries", self._done)
         return found.context, found.pool, found.documents
 
 
-async def _groups(labels: Sequence[Any], searched: _Searched, schema: Schema) -> list[Any]:
-    from services.models.ranker import rows
-
-    shown = tqdm(labels, desc="queries", unit="", file=sys.stderr, disable=None)
-    return await rows.from_labels(shown, searched, schema)
+async def train_encoders(settings: Settings, summary: Summary, progress: Progress) -> None:
+    """Put in force the encoders that a freshly indexed catalogue needs; without them its items are found all the same,
+    so too little to learn from is a note and not a failure."""
+    if settings.encoder is None and summary.accepted:
+        progress.note("training the text encoder on the catalogue")
+        try:
+            await train_text_encoder(settings, None, SEED, promote=True)
+        except ModelInvalid as error:
+            progress.note(f"left untrained: {error}")
+    if summary.events:
+        progress.note("training the taste model on the history")
+        try:
+            await train_taste(settings, None, SEED, promote=True)
+        except ModelInvalid as error:
+            progress.note(f"left untrained: {error}")
 
 
 async def train_text_encoder(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
@@ -139,10 +152,14 @@ async def train_text_encoder(settings: Settings, data: Path | None, seed: int, p
     from services.models.text_encoder.train import train
 
     if data is not None:
-        documents: list[Any] = list(Dataset.open(data).documents())
-        schema = infer(documents)
+        dataset = Dataset.open(data)
+        documents: list[Any] = list(dataset.documents())
+        schema = dataset.schema or infer(documents)
     else:
-        items = SqliteItems(settings.data_dir / "items.sqlite3")
+        path = settings.data_dir / "items.sqlite3"
+        if not path.exists():
+            raise NotFound(f"there are no items in {settings.data_dir}; see `ltrr index --help`")
+        items = SqliteItems(path)
         try:
             documents = [document async for document in items.scan()]
             schema = await items.schema() or Schema()
@@ -158,6 +175,7 @@ async def train_text_encoder(settings: Settings, data: Path | None, seed: int, p
 
 async def train_taste(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
     """On the history of `data`, or on what people did with the answers of this service and elsewhere."""
+    from services.models.ranker.rows import records
     from services.models.taste.train import train
 
     history: list[tuple[str, str, float]] = []
@@ -165,18 +183,10 @@ async def train_taste(settings: Settings, data: Path | None, seed: int, promote:
         weights = settings.action_weights
         history = [(e.user_id, e.object_id, weights.get(e.action_name, 0.0)) for e in Dataset.open(data).history()]
     else:
-        log = SqliteLog(settings.data_dir / "log.sqlite3")
-        try:
-            after = 0
-            while records := await log.read(after, RECORDS_AT_ONCE):
-                after = records[-1][0]
-                history += [
-                    (record.user_id, record.object_id, gain(record, settings.action_weights))
-                    for _, record in records
-                    if isinstance(record, Interaction) and record.user_id and record.object_id
-                ]
-        finally:
-            await log.close()
+        async with open_log(settings.data_dir) as log:
+            async for record in records(log):
+                if isinstance(record, Interaction) and record.user_id and record.object_id:
+                    history.append((record.user_id, record.object_id, gain(record, settings.action_weights)))
     taste = await asyncio.to_thread(train, history, seed)
     meta = {"actions": len(history), "people": len({person for person, _, _ in history}), "seed": seed}
     return _store(settings, TASTE, taste.to_files(), meta, promote, f"trained on {len(history)} actions")

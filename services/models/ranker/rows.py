@@ -136,7 +136,7 @@ async def from_log(
     shown: dict[str, Impression] = {}
     earned: defaultdict[str, dict[str, float]] = defaultdict(dict)
     recent: defaultdict[str, deque[float]] = defaultdict(deque)
-    async for record in _records(log):
+    async for record in records(log):
         if isinstance(record, Impression) and _usable(record):
             shown[record.query_id] = record
         elif isinstance(record, Interaction) and record.query_id in shown and record.object_id is not None:
@@ -157,7 +157,7 @@ async def from_log(
     return training, validation
 
 
-async def _records(log: EventLog) -> AsyncIterator[Record]:
+async def records(log: EventLog) -> AsyncIterator[Record]:
     """Every record that can be read, in order."""
     after = 0
     while True:
