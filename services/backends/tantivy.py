@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READERS = 4
+INLINE_ITEMS = 20_000
+"""Up to this many items a search takes some tens of microseconds, less than handing it to a thread and back."""
 HEAP = 64_000_000
 """Bytes of documents gathered before they become a segment."""
 
@@ -89,8 +91,10 @@ class TantivyIndex:
 
         def run() -> T:
             with _named_failures(self._path):
-                return work(Reading(generation.index.searcher(), generation.layout, deadline))
+                return work(Reading(generation.searcher, generation.layout, deadline))
 
+        if generation.searcher.num_docs <= INLINE_ITEMS:
+            return run()
         # Leaving the timeout cancels the future, which takes work that has not begun out of the queue.
         async with asyncio.timeout(remaining):
             return await asyncio.get_running_loop().run_in_executor(self._readers, run)
@@ -160,6 +164,8 @@ class _Generation:
         self.index.config_reader("manual")
         self._writer = self.index.writer(HEAP, 1)
         self.index.reload()
+        # Kept: making one takes longer than most searches.
+        self.searcher = self.index.searcher()
 
     def apply(self, upserts: Iterable[Document], deletes: Iterable[str]) -> None:
         """All of it in one commit, or nothing."""
@@ -176,6 +182,7 @@ class _Generation:
                 self._writer.rollback()
             raise
         self.index.reload()
+        self.searcher = self.index.searcher()
 
     def close(self) -> None:
         self._writer.wait_merging_threads()
