@@ -1,0 +1,182 @@
+"""Searches as an HTTP client sends them, timed on its side: in a closed loop, or in an open one.
+
+A closed loop sends the next request when an answer has come, so a slow service is asked less. An open loop sends at
+times drawn beforehand, and counts from them: a stall also shows in the requests that had to wait behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import orjson
+
+from services.datasets.folder import DatasetQuery
+
+T = TypeVar("T")
+
+MIX = {"title": 0.35, "typo": 0.15, "topic": 0.15, "facet": 0.20, "personal": 0.15}
+"""Share of traffic per slice of queries. A data set with other slices is asked each of them as often."""
+SPIN = 0.002
+"""Seconds before a send that are waited for awake: the event loop's timers are no finer than a millisecond."""
+
+
+def traffic(queries: Sequence[DatasetQuery], count: int, seed: int) -> list[DatasetQuery]:
+    """`count` queries as traffic has them: a slice by MIX, then one of its queries by weight; popular ones repeat."""
+    slices: dict[str, list[DatasetQuery]] = {}
+    for query in queries:
+        slices.setdefault(query.slice, []).append(query)
+    if not slices:
+        raise ValueError("no queries to ask")
+    names = sorted(slices)
+    shares = [MIX.get(name, 0.0) for name in names]
+    rng = random.Random(seed)
+    drawn = rng.choices(names, shares if any(shares) else None, k=count)
+    return [rng.choices(slices[name], [query.weight for query in slices[name]])[0] for name in drawn]
+
+
+def body(query: DatasetQuery) -> bytes:
+    asked: dict[str, Any] = {"query": query.text, "limit": 10}
+    return orjson.dumps(asked | ({"user_id": query.user_id} if query.user_id else {}))
+
+
+_HEAD = b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Load:
+    """What one run saw. Times are in seconds."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    """Of every request, errors too: from the scheduled send in an open loop, from the actual one in a closed loop."""
+    late: list[float] = field(default_factory=list)
+    """How much later than scheduled each request was sent: what the loader adds by itself."""
+    errors: int = 0
+    """Answers other than 200, and connections that broke."""
+    degraded: int = 0
+    """Answers that name a part that did not come in time."""
+    server_cpu: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def note(self, start: float, status: int, answer: bytes) -> None:
+        self.latencies.append(time.perf_counter() - start)
+        self.errors += status != 200
+        self.degraded += b'"degraded":[{' in answer
+
+
+class Connection:
+    """One kept-alive connection. Far cheaper than a full HTTP client, whose cost would be measured as well."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, port: int) -> Self:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def post(self, sent: bytes) -> tuple[int, bytes]:
+        """(status, body); status 0 when the connection broke."""
+        try:
+            self._writer.write(_HEAD % len(sent) + sent)
+            lines = (await self._reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+            length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
+            return int(lines[0].split()[1]), await self._reader.readexactly(length)
+        except (OSError, asyncio.IncompleteReadError):
+            return 0, b""
+
+    async def close(self) -> None:
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+
+async def closed(port: int, bodies: Sequence[bytes], concurrency: int) -> Load:
+    """All `bodies`, `concurrency` at a time."""
+    load, waiting = Load(), iter(bodies)
+    connections = [await Connection.open(port) for _ in range(concurrency)]
+
+    async def client(connection: Connection) -> None:
+        for sent in waiting:
+            start = time.perf_counter()
+            load.note(start, *await connection.post(sent))
+
+    start = time.perf_counter()
+    await asyncio.gather(*[client(connection) for connection in connections])
+    load.seconds = time.perf_counter() - start
+    for connection in connections:
+        await connection.close()
+    return load
+
+
+async def opened(port: int, bodies: Sequence[bytes], rate: float, seed: int) -> Load:
+    """All `bodies`, with Poisson arrivals at `rate` a second; each from its scheduled time, on a connection of its own
+    while it runs."""
+    load, rng = Load(), random.Random(seed)
+    free: list[Connection] = []
+    running: set[asyncio.Task[None]] = set()
+
+    async def ask(sent: bytes, due: float) -> None:
+        connection = free.pop() if free else await Connection.open(port)
+        load.late.append(time.perf_counter() - due)
+        load.note(due, *await connection.post(sent))
+        free.append(connection)
+
+    start = due = time.perf_counter()
+    for sent in bodies:
+        due += rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - time.perf_counter() - SPIN))
+        # Awake for the last moment on purpose; answers are read meanwhile.
+        while time.perf_counter() < due:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        task = asyncio.create_task(ask(sent, due))
+        running.add(task)
+        task.add_done_callback(running.discard)
+    await asyncio.gather(*running)
+    load.seconds = time.perf_counter() - start
+    for connection in free:
+        await connection.close()
+    return load
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process with all its threads so far (proc(5): fields 14 and 15 of /proc/PID/stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def busy_seconds() -> float:
+    """Time that the cores of the machine have been busy so far, for whomever (proc(5): /proc/stat)."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text("utf-8").split()[1:9])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+_NULL = b'{"hits":[' + b",".join([b'{"object_id":"0","document":{"title":"' + b"x" * 600 + b'"}}'] * 10) + b"]}"
+
+
+async def null(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+    """The null control: reads the request, and always answers the same 6 kB."""
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_NULL)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": _NULL})
+
+
+def chunks(asked: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
+    """`asked` cut into runs of these sizes, so that no run asks what another one asked just before it."""
+    start = 0
+    for size in sizes:
+        yield asked[start : start + size]
+        start += size
