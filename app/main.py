@@ -78,6 +78,9 @@ def _lifespan(settings: Settings) -> Lifespan:
             except LtrrError as error:
                 app.state.failure = error  # for who started us: the server only says that it failed
                 raise
+            # What lives as long as the service need not be looked through by every collection of garbage.
+            gc.collect()
+            gc.freeze()
             yield
 
     return lifespan
