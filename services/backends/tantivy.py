@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 READERS = 4
 INLINE_ITEMS = 20_000
-"""Up to this many items a search takes some tenths of a millisecond: not worth a thread, whose hand-over costs as much."""
+"""Up to this many items a search takes some tenths of a millisecond; handing it to a thread costs as much again."""
 HEAP = 64_000_000
 """Bytes of documents gathered before they become a segment."""
 
