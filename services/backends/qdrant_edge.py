@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import secrets
 import shutil
 import subprocess
@@ -30,6 +29,7 @@ from uuid import NAMESPACE_URL, uuid5
 import qdrant_edge as engine
 
 from services.errors import StorageFailed
+from services.files import replace_text
 from services.filters import FILTERABLE
 from services.types import Candidate, Condition, Deadline, Document, Field, Filters, Role, Schema
 from services.values import values
@@ -124,7 +124,7 @@ class QdrantEdgeIndex:
                 raise
             old, self._shard = self._shard, fresh
             try:
-                _point(self._path / "CURRENT", fresh.folder.name)
+                replace_text(self._path / "CURRENT", fresh.folder.name)
             except OSError as error:
                 self._shard = old
                 self._writer.submit(fresh.close)
@@ -363,18 +363,3 @@ def _layout(schema: Schema, size: int) -> dict[str, Any]:
         "size": size,
         "fields": {field.name: str(field.role) for field in schema.of(*FILTERABLE)},
     }
-
-
-def _point(current: Path, name: str) -> None:
-    """Make CURRENT name another folder: on disk under another name first, then renamed over the old one."""
-    temporary = current.with_name("CURRENT.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(name)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(current)
-    folder = os.open(current.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

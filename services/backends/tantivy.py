@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from services.backends.base import IndexQuery, IndexResult
 from services.backends.tantivy_layout import ID, LAYOUT_VERSION, Layout, clean
 from services.backends.tantivy_reading import Reading
 from services.errors import StorageFailed
+from services.files import replace_text
 from services.schema import to_json
 from services.types import Deadline, Document, Schema
 
@@ -135,7 +135,7 @@ class TantivyIndex:
         fresh = _Generation(self._path / f"index-{secrets.token_hex(4)}", schema)
         try:
             fresh.apply(documents, ())
-            _point(self._path / "CURRENT", fresh.folder.name)
+            replace_text(self._path / "CURRENT", fresh.folder.name)
         except BaseException:
             fresh.close()
             shutil.rmtree(fresh.folder, ignore_errors=True)
@@ -207,18 +207,3 @@ def fingerprint(schema: Schema) -> str:
     """What of a schema the index was built from; another one means building it anew."""
     stats = dict(sorted(schema.stats.items()))
     return f"{LAYOUT_VERSION} {to_json(replace(schema, stats=stats, synonyms={}, inferred=True))}"
-
-
-def _point(pointer: Path, name: str) -> None:
-    """Replace `pointer` so that a crash leaves the old or the new one, on disk."""
-    temporary = pointer.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(name)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(pointer)
-    folder = os.open(pointer.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
