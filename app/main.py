@@ -18,6 +18,9 @@ from app.settings import Settings
 from app.wiring import opened
 from services.errors import LtrrError
 
+COLLECT = (50_000, 20, 50)
+"""Thresholds of the garbage collector: new objects, then collections of each generation before the next older one."""
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -78,9 +81,11 @@ def _lifespan(settings: Settings) -> Lifespan:
             except LtrrError as error:
                 app.state.failure = error  # for who started us: the server only says that it failed
                 raise
-            # What lives as long as the service need not be looked through by every collection of garbage.
+            # What lives as long as the service need not be looked through by every collection of garbage, and searches
+            # leave few cycles: a full collection of the default frequency stops everything for tenths of a second.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*COLLECT)
             yield
 
     return lifespan

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from services.errors import ArmFailed
-from services.policies.fixed import FixedPolicy
+from services.policies.fixed import FIXED_COUNTS, FixedPolicy
 from services.rewards import arm_rewards
 from services.types import ArmChoice, ArmOption, Candidate, Impression
 from tests.service import Service, problem, replaced, with_tracks
@@ -30,6 +30,8 @@ SLACK = 3.0
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with with_tracks(tmp_path_factory.mktemp("degradation") / "data", policy="fixed") as service:
+        # Every arm is to be asked, also the one that the static mix leaves to exploration.
+        service.system.switch.learned = FixedPolicy({**FIXED_COUNTS, "explore": 5})
         yield service
 
 

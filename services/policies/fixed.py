@@ -14,9 +14,10 @@ FIXED_COUNTS: Mapping[str, int] = {
     "vector": 25,
     "memory": 10,
     "personal": 10,
-    "explore": 5,
+    "explore": 0,
 }
-"""The static mix of the product's arms; an arm that is not named is not asked."""
+"""The static mix of the product's arms; an arm that is not named is not asked. explore adds nothing to what people ask
+for (films, validation: best at the least weight), so it is left to the exploration share."""
 
 
 class FixedPolicy:
