@@ -115,7 +115,7 @@ class TestUse:
         assert len(text.splitlines()) > 5
 
     def test_the_help_of_all_names_every_command_and_what_it_does(self, tmp_path: Path) -> None:
-        lines = done(tmp_path, "--help").splitlines()
+        lines = ltrr(tmp_path, "--help").stdout.splitlines()
         for name in NAMES:
             assert any(line.split()[:1] == [name] and len(line.split()) > 2 for line in lines)
 
@@ -157,6 +157,9 @@ class TestUse:
         assert "items" in failed(1, folder, "train", "text-encoder")
         assert "no such version" in failed(1, folder, "models", "promote", "policy", "v1")
         assert "no earlier version" in failed(1, folder, "models", "rollback", "ranker")
+        ended = ltrr(folder, "models", "show", "ranker", "v1")
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr == "ltrr: ranker v1: no such version; see `ltrr models list`\n"
         assert done(folder, "models", "list").startswith("no models yet")
         assert not folder.exists()
 
@@ -263,7 +266,9 @@ class TestBesideAService:
         folder = folder_of(service)
         answer = service.search("piano")
         assert service.explain(answer)["ranker"] == "passthrough"
-        printed = done(folder, "train", "ranker", "--data", music)
+        trained = ltrr(folder, "train", "ranker", "--data", music)
+        printed = trained.stdout
+        assert trained.returncode == 0, trained.stderr
         assert "NDCG@10 not worse than the order it replaces: difference" in printed
         assert "in force" in printed.splitlines()[-1]
         version = current(folder, "ranker")
@@ -406,11 +411,12 @@ class TestStopping:
 
 def test_the_demo_indexes_a_folder_once_and_again_when_it_changed(music: Path, tmp_path: Path) -> None:
     source, folder = tmp_path / "songs", tmp_path / "var"
-    shutil.copytree(music, source)
+    documents = list(Dataset.open(music).documents())[:50]
+    write_folder(source, documents, history=list(Dataset.open(music).history())[:50])
     with serving(folder, "demo", "--data", source) as process:
         assert f"search {process.url}/ " in process.output
-        assert f"{ITEMS} items indexed" in process.output
-        assert process.search("piano")["hits"]
+        assert "50 items indexed, 0 refused, 50 events of history" in process.output
+        assert process.search(documents[0]["title"])["hits"][0]["document"] == documents[0]
         assert "<html" in process.client.get("/").text
         assert process.stop(signal.SIGINT) == 130
     with serving(folder, "demo", "--data", source) as process:
@@ -436,4 +442,4 @@ def test_convert_writes_a_folder_that_can_be_indexed(tmp_path: Path) -> None:
     summary = json.loads(done(tmp_path, "convert", "beir", published, folder, "--json"))
     assert (summary["items"], summary["splits"], summary["judgements"]) == (2, {"test": 1}, 1)
     assert done(tmp_path / "var", "index", folder).startswith("2 items indexed")
-    failed(1, tmp_path, "convert", "beir", tmp_path / "absent", tmp_path / "other")
+    assert "absent" in failed(1, tmp_path, "convert", "beir", tmp_path / "absent", tmp_path / "other")
