@@ -75,6 +75,8 @@ def serve(settings: Settings) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
+        # Why it cannot start is said in one line at the end, so the server need not tell it with a traceback.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not hasattr(app.state, "failure"))
         # The server stops on SIGTERM by itself, then raises it again for whoever handled it before: being told to stop
         # is no failure.
         signal.signal(signal.SIGTERM, _exit)
