@@ -19,8 +19,8 @@ SERVICES = ("demo", "serve")
 """Commands that run until they are stopped."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; exit codes: 0 done, 2 wrong use, 1 failed."""
+def usage() -> argparse.ArgumentParser:
+    """What can be asked for."""
     parser = argparse.ArgumentParser(
         prog="ltrr",
         description="Search that learns from clicks what to retrieve and how to order it.",
@@ -29,7 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.register(subparsers)
-    asked = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; exit codes: 0 done, 2 wrong use, 1 failed."""
+    asked = usage().parse_args(arguments)
     # A service tells what it does; a command prints what came of it, and otherwise only what is wrong.
     level = logging.INFO if asked.command in SERVICES else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
