@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -26,7 +27,7 @@ from services.datasets.folder import Dataset, write_folder
 from services.models.store import ModelStore
 from services.sample.generate import generate
 from services.types import Impression, Interaction
-from tests.process import PATIENCE, ROOT, Process, done, environment, eventually, failed, ltrr, serving
+from tests.process import PATIENCE, ROOT, Process, done, environment, eventually, failed, free_port, ltrr, serving
 
 ITEMS = 400
 EVENTS = 600
@@ -364,6 +365,34 @@ def test_a_log_that_was_tampered_with_is_found_out(copied: Path) -> None:
     assert "1 records of the log cannot be read" in ended.stdout
     with pytest.raises(Exception, match="checksum"):
         decode(forged[:-9] + b"\x00" * 9)
+
+
+def test_a_policy_rolled_back_twice_goes_back_two_versions(copied: Path) -> None:
+    """Also without a service: the learner goes on from the model that was asked for."""
+    settings = {"attribution_seconds": 0.1, "snapshot_seconds": 0.1}
+    store = ModelStore(copied / "models")
+    models = []
+    with serving(copied, **settings) as process:
+        for number in range(1, 4):
+            process.act(process.search("piano"))
+            stored = eventually(lambda n=number: (s := store.current("policy")) and s.meta["learned"] == n and s)
+            models.append(stored.files["policy.bin"])
+        assert process.stop() == 0
+    assert len(set(models)) == 3
+    for earlier in (models[1], models[0]):
+        done(copied, "models", "rollback", "policy", **settings)
+        stored = store.current("policy")
+        assert stored is not None
+        assert stored.files["policy.bin"] == earlier
+        assert stored.meta["learned"] == 3
+
+
+def test_a_service_that_cannot_start_says_why_without_a_traceback(copied: Path) -> None:
+    (copied / "log.sqlite3").unlink()
+    ended = ltrr(copied, "serve", port=free_port())
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert re.fullmatch(r"ltrr: .*the log ends at 0", ended.stderr.splitlines()[-1])
 
 
 class TestStopping:

@@ -30,7 +30,7 @@ FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SPANS = re.findall(r"`([^`\n]+)`", FENCED.sub("", BOTH))
 """Everything in `code` within the text."""
 SHELL = "\n".join(re.findall(r"^```sh\n(.*?)^```", BOTH, re.MULTILINE | re.DOTALL))
-SUFFIXES = (".py", ".md", ".toml", "/")
+COMMAND_LINES = [span.replace("\\|", "|") for span in SPANS if span.startswith("ltrr ")]
 
 
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -95,15 +95,13 @@ class TestSettings:
 
 
 class TestCommands:
-    SAID = [span.replace("\\|", "|") for span in SPANS if span.startswith("ltrr ")]
-
     def test_every_command_is_in_the_readme(self) -> None:
         for name, parser in commands(usage()).items():
             assert re.search(rf"`ltrr {name}\b", README), name
             for further in commands(parser):
                 assert re.search(rf"`ltrr {name} [^`]*\b{further}\b", README), f"{name} {further}"
 
-    @pytest.mark.parametrize("said", SAID)
+    @pytest.mark.parametrize("said", COMMAND_LINES)
     def test_every_command_line_that_is_shown_can_be_used(self, said: str) -> None:
         parser = usage()
         words = re.sub(r"[\[\]]", "", said).split()[1:]
