@@ -19,6 +19,8 @@ from app.wiring import check
 from services.errors import LtrrError, SettingsInvalid
 
 GRACE_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75
+"""Longer than what proxies in front keep idle connections for: else they send into one that we just closed."""
 
 
 class StartFailed(LtrrError):
@@ -74,6 +76,7 @@ def serve(settings: Settings) -> None:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         # Why it cannot start is said in one line at the end, so the server need not tell it with a traceback.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not hasattr(app.state, "failure"))
