@@ -12,10 +12,11 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from app.schemas import SHOWN
-from services.errors import InvalidRequest, LtrrError, ModelInvalid, NotFound, Overloaded, StorageFailed
+from services.errors import InvalidRequest, LtrrError, ModelInvalid, NotFound, Overloaded, StorageFailed, TooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,6 @@ PROBLEMS = {
     500: "internal-error",
     503: "unavailable",
 }
-
-
-class TooLarge(LtrrError):
-    """A body over its limit -> 413."""
 
 
 class Refused(LtrrError):
@@ -83,6 +80,8 @@ def answer(error: Exception) -> Response:
             return problem(status, str(error), headers=headers)
         case Overloaded(retry_after=seconds) | StorageFailed(retry_after=seconds):
             return problem(503, str(error), headers={"Retry-After": str(seconds)})
+        case ClientDisconnect():
+            return Response(status_code=499)  # nobody is there to read it; said by others first, so proxies know it
         case ModelInvalid():
             return problem(409, str(error))
         case _:
@@ -127,5 +126,6 @@ def install(app: FastAPI) -> None:
         return problem(raised.status_code, raised.detail, headers=headers)
 
     app.add_exception_handler(LtrrError, ours)
+    app.add_exception_handler(ClientDisconnect, ours)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, http)

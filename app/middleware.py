@@ -6,9 +6,10 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import TooLarge, answer
+from app.errors import answer
 from app.security import OriginGuard
 from services import metrics
+from services.errors import TooLarge
 
 STREAMED = {("PUT", "/v1/items")}
 """Bodies that are read piece by piece by their route, which has its own limits."""

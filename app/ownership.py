@@ -37,7 +37,7 @@ def owned(folder: Path, url: str | None = None) -> Iterator[None]:
     The lock is the kernel's (flock): it goes with its process however that ends. What the file says is for people and
     for `owner`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _file(folder) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from services.errors import SettingsInvalid
 
@@ -86,6 +95,12 @@ class Settings(BaseModel):
     )
     max_concurrency: int = Field(64, ge=1, description="searches in flight before further ones are shed with 503")
     snapshot_seconds: float = Field(5.0, gt=0.0, description="how often a changed policy is published")
+
+    @field_validator("action_weights")
+    @classmethod
+    def _all_actions(cls, given: dict[str, float]) -> dict[str, float]:
+        """Actions that are not named keep their default weight."""
+        return {**ACTION_WEIGHTS, **given}
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -291,7 +291,7 @@ def check(settings: Settings) -> None:
     if settings.signing_keys is not None:
         parse_keys(settings.signing_keys.get_secret_value())
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsInvalid(f"LTRR_DATA_DIR: {settings.data_dir}: {error.strerror}") from error
     if not os.access(settings.data_dir, os.W_OK):

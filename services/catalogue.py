@@ -105,17 +105,21 @@ class Catalogue:
         items may be stored, and writing them again is safe."""
         results: list[ItemResult] = []
         lines = (Line(number, document) for number, document in enumerate(documents, 1))
-        while batch := list(islice(lines, BATCH)):
-            results += await self._store(batch)
-        await self._whole(self._settle())
+        try:
+            while batch := list(islice(lines, BATCH)):
+                results += await self._store(batch)
+        finally:
+            await self._whole(self._settle())
         return results
 
     async def put_stream(self, chunks: AsyncIterable[bytes]) -> list[ItemResult]:
         """As `put`, from the bytes of an NDJSON or JSON array body: a line that is not JSON is an invalid item."""
         results: list[ItemResult] = []
-        async for batch in _batches(stream(chunks)):
-            results += await self._store(batch)
-        await self._whole(self._settle())
+        try:
+            async for batch in _batches(stream(chunks)):
+                results += await self._store(batch)
+        finally:  # what was stored before the sender broke off is to be found as well
+            await self._whole(self._settle())
         return results
 
     async def delete(self, object_ids: Sequence[str]) -> int:

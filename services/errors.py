@@ -3,6 +3,7 @@
 LtrrError
 ├── InvalidRequest          the caller's mistake: which field, and what to send instead        -> 422
 │   └── UnknownField        a filter, facet or sort field that the catalogue does not have     -> 422
+├── TooLarge                more than is taken in one piece; send it in parts                 -> 413
 ├── NotFound                no such item, answer or model                                      -> 404
 ├── Overloaded              more work than this process takes on; try again after a while      -> 503, Retry-After
 ├── StorageFailed           the durable store did not take a write; nothing was accepted       -> 503, Retry-After
@@ -27,6 +28,10 @@ class InvalidRequest(LtrrError):
 
 
 class UnknownField(InvalidRequest):
+    pass
+
+
+class TooLarge(LtrrError):
     pass
 
 

@@ -95,7 +95,7 @@ class Explainer:
             {"object_id": object_id, "position": page.offset + place}
             | (
                 {
-                    "features": dict(zip(NAMES, page.rows[place - 1], strict=True)),
+                    "features": dict(zip(NAMES, page.rows[place - 1], strict=False)),
                     "contributions": contributions[place - 1],
                 }
                 if page.rows
@@ -107,6 +107,6 @@ class Explainer:
     def _contributions(self, page: Impression) -> list[dict[str, float] | None]:
         """Contributions need the ranker that ordered this answer; once another is in force they are left out."""
         ranker = self._ranker()
-        if not page.rows or ranker.version != page.ranker:
+        if not page.rows or ranker.version != page.ranker or len(page.rows[0]) != len(NAMES):
             return [None] * len(page.shown)
         return [dict(c) for c in ranker.contributions(np.asarray(page.rows, dtype=np.float32))]

@@ -100,7 +100,10 @@ def extend(schema: Schema, documents: Iterable[Document]) -> Schema:
         return schema
     room = MAX_FIELDS - len(schema.fields)
     seen = dict(islice(seen.items(), room))
-    added = tuple(Field(name, *_role(name, s)) for name, s in seen.items())
+    # A field that is only kept changes no index; it may still get a role when it has shown what it is for.
+    added = tuple(f for name, s in seen.items() if (f := Field(name, *_role(name, s))).role is not Role.STORED)
+    if not added:
+        return schema
     return _special(replace(schema, fields=schema.fields + added), seen)
 
 

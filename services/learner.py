@@ -30,6 +30,7 @@ from services.memory import debiased
 from services.models.store import ModelStore
 from services.policies.base import LearningPolicy, Outcome
 from services.rewards import arm_rewards, examination, principal_weight, reward, strength
+from services.shares import Shares
 from services.types import Deadline, EventStatus, Impression, Interaction, Query
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,6 @@ MOST_PENDING = 20_000
 """Closed windows that may wait to be learned before reading pauses."""
 _KNOWN = 10_000
 """Impressions whose memory key is kept at hand for the feedback that follows."""
-_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +66,6 @@ class Progress:
     snapshot: str | None
     snapshot_age: float | None
     """Seconds since this process wrote or loaded the newest snapshot."""
-
-
-@dataclass(slots=True)
-class _Shares:
-    """How many decisions each principal had in the hour (of log time) that is being learned."""
-
-    hour: int
-    counts: dict[str, int]
-
-    def next(self, impression: Impression) -> int:
-        """Decisions of the same principal before this one in its hour; 0 when nobody is known."""
-        hour = int(impression.at // _HOUR)
-        if hour != self.hour:
-            self.hour, self.counts = hour, {}
-        if impression.principal is None:
-            return 0
-        name = _pseudonym(impression.principal)
-        before = self.counts.get(name, 0)
-        self.counts[name] = before + 1
-        return before
 
 
 class Learner:
@@ -127,13 +107,14 @@ class Learner:
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._memory_offset = 0
+        self._memory_doubtful = False
         self._known: OrderedDict[str, tuple[str, bool]] = OrderedDict()
         self._windows = Windows(attribution)
         self._taken = 0
         """Last record that the windows have taken in."""
         self._closed: deque[tuple[int, Window]] = deque()
         """(offset of the record that closed it, window), waiting to be learned."""
-        self._shares = _Shares(0, {})
+        self._shares = Shares(0, {})
         self._learned = 0
         self._skipped = 0
         self._changed = False
@@ -164,7 +145,7 @@ class Learner:
                         raise StorageFailed(f"policy {stored.version} has read to {offset}, but the log ends at {end}")
                     self._policy = policy
                     self._learned = int(state["learned"])
-                    self._shares = _Shares(int(state["hour"]), dict(state["principals"]))
+                    self._shares = Shares(int(state["hour"]), dict(state["principals"]))
                     self._snapshot, self._snapshot_at = stored.version, self._clock()
                     await self._reopen(low, offset)
                     self._announce(stored.version, stored.files[POLICY_FILE])
@@ -299,18 +280,23 @@ class Learner:
     # --- memory and histories ---
 
     async def _remember(self, records: Sequence[tuple[int, Record]]) -> None:
+        if self._memory_doubtful:
+            # What failed or was broken off may have been committed all the same: the memory itself knows.
+            self._memory_offset = await self._memory.offset()
+            self._memory_doubtful = False
         fresh = [(offset, record) for offset, record in records if offset > self._memory_offset]
         if not fresh:
             return
         changes = [(offset, change) for offset, r in fresh if (change := await self._change(offset, r)) is not None]
         last = fresh[-1][0]
+        self._memory_doubtful = True
         try:
             await self._memory.apply([change for _, change in changes], last)
         except StorageFailed:
             raise
         except Exception:
             await self._remember_singly(changes, last)
-        self._memory_offset = last
+        self._memory_offset, self._memory_doubtful = last, False
 
     async def _remember_singly(self, changes: Sequence[tuple[int, MemoryChange]], last: int) -> None:
         """One of the changes cannot be applied: leave that one out."""
@@ -441,11 +427,6 @@ class Learner:
     def _announce(self, version: str, model: bytes) -> None:
         if self._on_publish is not None:
             self._on_publish(version, model)
-
-
-def _pseudonym(principal: str) -> str:
-    """Snapshots outlive a request to be forgotten, so they do not hold anybody's id."""
-    return hashlib.sha256(principal.encode()).hexdigest()[:16]
 
 
 async def _first(awaited: Coroutine[Any, Any, Any], seconds: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from services.errors import InvalidRequest
+from services.errors import InvalidRequest, TooLarge
 
 LONGEST_LINE = 1_000_000
 LONGEST_ARRAY = 64_000_000
@@ -49,7 +49,7 @@ async def stream(
     """Lines of a body, NDJSON or one JSON array (its entries are numbered as lines). NDJSON is never in memory as a
     whole, and of a line that is too long nothing is kept; an array is, up to `longest_array` bytes.
 
-    Raises InvalidRequest when an array is too long or is not JSON.
+    Raises TooLarge when an array is too long, InvalidRequest when it is not JSON.
     """
     source = aiter(chunks)
     beginning = await _beginning(source, longest_array)
@@ -86,7 +86,7 @@ async def _beginning(source: AsyncIterator[bytes], longest: int) -> bytes:
         if len(buffer) >= len(_MARK) and buffer.removeprefix(_MARK).strip(_SPACE):
             break
         if len(buffer) > longest:
-            raise InvalidRequest("the body begins with too much white space")
+            raise TooLarge("the body begins with too much white space")
     return buffer.removeprefix(_MARK)
 
 
@@ -102,7 +102,7 @@ async def _whole(first: bytes, rest: AsyncIterator[bytes], longest: int) -> byte
         parts.append(chunk)
         size += len(chunk)
         if size > longest:
-            raise InvalidRequest(f"an array of more than {longest} bytes; send one item a line (NDJSON) instead")
+            raise TooLarge(f"an array of more than {longest} bytes; send one item a line (NDJSON) instead")
     return b"".join(parts)
 
 

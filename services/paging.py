@@ -54,7 +54,6 @@ class Pager:
                 root = await self._root(query, now, deadline)
                 entries = await self._entries(root, query, understanding, schema, deadline)
                 documents = await self._items.get([entry.object_id for entry in entries], deadline)
-                entries = [entry for entry in entries if entry.object_id in documents]
                 facets = await self._facets(query, understanding, schema, deadline)
         except TimeoutError as error:
             raise Overloaded("the page could not be put together in time; allow a longer timeout_ms") from error

@@ -222,8 +222,8 @@ class SearchEngine:
     async def _remembered(self, key: str, query: Query, schema: Schema, deadline: Deadline) -> tuple[Remembered, ...]:
         async with deadline.enforced():
             found = await self._memory.remembered(key, MEMORY_LIMIT, deadline) if key else []
-            if not (found and query.filters):
-                return tuple(found)
+            if not found:
+                return ()
             documents = await self._items.get([r.object_id for r in found], deadline)
         return tuple(
             r for r in found if r.object_id in documents and matches(query.filters, documents[r.object_id], schema)

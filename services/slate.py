@@ -27,7 +27,7 @@ def slate(
     understanding: Understanding,
     schema: Schema,
 ) -> tuple[Hit, ...]:
-    """Hits of `entries`, the first at position offset + 1. Every entry's item must be in `documents`."""
+    """Hits of `entries`, the first at position offset + 1. An item that is gone leaves its place empty."""
     return tuple(
         Hit(
             object_id=entry.object_id,
@@ -40,4 +40,5 @@ def slate(
             explanation=entry.explanation,
         )
         for place, entry in enumerate(entries, 1)
+        if entry.object_id in documents
     )

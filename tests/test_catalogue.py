@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from services.backends.sqlite_items import SqliteItems
 from services.catalogue import BATCH, SAMPLE, Catalogue
-from services.errors import InvalidRequest
+from services.errors import InvalidRequest, TooLarge
 from services.lines import Line, stream
 from services.types import Document, Field, Role, Schema
 
@@ -472,7 +472,7 @@ class TestLines:
             async for _ in stream(chunks(b"[" + b"1," * 100 + b"1]"), longest_array=50):
                 pass
 
-        with pytest.raises(InvalidRequest, match="NDJSON"):
+        with pytest.raises(TooLarge, match="NDJSON"):
             asyncio.run(work())
 
     def test_not_a_number_is_not_json(self) -> None:

@@ -156,3 +156,8 @@ class TestModels:
     def test_promotions_say_why_in_few_words(self, service: Service) -> None:
         for body in ({"reason": 5}, {"force": "yes"}, {"why": "x"}, {"reason": "x" * 501}, []):
             problem(service.request("POST", "/v1/models/ranker/v1/promote", json=body), 422, "invalid-request")
+
+
+def test_a_person_whose_id_has_a_slash_can_be_forgotten(service: Service) -> None:
+    service.search("song", user_id="team/ann")
+    assert service.request("DELETE", "/v1/users/team/ann").json()["log_records"] == 1

@@ -605,6 +605,30 @@ def test_a_failing_store_is_tried_again_and_loses_nothing(tmp_path: Path) -> Non
     run(work)
 
 
+def test_a_commit_that_was_reported_as_failed_counts_once(tmp_path: Path) -> None:
+    class Doubtful(SqliteMemory):
+        failures = 1
+
+        async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
+            await super().apply(changes, offset)
+            if self.failures:
+                self.failures -= 1
+                raise StorageFailed("committed, but the answer was lost")
+
+    async def work() -> None:
+        async with Rig(tmp_path) as rig:
+            await rig.memory.close()
+            rig.memory = rig.learner._memory = Doubtful(tmp_path / "memory.db", 1e9)
+            await rig.append(make_impression(at=0.0), make_interaction(at=1.0))
+            with pytest.raises(StorageFailed):
+                await rig.learner.step()
+            await rig.append(Tick(WINDOW))
+            await rig.learner.catch_up()
+            assert await rig.clicks() == {"1": 1.0}
+
+    run(work)
+
+
 # --- the running learner ---
 
 

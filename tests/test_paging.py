@@ -180,3 +180,19 @@ def test_two_that_page_into_the_tail_at_once_see_one_list(service: Service) -> N
     lists = [[hit["object_id"] for hit in response.json()["hits"]] for response in service.run(both())]
     assert lists[0]
     assert all(one == lists[0] for one in lists)
+
+
+def test_the_same_filters_in_another_order_are_the_same_search(service: Service) -> None:
+    first = service.search("song", limit=3, filters={"genres": ["Jazz", "Pop"]})
+    again = service.search("song", limit=3, offset=3, filters={"genres": ["Pop", "Jazz"]}, query_id=first["query_id"])
+    assert not {hit["object_id"] for hit in again["hits"]} & {hit["object_id"] for hit in first["hits"]}
+
+
+def test_a_deleted_item_leaves_its_place_empty(tmp_path: Any) -> None:
+    with with_tracks(tmp_path / "data") as service:
+        first = service.search("song", limit=2)
+        asked = {"limit": 4, "offset": 2, "query_id": first["query_id"]}
+        before = service.search("song", **asked)["hits"]
+        service.request("DELETE", f"/v1/items/{before[1]['object_id']}")
+        after = {hit["object_id"]: hit["position"] for hit in service.search("song", **asked)["hits"]}
+        assert after == {hit["object_id"]: hit["position"] for hit in before if hit is not before[1]}

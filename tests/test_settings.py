@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.cli.serve import check_workers, settings_help
-from app.settings import Settings
+from app.settings import ACTION_WEIGHTS, Settings
 from app.wiring import check
 from services.errors import SettingsInvalid
 from tests.service import running
@@ -47,7 +47,7 @@ class TestSources:
         )
         settings = Settings.load({"LTRR_CONFIG": str(file), "LTRR_PORT": "9001"})
         assert (settings.port, settings.host, settings.max_concurrency) == (9001, "127.0.0.2", 64)
-        assert settings.action_weights == {"click": 2.0}
+        assert settings.action_weights == {**ACTION_WEIGHTS, "click": 2.0}
         assert settings.cors_origins == ["https://a"]
         assert Settings.load({"LTRR_CONFIG": str(file), "LTRR_PORT": ""}).port == 9000, "an empty one is not set"
 
@@ -59,7 +59,7 @@ class TestSources:
         environ = {"LTRR_CORS_ORIGINS": "https://a, https://b,", "LTRR_ACTION_WEIGHTS": "click=1.5,purchase=10"}
         settings = Settings.load(environ)
         assert settings.cors_origins == ["https://a", "https://b"]
-        assert settings.action_weights == {"click": 1.5, "purchase": 10.0}
+        assert settings.action_weights == {**ACTION_WEIGHTS, "click": 1.5, "purchase": 10.0}
 
     def test_other_names_of_the_environment_are_none_of_ours(self) -> None:
         assert Settings.load({"PATH": "/bin", "ltrr_port": "1", "LTR_PORT": "x"}).port == 8000

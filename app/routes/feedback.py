@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from app.errors import TooLarge
 from app.requests import PROBLEM_RESPONSES, json_response, read_json
 from app.schemas import FeedbackEvent, FeedbackResponse
 from app.security import is_admin
 from app.wiring import System
 from services import metrics
-from services.errors import InvalidRequest
+from services.errors import InvalidRequest, TooLarge
 from services.types import EventStatus
 
 MAX_EVENTS = 1000

@@ -12,7 +12,7 @@ router = APIRouter(tags=["users"])
 
 
 @router.delete(
-    "/v1/users/{user_id}",
+    "/v1/users/{user_id:path}",
     summary="Forget a person: history, memory contributions where separable, log fields",
     response_model=UserForgotten,
     responses=ADMIN_RESPONSES,

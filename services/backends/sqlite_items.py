@@ -31,10 +31,10 @@ CREATE TABLE IF NOT EXISTS changes (
 CREATE INDEX IF NOT EXISTS deletions ON changes (sequence) WHERE deleted = 1;
 CREATE TABLE IF NOT EXISTS confirmed (name TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
--- Deletions that every index has taken in are of no more use. Only here: while an index is being rebuilt from an
--- earlier scan, it has confirmed nothing and yet needs them.
-DELETE FROM changes WHERE deleted = 1 AND sequence <= (SELECT min(sequence) FROM confirmed);
 """
+_TIDY = "DELETE FROM changes WHERE deleted = 1 AND sequence <= (SELECT min(sequence) FROM confirmed);"
+"""Deletions that every index has taken in are of no more use. Only when the owner opens the file: while an index is
+being rebuilt from an earlier scan, it has confirmed nothing and yet needs them."""
 _PAGE = 500
 """Items that one read of a scan or of the pending changes brings into memory."""
 
@@ -43,11 +43,12 @@ class SqliteItems:
     """The catalogue in the SQLite file `path`; this process alone may write to it. Every method raises StorageFailed
     when the file fails.
 
-    `cached`: how many parsed documents are kept in memory, those asked for last.
+    `owner`: whether this process keeps the indexes; a reader beside it is not. `cached`: how many parsed documents are
+    kept in memory, those asked for last.
     """
 
-    def __init__(self, path: Path, cached: int = 10_000) -> None:
-        self._database = Database(path, _TABLES)
+    def __init__(self, path: Path, cached: int = 10_000, owner: bool = True) -> None:
+        self._database = Database(path, _TABLES + (_TIDY if owner else ""))
         self._capacity = cached
         self._cache: OrderedDict[str, Document] = OrderedDict()
         self._writes = 0

@@ -230,11 +230,15 @@ class Changes:
         for text, weight, at in connection.execute(
             "SELECT text, weight, at FROM askers WHERE principal = ?", (principal,)
         ).fetchall():
-            key, *row = connection.execute("SELECT key, asked, at FROM texts WHERE text = ?", (text,)).fetchone()
+            found = connection.execute("SELECT key, asked, at FROM texts WHERE text = ?", (text,)).fetchone()
+            if found is None:  # forgotten with somebody whose asking outweighed all that was left of it
+                continue
+            key, *row = found
             touched.add(key)
             asked, since = self._add((row[0], row[1]), -weight, at)
             if asked < _NOTHING:
                 connection.execute("DELETE FROM texts WHERE text = ?", (text,))
+                connection.execute("DELETE FROM askers WHERE text = ?", (text,))
             else:
                 self._put_text(connection, text, key, asked, since)
             row = connection.execute("SELECT shown, at FROM queries WHERE key = ?", (key,)).fetchone()
