@@ -81,7 +81,7 @@ def answer(error: Exception) -> Response:
         case Overloaded(retry_after=seconds) | StorageFailed(retry_after=seconds):
             return problem(503, str(error), headers={"Retry-After": str(seconds)})
         case ClientDisconnect():
-            return Response(status_code=499)  # nobody is there to read it; said by others first, so proxies know it
+            return Response(status_code=499)  # nobody is there to read it
         case ModelInvalid():
             return problem(409, str(error))
         case _:
