@@ -41,7 +41,7 @@ from services.errors import SettingsInvalid
 from services.explain import Explainer
 from services.feedback import FeedbackService
 from services.fusion import FUSION_WEIGHTS
-from services.learner import Learner
+from services.learner import Learner, Progress
 from services.listing import Lister
 from services.models.store import ModelStore
 from services.paging import Pager
@@ -115,10 +115,10 @@ class System:
                 checks[name] = type(error).__name__
         return all(state == "ok" for state in checks.values()), checks
 
-    async def observe(self) -> None:
-        """Bring the gauges that nobody else keeps up to date."""
+    async def observe(self) -> Progress:
+        """Bring the gauges that nobody else keeps up to date; where the learner stands."""
         metrics.ITEMS.set(await self.items.count())
-        await self.learner.observe()
+        return await self.learner.observe()
 
 
 @asynccontextmanager

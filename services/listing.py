@@ -45,7 +45,7 @@ class Lister:
         deadline = Deadline.after(query.timeout)
         try:
             async with deadline.enforced():
-                found = await self._index.search(index_query(query, understanding, schema), deadline)
+                found = await self._index.search(index_query(query, understanding), deadline)
                 ids = [candidate.object_id for candidate in found.candidates]
                 documents = await self._items.get(ids[query.offset :], deadline)
         except TimeoutError as error:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from services.backends.base import Constraint, IndexQuery, SlotMatch, TextMatch
 from services.text import normalize
-from services.types import Query, Schema, Slot, Sort, Understanding
+from services.types import Query, Slot, Understanding
 
 NGRAMS = 0.1
 """Weight of character n-grams for a query whose words are known and rightly spelt: of the items with its words, those
@@ -55,17 +55,15 @@ def slot_match(understanding: Understanding) -> SlotMatch | None:
     return SlotMatch(tuple(constraints)) if constraints else None
 
 
-def index_query(query: Query, understanding: Understanding, schema: Schema) -> IndexQuery:
+def index_query(query: Query, understanding: Understanding) -> IndexQuery:
     """Everything that matches lexically or structurally, from the first hit to the end of the page asked for."""
     browsing = not normalize(query.text)
-    # By the field itself where there is one: the index's own prior is a blend, and equal for the most popular.
-    popular = Sort(schema.popularity, descending=True) if browsing and schema.popularity else None
     return IndexQuery(
         text=None if browsing else text_match(understanding),
         slots=None if browsing else slot_match(understanding),
         filters=query.filters,
         facets=query.facets,
-        sort=query.sort or popular,
+        sort=query.sort,
         limit=query.offset + query.limit,
     )
 

@@ -52,9 +52,9 @@ class Pager:
         try:
             async with deadline.enforced():
                 root = await self._root(query, now, deadline)
-                entries = await self._entries(root, query, understanding, schema, deadline)
+                entries = await self._entries(root, query, understanding, deadline)
                 documents = await self._items.get([entry.object_id for entry in entries], deadline)
-                facets = await self._facets(query, understanding, schema, deadline)
+                facets = await self._facets(query, understanding, deadline)
         except TimeoutError as error:
             raise Overloaded("the page could not be put together in time; allow a longer timeout_ms") from error
         query_id = self._signer.issue(now)
@@ -106,7 +106,7 @@ class Pager:
         return root
 
     async def _entries(
-        self, root: Impression, query: Query, understanding: Understanding, schema: Schema, deadline: Deadline
+        self, root: Impression, query: Query, understanding: Understanding, deadline: Deadline
     ) -> list[Entry]:
         end = query.offset + query.limit
         provenance = _provenance(root)
@@ -115,19 +115,19 @@ class Pager:
             for object_id, score in zip(root.ranking, root.scores, strict=True)
         ]
         if end > len(ranked):
-            tail = await self._tail(root, query, understanding, schema, deadline)
+            tail = await self._tail(root, query, understanding, deadline)
             decided = root.decision.policy != NO_POLICY
             ranked += [Entry(object_id, 0.0, tail=decided) for object_id in tail]
         return ranked[query.offset : end]
 
     async def _tail(
-        self, root: Impression, query: Query, understanding: Understanding, schema: Schema, deadline: Deadline
+        self, root: Impression, query: Query, understanding: Understanding, deadline: Deadline
     ) -> tuple[str, ...]:
         name = f"{root.query_id}:tail"
         frozen = await self._log.impression(name, deadline)
         if frozen is None:
             everything = replace(query, offset=0, limit=DEPTH, facets=())
-            found = await self._index.search(index_query(everything, understanding, schema), deadline)
+            found = await self._index.search(index_query(everything, understanding), deadline)
             ranked = set(root.ranking)
             rest = [c.object_id for c in found.candidates if c.object_id not in ranked]
             tail = replace(
@@ -142,13 +142,11 @@ class Pager:
         return frozen.ranking if frozen is not None else ()
 
     async def _facets(
-        self, query: Query, understanding: Understanding, schema: Schema, deadline: Deadline
+        self, query: Query, understanding: Understanding, deadline: Deadline
     ) -> Mapping[str, tuple[FacetCount, ...]]:
         if not query.facets:
             return {}
-        found = await self._index.search(
-            index_query(replace(query, offset=0, limit=1), understanding, schema), deadline
-        )
+        found = await self._index.search(index_query(replace(query, offset=0, limit=1), understanding), deadline)
         return found.facets
 
 

@@ -253,7 +253,7 @@ class SearchEngine:
 
     async def _matched(self, context: Context, deadline: Deadline) -> IndexResult | Degraded:
         try:
-            asked = index_query(context.query, context.understanding, self.knowledge.schema)
+            asked = index_query(context.query, context.understanding)
             async with deadline.enforced():
                 return await self._index.search(asked, deadline)
         except Exception as error:

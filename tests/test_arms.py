@@ -23,7 +23,6 @@ from services.types import (
     Deadline,
     Interpretation,
     Query,
-    Schema,
     Slot,
     Sort,
     Understanding,
@@ -184,7 +183,7 @@ def test_a_page_asks_for_everything_up_to_its_end() -> None:
     query = Query(
         "dark", filters=(Condition("year", gte=1.0),), facets=("genres",), sort=Sort("year"), limit=5, offset=20
     )
-    asked = index_query(query, understood("dark"), Schema())
+    asked = index_query(query, understood("dark"))
     assert (asked.limit, asked.offset) == (25, 0)
     assert (asked.filters, asked.facets, asked.sort) == (query.filters, query.facets, query.sort)
     assert asked.text is not None
@@ -194,7 +193,7 @@ def test_an_empty_query_browses_and_one_without_words_matches_nothing(tmp_path: 
     meaning = understander()
 
     async def ask(index: LexicalIndex) -> list[int]:
-        queries = [index_query(Query(text), meaning.understand(text), Schema()) for text in ("", "  ", "?!")]
+        queries = [index_query(Query(text), meaning.understand(text)) for text in ("", "  ", "?!")]
         return [(await index.search(query, Deadline.after(10))).total for query in queries]
 
     assert with_index(tmp_path, ask) == [len(FILMS), len(FILMS), 0]

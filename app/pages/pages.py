@@ -86,8 +86,7 @@ async def fields(request: Request) -> Response:
 async def activity(request: Request) -> Response:
     """The console's figures."""
     system: System = request.app.state.system
-    await system.observe()
-    progress = await system.learner.observe()
+    progress = await system.observe()
     return json_response(
         {
             "mode": system.mode,

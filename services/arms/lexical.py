@@ -7,8 +7,6 @@ from services.backends.base import IndexQuery, LexicalIndex
 from services.matching import text_match
 from services.types import Candidate, Context, Deadline
 
-__all__ = ["LexicalArm", "text_match"]
-
 
 class LexicalArm:
     name = "lexical"

@@ -7,8 +7,6 @@ from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, LexicalI
 from services.matching import slot_match
 from services.types import Candidate, Context, Deadline
 
-__all__ = ["StructuredArm", "slot_match"]
-
 FOLLOWED = 0.5
 """Score of the best item that only refers to what the query names, as a share of the last one that has it."""
 
