@@ -43,7 +43,7 @@ loop: install ## the whole loop over HTTP: search, click, remember, refuse, kill
 
 lock: install ## resolve the lock file again
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
-		--strip-extras --allow-unsafe --extra encoder --extra train --extra pages --extra dev -o requirements.lock pyproject.toml
+		--strip-extras --allow-unsafe --extra encoder --extra train --extra pages --extra tracing --extra dev -o requirements.lock pyproject.toml
 
 clean: ## remove the environment and caches (never var/, which holds data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -75,9 +75,43 @@ class Settings(BaseModel):
     )
     allowed_hosts: Names = Field([], description="further Host names to answer to when no admin key is set")
     cors_origins: Names = Field([], description="origins that browsers may call from; none by default")
-    opensearch_url: str | None = Field(None, description="OpenSearch for the lexical and structured arms")
-    qdrant_url: str | None = Field(None, description="Qdrant for the vector arms")
-    redis_url: str | None = Field(None, description="Redis for event log and memory index")
+    opensearch_url: SecretStr | None = Field(
+        None, description="OpenSearch for words and structure, http(s)://[user:password@]host:port (default: embedded)"
+    )
+    opensearch_ca: Path | None = Field(None, description="CA certificate (PEM) of OpenSearch, if not a public one")
+    qdrant_url: SecretStr | None = Field(
+        None, description="Qdrant for vectors, http(s)://host:port (default: embedded)"
+    )
+    qdrant_api_key: SecretStr | None = Field(None, description="API key of Qdrant")
+    qdrant_quantization: str = Field(
+        "none", pattern="^(none|scalar|binary)$", description="vectors kept in memory: none | scalar | binary"
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis for items, event log, memory, models and switches, redis(s)://[user:password@]host:port/db"
+        " (default: embedded)",
+    )
+    namespace: str = Field(
+        "ltrr",
+        pattern="^[a-z][a-z0-9-]{0,31}$",
+        description="first part of every key, index and collection on shared engines",
+    )
+    workers: int = Field(1, ge=1, le=64, description="gateway processes of `ltrr serve` (all engines must be shared)")
+    drain_seconds: float = Field(
+        0.0, ge=0.0, le=120.0, description="how long to go on serving, not ready, after SIGTERM (behind a balancer: 5)"
+    )
+    learner_port: int = Field(9464, ge=1, le=65535, description="port of /metrics and probes of `ltrr learn`")
+    retention_days: float = Field(30.0, gt=0.0, description="how long the event log is kept once it is learned from")
+    log_format: str = Field("text", pattern="^(text|json)$", description="log lines: text | json")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
+    log_queries: bool = Field(False, description="whether query texts may stand in request logs and traces")
+    otlp_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector that traces go to, http(s)://host:4318 (default: no tracing)"
+    )
+    trace_ratio: float = Field(
+        1.0, ge=0.0, le=1.0, description="share of traces recorded where the caller did not decide"
+    )
+    ubi: bool = Field(False, description="mirror answers and events into ubi_queries and ubi_events of OpenSearch")
     encoder: Path | None = Field(
         None, description="folder of an ONNX sentence encoder (default: trained on the catalogue)"
     )

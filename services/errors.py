@@ -7,6 +7,7 @@ LtrrError
 ├── NotFound                no such item, answer or model                                      -> 404
 ├── Overloaded              more work than this process takes on; try again after a while      -> 503, Retry-After
 ├── StorageFailed           the durable store did not take a write; nothing was accepted       -> 503, Retry-After
+│   └── Unavailable         an engine cannot be reached, or is not asked because it kept failing; `reason` says which
 ├── RecordDamaged           a stored log record cannot be read; `offset` says which            -> skipped and counted
 ├── ArmFailed               one retriever failed; the answer goes on without it                -> `degraded`
 ├── ModelInvalid            a stored model is damaged, of another format, or fails its gate
@@ -45,6 +46,14 @@ class Overloaded(LtrrError):
 
 class StorageFailed(LtrrError):
     retry_after = 1
+
+
+class Unavailable(StorageFailed):
+    """`reason`: unavailable | circuit_open."""
+
+    def __init__(self, engine: str, reason: str = "unavailable") -> None:
+        super().__init__(f"{engine}: {reason.replace('_', ' ')}")
+        self.reason = reason
 
 
 class RecordDamaged(LtrrError):

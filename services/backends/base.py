@@ -9,6 +9,7 @@ services.types; no client type leaks.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -172,13 +173,15 @@ class ItemStore(Protocol):
         """Number of the last change; 0 when there never was one."""
         ...
 
-    async def confirmed(self, index: str) -> int | None:
-        """What `index` last confirmed with `applied`; None when never under the schema in force: rebuild it."""
+    async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:
+        """(sequence, upserts, deletes) of the changes after number `after`, oldest first, each item once in its latest
+        state, at most some hundreds: ask again from `sequence` on until there are none. Other processes' writes are
+        among them, and no cache of `get` is older than they are. Deletions that every index confirmed may be missing
+        after some hours."""
         ...
 
-    async def pending(self, index: str) -> tuple[int, list[Document], list[str]]:
-        """(sequence, upserts, deletes) that came after what `index` last confirmed with `applied`, oldest first, each
-        item once in its latest state, at most some hundreds: after `applied`, ask again until there are none."""
+    async def confirmed(self, index: str) -> int | None:
+        """What `index` last confirmed with `applied`; None when never under the schema in force: rebuild it."""
         ...
 
     async def applied(self, index: str, sequence: int) -> None: ...
@@ -232,11 +235,24 @@ class EventLog(Protocol):
         ...
 
     async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
-        """Records with offset > after, in order."""
+        """Records with offset > after, in order; those that are gone by retention are passed over."""
         ...
 
     async def end(self) -> tuple[int, float]:
         """Offset and time of the last record; (0, 0.0) when empty."""
+        ...
+
+    async def bury(self, offset: int, reason: str) -> None:
+        """Note among the dead letters that the record at `offset` could not be applied; once per offset."""
+        ...
+
+    async def buried(self, limit: int) -> list[tuple[int, str]]:
+        """The newest dead letters, (offset, reason), newest first."""
+        ...
+
+    async def consumed(self, consumer: str, offset: int) -> None:
+        """`consumer` will not read records up to `offset` again. What every consumer that ever said so is done with,
+        and what is older than the log's retention by log time, may go, but never the last record."""
         ...
 
     async def forget(self, user_id: str, at: float) -> int:
@@ -303,4 +319,18 @@ class StateStore(Protocol):
 
     async def set(self, key: str, value: Any) -> None:
         """Durable and in force for every reader when it returns."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# --- one at a time ------------------------------------------------------------------------------------------------
+
+
+class Locks(Protocol):
+    """Work that only one process may do at a time, by name."""
+
+    def hold(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Waits until nobody else holds `name`; held until the context ends, however that happens. A holder that died
+        is taken over from after some seconds. Raises StorageFailed when nobody can say who holds it."""
         ...
