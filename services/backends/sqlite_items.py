@@ -36,7 +36,7 @@ _TIDY = "DELETE FROM changes WHERE deleted = 1 AND sequence <= (SELECT min(seque
 """Deletions that every index has taken in are of no more use. Only when the owner opens the file: while an index is
 being rebuilt from an earlier scan, it has confirmed nothing and yet needs them."""
 _PAGE = 500
-"""Items that one read of a scan or of the pending changes brings into memory."""
+"""Items that one read of a scan or of the changes brings into memory."""
 
 
 class SqliteItems:
@@ -115,8 +115,8 @@ class SqliteItems:
     async def confirmed(self, index: str) -> int | None:
         return await self._database.read(lambda connection: _confirmed(connection, index))
 
-    async def pending(self, index: str) -> tuple[int, list[Document], list[str]]:
-        return await self._database.read(lambda connection: _pending(connection, index))
+    async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:
+        return await self._database.read(lambda connection: _changes(connection, after))
 
     async def applied(self, index: str, sequence: int) -> None:
         await self._database.write(lambda connection: _applied(connection, index, sequence))
@@ -194,8 +194,7 @@ def _confirmed(connection: sqlite3.Connection, index: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _pending(connection: sqlite3.Connection, index: str) -> tuple[int, list[Document], list[str]]:
-    after = _confirmed(connection, index) or 0
+def _changes(connection: sqlite3.Connection, after: int) -> tuple[int, list[Document], list[str]]:
     rows = connection.execute(
         "SELECT sequence, changes.id, body FROM changes LEFT JOIN items ON items.id = changes.id "
         "WHERE sequence > ? ORDER BY sequence LIMIT ?",

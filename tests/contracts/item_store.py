@@ -49,7 +49,7 @@ class ItemStoreContract:
             assert await store.schema() is None
             assert await store.sequence() == 0
             assert await store.confirmed("lexical") is None
-            assert await store.pending("lexical") == (0, [], [])
+            assert await store.changes(0) == (0, [], [])
             assert await store.delete(["a"]) == 0
 
         self.run(work)
@@ -109,59 +109,60 @@ class ItemStoreContract:
                 assert await store.get(["a", "b"], soon()) == {"a": item("a", v=1)}
                 assert await store.schema() == SCHEMA
                 assert await store.confirmed("lexical") == 2
-                assert await store.pending("lexical") == (3, [], ["b"])
+                assert await store.changes(2) == (3, [], ["b"])
 
         asyncio.run(work())
 
-    def test_a_change_is_pending_until_it_is_confirmed(self) -> None:
+    def test_changes_come_after_a_number_and_what_an_index_has_is_noted(self) -> None:
         async def work(store: ItemStore) -> None:
             await store.put([item("a", v=1), item("b")])
-            sequence, upserts, deletes = await store.pending("lexical")
-            assert (sequence, upserts, deletes) == (2, [item("a", v=1), item("b")], [])
-            assert await store.pending("lexical") == (sequence, upserts, deletes)
-            await store.put([item("c")])  # comes while the index takes the others in
-            await store.applied("lexical", sequence)
-            assert await store.pending("lexical") == (3, [item("c")], [])
+            assert await store.changes(0) == (2, [item("a", v=1), item("b")], [])
+            assert await store.changes(0) == (2, [item("a", v=1), item("b")], [])
+            assert await store.changes(1) == (2, [item("b")], [])
+            await store.put([item("c")])  # comes while an index takes the others in
+            await store.applied("lexical", 2)
+            assert await store.confirmed("lexical") == 2
+            assert await store.changes(2) == (3, [item("c")], [])
             await store.applied("lexical", 3)
-            assert await store.pending("lexical") == (3, [], [])
-            assert (await store.pending("vector"))[0] == 3  # each index has its own place
+            assert await store.changes(3) == (3, [], [])
+            assert await store.confirmed("lexical") == 3
+            assert await store.confirmed("vector") is None  # each index has its own place
 
         self.run(work)
 
-    def test_an_item_is_pending_once_in_its_latest_state(self) -> None:
+    def test_an_item_is_among_the_changes_once_in_its_latest_state(self) -> None:
         async def work(store: ItemStore) -> None:
             await store.put([item("a", v=1), item("b"), item("c")])
             await store.put([item("a", v=2)])
             await store.delete(["b"])
             await store.delete(["c"])
             await store.put([item("c", v=9)])
-            assert await store.pending("lexical") == (7, [item("a", v=2), item("c", v=9)], ["b"])
+            assert await store.changes(0) == (7, [item("a", v=2), item("c", v=9)], ["b"])
 
         self.run(work)
 
     def test_putting_what_is_there_already_is_no_change(self) -> None:
         async def work(store: ItemStore) -> None:
             await store.put([item("a"), item("b")])
-            await store.applied("lexical", await store.sequence())
             await store.put([item("a"), item("b", v=2)])
-            assert await store.pending("lexical") == (3, [item("b", v=2)], [])
+            assert await store.changes(2) == (3, [item("b", v=2)], [])
 
         self.run(work)
 
-    def test_pending_changes_come_in_portions(self) -> None:
+    def test_changes_come_in_portions(self) -> None:
         async def work(store: ItemStore) -> None:
             await store.put([item(str(number)) for number in range(1203)])
             await store.delete(["7"])
             seen: list[str] = []
             gone: list[str] = []
+            sequence = 0
             while True:
-                sequence, upserts, deletes = await store.pending("lexical")
+                sequence, upserts, deletes = await store.changes(sequence)
                 if not upserts and not deletes:
                     break
                 assert len(upserts) + len(deletes) < 1000
                 seen += [str(d["id"]) for d in upserts]
                 gone += deletes
-                await store.applied("lexical", sequence)
             assert sorted(seen) == sorted(str(number) for number in range(1203) if number != 7)
             assert gone == ["7"]
 
@@ -176,13 +177,13 @@ class ItemStoreContract:
                 await store.delete(["a"])
                 await store.applied("lexical", 3)
             async with self.store() as store:
-                assert await store.pending("vector") == (3, [], ["a"])
+                assert await store.changes(await store.confirmed("vector") or 0) == (3, [], ["a"])
                 await store.applied("vector", 3)
             async with self.store() as store:
-                assert await store.pending("vector") == (3, [], [])
+                assert await store.changes(3) == (3, [], [])
                 await store.delete(["b"])
                 assert await store.sequence() == 4  # numbers are never given twice
-                assert await store.pending("vector") == (4, [], ["b"])
+                assert await store.changes(3) == (4, [], ["b"])
 
         asyncio.run(work())
 
