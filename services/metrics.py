@@ -25,6 +25,11 @@ ARM_CANDIDATES = Counter("ltrr_arm_candidates", "Candidates an arm returned", ["
 CANDIDATES = Histogram("ltrr_candidates", "Candidates taken per search, over all arms", buckets=COUNTS)
 HITS_SHOWN = Counter("ltrr_hits_shown", "Hits shown, by the arms that found them", ["arm"])
 
+ENGINE_REQUESTS = Counter("ltrr_engine_requests", "Calls to a remote engine", ["engine", "outcome"])
+ENGINE_SECONDS = Histogram("ltrr_engine_duration_seconds", "Time of one call to an engine", ["engine"], buckets=SECONDS)
+ENGINE_RETRIES = Counter("ltrr_engine_retries", "Second tries of calls to a remote engine", ["engine"])
+CIRCUIT_STATE = Gauge("ltrr_circuit_state", "Circuit of an engine: 0 closed, 0.5 half open, 1 open", ["engine"])
+
 DECISIONS = Counter("ltrr_decisions", "Decisions", ["policy", "mode"])
 CHOICES = Counter("ltrr_choices", "Counts chosen", ["arm", "count"])
 PROPENSITY = Histogram("ltrr_propensity", "Propensity of the chosen count", ["arm"], buckets=SHARES)

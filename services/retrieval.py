@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from services import metrics
 from services.arms.base import Arm
-from services.errors import ArmFailed
+from services.circuit import FAIR, Circuit
+from services.errors import ArmFailed, Unavailable
 from services.fusion import clean
 from services.types import Candidate, Context, Deadline, Degraded
 
@@ -20,36 +21,59 @@ _LET_GO = 0.01
 
 
 async def retrieve(
-    arms: Sequence[Arm], counts: Mapping[str, int], context: Context, deadline: Deadline
+    arms: Sequence[Arm],
+    counts: Mapping[str, int],
+    context: Context,
+    deadline: Deadline,
+    circuits: Mapping[str, Circuit] | None = None,
 ) -> tuple[dict[str, list[Candidate]], list[Degraded]]:
     """Lists of the arms that answered (in arm order), and why the others did not. Never raises for a failing arm.
 
+    An arm with a circuit in `circuits` (by arm name) that keeps failing is not asked for a while ("circuit_open").
+
     Not a TaskGroup or `gather`: there one failure or the deadline would throw away what the other arms found.
     """
+    asked = [arm for arm in arms if counts.get(arm.name, 0) > 0]
+    tokens = {arm.name: circuits[arm.name].admit() for arm in asked if circuits and arm.name in circuits}
+    refused = [name for name, token in tokens.items() if token is None]
+    given = deadline.remaining()
     tasks = {
         arm.name: asyncio.create_task(_ask(arm, context, counts[arm.name], deadline), name=f"arm-{arm.name}")
-        for arm in arms
-        if counts.get(arm.name, 0) > 0
+        for arm in asked
+        if arm.name not in refused
     }
-    if not tasks:
-        return {}, []
-    try:
-        _, late = await asyncio.wait(tasks.values(), timeout=deadline.remaining())
-    except asyncio.CancelledError:
-        await _abandon(tasks.values())
-        raise
-    await _abandon(late)
+    if tasks:
+        try:
+            _, late = await asyncio.wait(tasks.values(), timeout=given)
+        except asyncio.CancelledError:
+            await _abandon(tasks.values())
+            raise
+        await _abandon(late)
     lists: dict[str, list[Candidate]] = {}
-    degraded: list[Degraded] = []
+    degraded = [Degraded(name, "circuit_open") for name in refused]
     for name, task in tasks.items():
         reason = _failure(name, task)
+        token = tokens.get(name)
+        if circuits and token is not None:
+            _settle(circuits[name], token, task, reason, given)
         if reason is None:
             lists[name] = task.result()
             metrics.ARM_CANDIDATES.labels(name).inc(len(lists[name]))
         else:
             degraded.append(Degraded(name, reason))
         metrics.ARM_REQUESTS.labels(name, reason or "ok").inc()
+    for name in refused:
+        metrics.ARM_REQUESTS.labels(name, "circuit_open").inc()
     return lists, degraded
+
+
+def _settle(
+    circuit: Circuit, token: int, task: asyncio.Task[list[Candidate]], reason: str | None, given: float
+) -> None:
+    """What an engine's own circuit watches over, and time too short to answer in, say nothing about the arm."""
+    of_engine = task.done() and not task.cancelled() and isinstance(task.exception(), Unavailable)
+    if not of_engine and not (reason == "timeout" and given < FAIR):
+        circuit.settle(token, reason is None)
 
 
 async def _ask(arm: Arm, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
@@ -84,7 +108,7 @@ def _failure(name: str, task: asyncio.Task[list[Candidate]]) -> str | None:
         return None
     if isinstance(error, TimeoutError):
         return "timeout"
-    if isinstance(error, ArmFailed):
+    if isinstance(error, ArmFailed | Unavailable):
         return error.reason
     # The error's type only: its message may quote the user's text.
     logger.warning("arm_failed arm=%s error=%s", name, type(error).__name__)
