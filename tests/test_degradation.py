@@ -15,10 +15,23 @@ from typing import Any
 
 import pytest
 
-from services.errors import ArmFailed
+from services.circuit import ROW, Circuit
+from services.errors import ArmFailed, Unavailable
 from services.policies.fixed import FIXED_COUNTS, FixedPolicy
+from services.retrieval import retrieve
 from services.rewards import arm_rewards
-from services.types import ArmChoice, ArmOption, Candidate, Impression
+from services.types import (
+    ArmChoice,
+    ArmOption,
+    Candidate,
+    Context,
+    Deadline,
+    Degraded,
+    Impression,
+    Query,
+    Understanding,
+)
+from tests.contracts.arm import context_of
 from tests.service import Service, problem, replaced, with_tracks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,16 +230,17 @@ def test_nothing_is_acknowledged_that_the_log_did_not_take(tmp_path: Path) -> No
             "object_id": answer["hits"][0]["object_id"],
             "action_name": "click",
         }
-        for response in (
-            service.request("POST", "/v1/feedback", json=event),
-            service.request("POST", "/v1/search", json={"query": "winter song"}),
-            service.request("POST", "/v1/search", json={"query": ""}),
-        ):
-            problem(response, 503, "unavailable")
-            assert int(response.headers["Retry-After"]) >= 1
+        response = service.request("POST", "/v1/feedback", json=event)
+        problem(response, 503, "unavailable")
+        assert int(response.headers["Retry-After"]) >= 1
+        for body in ({"query": "winter song"}, {"query": ""}):
+            found = service.request("POST", "/v1/search", json=body)
+            assert found.status_code == 200
+            assert found.json()["hits"], "what the log cannot take is found all the same"
+            assert {"arm": "log", "reason": "unavailable"} in found.json()["degraded"]
         assert service.request("GET", "/livez").status_code == 200
         ready = service.request("GET", "/readyz")
-        assert ready.status_code == 503
+        assert ready.status_code == 200, "searches are answered"
         assert ready.json()["checks"]["log"] != "ok"
 
 
@@ -267,8 +281,59 @@ def test_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr[-3000:]
     said, refused, retry, search, live, again = json.loads(finished.stdout.splitlines()[-1])
     assert said == ["accepted"]
-    assert (refused, retry, search, live) == (503, "1", 503, 200)
+    assert (refused, retry, search, live) == (503, "1", 200, 200)
     assert again == ["duplicate", "accepted", "accepted"], "what was refused had not been taken in"
+
+
+class Sick:
+    """An arm by itself, that counts how often it is asked."""
+
+    name = "vector"
+    counts = (0, 5)
+
+    def __init__(self, behave: Any) -> None:
+        self.behave = behave
+        self.asked = 0
+
+    def available(self, context: Context) -> bool:
+        return True
+
+    async def retrieve(self, context: Context, count: int, deadline: Deadline) -> Any:
+        self.asked += 1
+        return await self.behave(count)
+
+
+async def engine_down(_: int) -> Any:
+    raise Unavailable("qdrant")
+
+
+@pytest.mark.parametrize(
+    ("behave", "seconds", "reason", "opens"),
+    [
+        (hang, 0.15, "timeout", True),
+        (crash, 5.0, "error", True),
+        (gives(None), 5.0, "garbage", True),
+        (hang, 0.01, "timeout", False),  # too little time says nothing about the arm
+        (engine_down, 5.0, "unavailable", False),  # the engine's own circuit watches over it
+        (gives([]), 5.0, None, False),
+    ],
+)
+def test_an_arm_that_keeps_failing_is_not_asked_for_a_while(
+    behave: Any, seconds: float, reason: str | None, opens: bool
+) -> None:
+    async def story() -> None:
+        arm, circuits = Sick(behave), {"vector": Circuit()}
+
+        async def ask() -> list[Degraded]:
+            return (await retrieve([arm], {"vector": 5}, context, Deadline.after(seconds), circuits))[1]
+
+        for _ in range(ROW):
+            assert await ask() == ([Degraded("vector", reason)] if reason else [])
+        assert await ask() == ([Degraded("vector", "circuit_open" if opens else reason)] if opens or reason else [])
+        assert arm.asked == (ROW if opens else ROW + 1)
+
+    context = context_of(Query("winter song"), Understanding("winter song", (), (), None, "en", ()))
+    asyncio.run(story())
 
 
 def test_clients_that_leave_leave_nothing_behind(service: Service) -> None:
