@@ -4,9 +4,10 @@
     folder/<name>/layout.json vector size and filterable fields it was built for
     folder/<name>/shard/      the engine's files
 
-Exact search in small catalogues; from about INDEXED_BYTES of vectors on, a rebuild adds an HNSW graph. The engine keeps
-the interpreter lock during its calls: searches and writes take a millisecond or a few, but building a graph takes
-seconds to minutes, so that happens in a process of its own, before the folder is put in force.
+Exact search in small catalogues; from about INDEXED_BYTES of vectors on, a rebuild adds an HNSW graph, and an index
+that grew by twice as much since wants a rebuild at the next start. The engine keeps the interpreter lock during its
+calls: searches and writes take a millisecond or a few, but building a graph takes seconds to minutes, so that happens
+in a process of its own, before the folder is put in force.
 """
 
 from __future__ import annotations
@@ -24,28 +25,36 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import NAMESPACE_URL, uuid5
 
 import qdrant_edge as engine
 
+from services.backends.qdrant_points import (
+    EF_CONSTRUCT,
+    ID,
+    INDEXED_BYTES,
+    TIES,
+    Clause,
+    M,
+    Point,
+    checked,
+    clauses,
+    filterable,
+    key,
+    more,
+    payload,
+    point_id,
+    ranked,
+)
 from services.errors import StorageFailed
 from services.files import replace_text
-from services.filters import FILTERABLE
-from services.types import Candidate, Condition, Deadline, Document, Field, Filters, Role, Schema
-from services.values import values
+from services.types import Candidate, Deadline, Filters, Role, Schema
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Point = tuple[Document, Sequence[float]]
 
-INDEXED_BYTES = 40_000_000
-"""Vectors of more bytes than this get an HNSW graph when the index is rebuilt (20,000 of 512 dimensions; reading them
-one by one takes 2 ms). An index that grew by twice as much since wants a rebuild at the next start."""
 _FORMAT = 1
 _TEXT = "text"
-_ID = "id"
 _BATCH = 500
-_TIES = 8
 _OPTIMIZE = """
 import sys, qdrant_edge
 shard = qdrant_edge.EdgeShard.load(sys.argv[1])
@@ -88,9 +97,7 @@ class QdrantEdgeIndex:
         """By cosine, ties by object id. A zero vector is near nothing. Raises TimeoutError, StorageFailed, and
         ValueError for a vector of another size."""
         shard = self._shard  # taken before the first await: a vector and the shard it was made for stay together
-        wanted = [float(x) for x in vector]
-        if len(wanted) != shard.size:
-            raise ValueError(f"a vector of {shard.size} numbers is wanted, not {len(wanted)}")
+        wanted = checked(vector, shard.size)
         if limit <= 0 or not any(wanted):
             return []
         return await self._read(lambda: shard.nearest(wanted, filters, limit), deadline)
@@ -221,7 +228,7 @@ class _Shard:
     def __init__(self, folder: Path, schema: Schema, size: int, shard: Any) -> None:
         self.folder = folder
         self.size = size
-        self._fields = {field.name: field for field in schema.of(*FILTERABLE)}
+        self._fields = filterable(schema)
         self._shard = shard
 
     @classmethod
@@ -230,7 +237,7 @@ class _Shard:
         config = engine.EdgeConfig(
             vectors={_TEXT: engine.EdgeVectorParams(size=size, distance=engine.Distance.Cosine)},
             hnsw_config=engine.HnswIndexConfig(
-                m=16, ef_construct=100, full_scan_threshold=INDEXED_BYTES // 1000, max_indexing_threads=1
+                m=M, ef_construct=EF_CONSTRUCT, full_scan_threshold=INDEXED_BYTES // 1000, max_indexing_threads=1
             ),
             optimizers=engine.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=INDEXED_BYTES // 1000),
             max_search_threads=1,
@@ -256,29 +263,24 @@ class _Shard:
         return max(0, int(info.points_count) - int(info.indexed_vectors_count)) * self.size * 4
 
     def nearest(self, vector: list[float], filters: Filters, limit: int) -> list[Candidate]:
-        conditions: list[Any] = [self._condition(condition) for condition in filters]
-        if any(condition is None for condition in conditions):
+        wanted = clauses(filters, self._fields)
+        if wanted is None:
             return []
         query = engine.Query.Nearest(vector, using=_TEXT)
-        under = engine.Filter(must=conditions) if conditions else None
-        # A few more than asked for, until no tie runs over the edge: which of equals come is decided here, not by the
-        # order in which the engine happens to hold them.
-        asked = limit + _TIES
+        under = engine.Filter(must=[_condition(clause) for clause in wanted]) if wanted else None
+        asked = limit + TIES
         while True:
-            found = self._shard.search(engine.SearchRequest(query, limit=asked, filter=under, with_payload=[_ID]))
-            if len(found) < asked or found[-1].score < found[limit - 1].score:
-                break
+            found = self._shard.search(engine.SearchRequest(query, limit=asked, filter=under, with_payload=[ID]))
+            if not more(found, asked, limit):
+                return ranked(found, limit, lambda point: point.payload[ID])
             asked *= 2
-        candidates = [Candidate(point.payload[_ID], point.score) for point in found]
-        candidates.sort(key=lambda candidate: (-candidate.score, candidate.object_id))
-        return candidates[:limit]
 
     def vectors(self, object_ids: Sequence[str]) -> dict[str, list[float]]:
         if not object_ids:
             return {}
-        points = [_point_id(object_id) for object_id in dict.fromkeys(object_ids)]
-        records = self._shard.retrieve(points, with_payload=[_ID], with_vector=True)
-        return {record.payload[_ID]: list(record.vector[_TEXT]) for record in records}
+        points = [point_id(object_id) for object_id in dict.fromkeys(object_ids)]
+        records = self._shard.retrieve(points, with_payload=[ID], with_vector=True)
+        return {record.payload[ID]: list(record.vector[_TEXT]) for record in records}
 
     def apply(self, upserts: Iterable[Point], deletes: Sequence[str]) -> None:
         gone = list(deletes)
@@ -286,51 +288,36 @@ class _Shard:
         while batch := list(islice(waiting, _BATCH)):
             points = {}
             for document, vector in batch:
-                if len(vector) != self.size:
-                    raise ValueError(f"a vector of {self.size} numbers is wanted, not {len(vector)}")
+                numbers = checked(vector, self.size)
+                held = payload(document, self._fields) if any(numbers) else None
                 object_id = document["id"]
-                points[object_id] = self._point(document, vector) if any(vector) else None
+                points[object_id] = None if held is None else engine.Point(point_id(object_id), {_TEXT: numbers}, held)
             gone += [object_id for object_id, point in points.items() if point is None]
             kept = [point for point in points.values() if point is not None]
             if kept:
                 self._shard.update(engine.UpdateOperation.upsert_points(kept))
         if gone:
-            self._shard.update(engine.UpdateOperation.delete_points([_point_id(object_id) for object_id in gone]))
+            self._shard.update(engine.UpdateOperation.delete_points([point_id(object_id) for object_id in gone]))
         self._shard.flush()
 
     def index_fields(self) -> None:
         """Filters work without, but read every item."""
         for field in self._fields.values():
             kind = engine.PayloadSchemaType.Keyword if field.role is Role.KEYWORD else engine.PayloadSchemaType.Float
-            self._shard.update(engine.UpdateOperation.create_field_index(_key(field), kind))
+            self._shard.update(engine.UpdateOperation.create_field_index(key(field), kind))
 
     def close(self) -> None:
         self._shard.close()
 
-    def _point(self, document: Document, vector: Sequence[float]) -> Any:
-        payload: dict[str, Any] = {_ID: document["id"]}
-        for field in self._fields.values():
-            held = values(document, field)
-            payload[_key(field)] = [_clean(value) if isinstance(value, str) else value for value in held]
-        return engine.Point(_point_id(document["id"]), {_TEXT: [float(x) for x in vector]}, payload)
 
-    def _condition(self, condition: Condition) -> Any | None:
-        """services.filters.matches in the engine's words; None when nothing can meet it."""
-        field = self._fields.get(condition.field)
-        if field is None:
-            return None
-        key = _key(field)
-        if condition.any_of is None:
-            if field.role is Role.KEYWORD:
-                return None
-            bounds = engine.RangeFloat(gte=condition.gte, gt=condition.gt, lte=condition.lte, lt=condition.lt)
-            return engine.FieldCondition(key, range=bounds)
-        if field.role is Role.KEYWORD:
-            texts = [_clean(value) for value in condition.any_of if isinstance(value, str)]
-            return engine.FieldCondition(key, match=engine.MatchAny(texts)) if texts else None
-        numbers = [float(value) for value in condition.any_of if not isinstance(value, str)]
-        equal: list[Any] = [engine.FieldCondition(key, range=engine.RangeFloat(gte=n, lte=n)) for n in numbers]
-        return engine.Filter(should=equal) if equal else None
+def _condition(clause: Clause) -> Any:
+    if clause.texts:
+        return engine.FieldCondition(clause.key, match=engine.MatchAny(list(clause.texts)))
+    within: list[Any] = [
+        engine.FieldCondition(clause.key, range=engine.RangeFloat(gte=r.gte, gt=r.gt, lte=r.lte, lt=r.lt))
+        for r in clause.ranges
+    ]
+    return within[0] if len(within) == 1 else engine.Filter(should=within)
 
 
 def _guarded(path: Path, work: Callable[[], T]) -> T:
@@ -343,23 +330,9 @@ def _guarded(path: Path, work: Callable[[], T]) -> T:
         raise StorageFailed(f"{path}: {error}") from error
 
 
-def _clean(text: str) -> str:
-    """Half of a surrogate pair can stand in JSON, but not in the engine's text."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _key(field: Field) -> str:
-    """Payload key of a field: any name is possible in a catalogue, but not in the engine's path language."""
-    return "f" + field.name.encode("utf-8", "surrogatepass").hex()
-
-
-def _point_id(object_id: str) -> str:
-    return str(uuid5(NAMESPACE_URL, object_id))
-
-
 def _layout(schema: Schema, size: int) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "size": size,
-        "fields": {field.name: str(field.role) for field in schema.of(*FILTERABLE)},
+        "fields": {name: str(field.role) for name, field in filterable(schema).items()},
     }
