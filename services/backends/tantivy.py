@@ -73,6 +73,12 @@ class TantivyIndex:
         """Raises StorageFailed; then the old index stays in force."""
         await self._write(lambda: self._rebuild(schema, documents))
 
+    async def stale(self) -> bool:
+        return self.needs_rebuild
+
+    async def refresh(self) -> None:
+        """Nothing: the folder is this process's alone."""
+
     async def close(self) -> None:
         if self._closed:
             return
