@@ -1,4 +1,8 @@
-"""Every Prometheus metric of the product, in base units, in one place. Labels are closed sets: no text, no ids."""
+"""Every Prometheus metric of the product, in base units, in one place. Labels are closed sets: no text, no ids.
+
+A gauge says by its `multiprocess_mode` what it is over several workers: `livesum` of what each has, `livemax` where the
+worst counts, `livemostrecent` where all speak of the same thing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ COUNTS = (0, 5, 10, 25, 50, 75, 100, 150, 200, 300, 500, 1000)
 
 REQUESTS = Counter("ltrr_requests", "HTTP requests", ["route", "status"])
 REQUEST_SECONDS = Histogram("ltrr_request_duration_seconds", "HTTP request time", ["route"], buckets=SECONDS)
-IN_FLIGHT = Gauge("ltrr_searches_in_flight", "Searches being answered now")
+IN_FLIGHT = Gauge("ltrr_searches_in_flight", "Searches being answered now", multiprocess_mode="livesum")
 SHED = Counter("ltrr_shed_requests", "Requests refused because of overload", ["route"])
 
 STAGE_SECONDS = Histogram("ltrr_stage_duration_seconds", "Time of one stage", ["stage"], buckets=FAST_SECONDS)
@@ -28,25 +32,57 @@ HITS_SHOWN = Counter("ltrr_hits_shown", "Hits shown, by the arms that found them
 ENGINE_REQUESTS = Counter("ltrr_engine_requests", "Calls to a remote engine", ["engine", "outcome"])
 ENGINE_SECONDS = Histogram("ltrr_engine_duration_seconds", "Time of one call to an engine", ["engine"], buckets=SECONDS)
 ENGINE_RETRIES = Counter("ltrr_engine_retries", "Second tries of calls to a remote engine", ["engine"])
-CIRCUIT_STATE = Gauge("ltrr_circuit_state", "Circuit of an engine: 0 closed, 0.5 half open, 1 open", ["engine"])
+CIRCUIT_STATE = Gauge(
+    "ltrr_circuit_state",
+    "Circuit of an engine: 0 closed, 0.5 half open, 1 open",
+    ["engine"],
+    multiprocess_mode="livemax",
+)
 
 DECISIONS = Counter("ltrr_decisions", "Decisions", ["policy", "mode"])
 CHOICES = Counter("ltrr_choices", "Counts chosen", ["arm", "count"])
 PROPENSITY = Histogram("ltrr_propensity", "Propensity of the chosen count", ["arm"], buckets=SHARES)
 POLICY_FALLBACKS = Counter("ltrr_policy_fallbacks", "Decisions taken over by the static policy after a failure")
-POLICY_MODE = Gauge("ltrr_policy_mode", "1 for the mode in force", ["mode"])
+POLICY_MODE = Gauge("ltrr_policy_mode", "1 for the mode in force", ["mode"], multiprocess_mode="livemostrecent")
 
 FEEDBACK = Counter("ltrr_feedback_events", "Feedback events by disposition", ["status"])
 REWARD = Histogram(
     "ltrr_reward", "Reward of a decision when its window closed", buckets=(-1, -0.5, 0, 0.1, 0.25, 0.5, 1)
 )
 LEARNED = Counter("ltrr_learned_decisions", "Decisions whose window closed and that the policy learned from")
-LEARNER_LAG = Gauge("ltrr_learner_lag_records", "Log records a consumer has not taken in yet", ["consumer"])
-LEARNER_OPEN = Gauge("ltrr_learner_open_impressions", "Impressions whose reward window is open")
+LEARNER_LAG = Gauge(
+    "ltrr_learner_lag_records",
+    "Log records a consumer has not taken in yet",
+    ["consumer"],
+    multiprocess_mode="livemostrecent",
+)
+LEARNER_OPEN = Gauge(
+    "ltrr_learner_open_impressions", "Impressions whose reward window is open", multiprocess_mode="livemostrecent"
+)
 LEARNER_ERRORS = Counter("ltrr_learner_skipped_records", "Log records skipped because they could not be applied")
-SNAPSHOT_TIME = Gauge("ltrr_snapshot_timestamp_seconds", "When the newest policy snapshot was written (Unix time)")
-SNAPSHOT_AGE = Gauge("ltrr_snapshot_age_seconds", "Age of the newest policy snapshot")
-ITEMS = Gauge("ltrr_items", "Items in the catalogue")
+SNAPSHOT_TIME = Gauge(
+    "ltrr_snapshot_timestamp_seconds",
+    "When the newest policy snapshot was written (Unix time)",
+    multiprocess_mode="livemostrecent",
+)
+SNAPSHOT_AGE = Gauge(
+    "ltrr_snapshot_age_seconds", "Age of the newest policy snapshot", multiprocess_mode="livemostrecent"
+)
+ITEMS = Gauge("ltrr_items", "Items in the catalogue", multiprocess_mode="livemostrecent")
+
+BUILD_INFO = Gauge("ltrr_build_info", "1 for the version that runs", ["version"], multiprocess_mode="livemax")
+WORKERS = Gauge("ltrr_workers", "Gateway processes that serve", multiprocess_mode="livesum")
+DRAINING = Gauge("ltrr_draining", "1 while the process leaves: not ready, still answering", multiprocess_mode="livemax")
+LOOP_LAG = Histogram(
+    "ltrr_event_loop_lag_seconds", "How late the event loop came back to a task that slept", buckets=SECONDS
+)
+PROCESS_CPU = Counter("ltrr_process_cpu_seconds", "CPU time of a worker and those before it in its place", ["worker"])
+PROCESS_MEMORY = Gauge(
+    "ltrr_process_resident_memory_bytes", "Resident memory of a worker", ["worker"], multiprocess_mode="livesum"
+)
+PROCESS_FDS = Gauge(
+    "ltrr_process_open_fds", "Open file descriptors of a worker", ["worker"], multiprocess_mode="livesum"
+)
 
 
 @contextmanager
