@@ -1,0 +1,223 @@
+"""The MemoryIndex on Redis: what SqliteMemory keeps in tables, in sorted sets and hashes.
+
+Whatever changes the memory is one run of lua/memory_changes.lua, where the layout is told too: changes and the offset
+of the log they bring are one step for everybody else, and in the append-only file. The server does nothing else
+meanwhile, so that a batch should not have many more than a thousand changes.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import orjson
+
+from services.backends.base import MemoryChange
+from services.backends.redis import Redis
+from services.errors import StorageFailed
+from services.memory import (
+    MIN_SIMILARITY,
+    PRIOR,
+    decay,
+    memory_key,
+    merge,
+    score,
+    shared_variants,
+    similarity,
+    variants,
+)
+from services.types import Deadline, Person, Remembered
+
+_NEIGHBOUR_KEYS = 16
+"""Neighbouring queries that one look-up reads."""
+_KEYS_PER_VARIANT = 64
+"""Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
+_AT_ONCE = 200
+"""Items whose predictions share a run of the script: reads get in between."""
+_PAIR = struct.Struct("<dd")
+_SCORE = struct.Struct("<d")
+
+
+class RedisMemory:
+    """The memory on `redis`. half_life and the caps are explained at SqliteMemory.
+
+    One process at a time applies the log: `apply` raises StorageFailed when another one has applied something since
+    this one last knew where the memory stood. `offset` then tells where it stands now.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        half_life: float,
+        *,
+        principal_cap: float = 5.0,
+        items_per_query: int = 50,
+        texts_per_query: int = 10,
+        names_per_total: int = 50,
+        history: int = 200,
+        queries: int = 500_000,
+        people: int = 500_000,
+    ) -> None:
+        self._redis = redis
+        self._prefix = redis.key("m", "")
+        self._half_life = half_life
+        self._limits = {
+            "half_life": half_life,
+            "principal_cap": principal_cap,
+            "items_per_query": items_per_query,
+            "texts_per_query": texts_per_query,
+            "names_per_total": names_per_total,
+            "history": history,
+            "queries": queries,
+            "people": people,
+        }
+        self._seen: int | None = None
+
+    # --- reading ---
+
+    async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
+        if not key or limit < 1:
+            return []
+        sharing = (key, *shared_variants(key))
+        found = await self._ask("memory_near", (_KEYS_PER_VARIANT, *sharing), deadline)
+        near = _nearest(key, (other.decode() for other in found))
+        at, shown, scores, predictions = await self._ask("memory_remembered", near, deadline)
+        now = float(at or 0.0)
+        entries: dict[tuple[str, bytes], Remembered] = {}
+        for k, times, clicked, predicted in zip(near, shown, scores, predictions, strict=True):
+            alike = similarity(key, k)
+            asked = self._now(times, now) if times is not None else 0.0
+            for object_id, value in _pairs(clicked):
+                clicks = self._now(value, now)
+                entries[k, object_id] = Remembered(
+                    object_id.decode(), score(clicks, asked, PRIOR), clicks, False, alike
+                )
+            for object_id, value in _pairs(predicted):
+                # An actual score, even of 0, stands in the place of the predicted one.
+                if (k, object_id) not in entries:
+                    (worth,) = _SCORE.unpack(value)
+                    entries[k, object_id] = Remembered(object_id.decode(), worth, 0.0, True, alike)
+        return merge(entries.values(), limit)
+
+    async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
+        if limit < 1:
+            return Person(person)
+        rows = await self._redis.read(
+            lambda client: cast(Any, client.lrange(f"{self._prefix}h:{person}", 0, limit - 1)), deadline
+        )
+        return Person(person, tuple((row[_PAIR.size :].decode(), *_PAIR.unpack_from(row)) for row in rows))
+
+    async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
+        """Of a beginning that thousands of texts have, only those among the most asked texts of all are told."""
+        at, found = await self._ask("memory_popular", (prefix, limit), deadline)
+        return [(text.decode(), self._now(row, float(at))) for text, row in _pairs(found)]
+
+    async def offset(self) -> int:
+        value = await self._redis.read(lambda client: cast(Any, client.hget(f"{self._prefix}state", "offset")))
+        self._seen = int(value or 0)
+        return self._seen
+
+    async def _ask(self, script: str, arguments: Sequence[str | int], deadline: Deadline) -> Any:
+        run = self._redis.script(script)
+        return await self._redis.read(
+            lambda client: cast(Any, run(keys=[self._prefix], args=arguments, client=client)), deadline
+        )
+
+    def _now(self, row: bytes, now: float) -> float:
+        """What a stored weight is worth at `now`."""
+        weight, at = _PAIR.unpack_from(row)
+        return float(weight * decay(now - at, self._half_life))
+
+    # --- writing: what the log says ---
+
+    async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
+        """Raises TypeError or ValueError, having applied nothing, when a change holds something else than texts that
+        can be written as UTF-8 and finite numbers."""
+        given = {
+            "offset": offset,
+            "seen": -1 if self._seen is None else self._seen,
+            "limits": self._limits,
+            "changes": [_given(change) for change in changes],
+        }
+        state, committed = await self._change("apply", given)
+        if state < 0:
+            raise StorageFailed(f"the memory stands at {committed}: another process has applied the log as well")
+        self._seen = max(offset, self._seen or 0)
+
+    # --- writing: what the catalogue says ---
+
+    async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        items = [(object_id, _keys(queries)) for object_id, queries in predictions.items()]
+        for start in range(0, len(items), _AT_ONCE):
+            await self._change("predict", {"limits": self._limits, "items": items[start : start + _AT_ONCE]})
+
+    async def forget_items(self, object_ids: Sequence[str]) -> None:
+        """Histories keep their entries: they say what a person did, and a catalogue often takes an item back."""
+        for start in range(0, len(object_ids), _AT_ONCE):
+            left = object_ids[start : start + _AT_ONCE]
+            while left:
+                left = left[await self._change("forget", left) :]
+
+    async def close(self) -> None:
+        """Nothing to let go of: the connections are the server's."""
+
+    async def _change(self, what: str, given: object) -> Any:
+        run, body = self._redis.script("memory_changes"), orjson.dumps(given)
+        return await self._redis.write(
+            lambda client: cast(Any, run(keys=[self._prefix], args=[what, body], client=client))
+        )
+
+
+def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """The fields and values of a hash."""
+    return zip(row[::2], row[1::2], strict=True)
+
+
+def _nearest(key: str, sharing: Iterable[str]) -> list[str]:
+    """`key`, then the keys nearest to it: of those that are one of its variants, or share one with it."""
+    found = set(chain(variants(key), sharing))
+    found.discard(key)
+    ranked = sorted((-similarity(key, other), other) for other in found)
+    return [key, *(other for negative, other in ranked if -negative >= MIN_SIMILARITY)][: 1 + _NEIGHBOUR_KEYS]
+
+
+def _keys(queries: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The memory keys of predicted queries, each once with its best score, 0..1."""
+    best: dict[str, float] = {}
+    for text, predicted in queries:
+        key = memory_key(text)
+        best[key] = max(min(1.0, predicted), best.get(key, 0.0))
+    return [(key, predicted) for key, predicted in best.items() if key and predicted > 0.0]
+
+
+def _given(change: MemoryChange) -> dict[str, Any]:
+    """A change as the script takes it. Checked here, since a script that fails half-way leaves the half it did."""
+    given: dict[str, Any] = {"at": _number(change.at)}
+    if change.shown is not None:
+        key, text = change.shown
+        given["shown"] = (_text(key), _text(text), _text(change.shown_to))
+    if change.action is not None:
+        key, object_id, principal, weight = change.action
+        given["action"] = (_text(key), _text(object_id), _text(principal), _number(weight))
+    if change.history is not None:
+        person, object_id, weight = change.history
+        given["history"] = (_text(person), _text(object_id), _number(weight))
+    if change.forget_user is not None:
+        given["forget"] = _text(change.forget_user)
+    return given
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, not {type(value).__name__}")
+    return value
+
+
+def _number(value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a finite number was expected")
+    return number
