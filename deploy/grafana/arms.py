@@ -1,0 +1,198 @@
+"""What each arm is asked, finds and is worth; and how the engines behind them do."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import dashboard
+
+from deploy.grafana.board import Board
+from deploy.grafana.panels import (
+    BAD,
+    POOR,
+    PROCESSES,
+    Steps,
+    bars,
+    distribution,
+    lines,
+    quantiles,
+    states,
+)
+
+CHOSEN = f'{PROCESSES},arm=~"$arm"'
+OUTCOMES = {"ok": "green", "timeout": "orange", "error": "red", "unavailable": "dark-red", "circuit_open": "purple"}
+CIRCUIT = {"0": ("closed", "green"), "0.5": ("half open", "orange"), "1": ("open", "red")}
+
+
+def arms() -> dashboard.Dashboard:
+    board = Board("ltrr-arms", "LTRR / Arms and engines", "Every arm beside the others, then each alone.", arms=True)
+    _compared(board)
+    _alone(board)
+    _engines(board)
+    return board.build()
+
+
+def _per_arm(metric: str, more: str = "") -> str:
+    return f"sum by (arm) (rate({metric}{{{CHOSEN}{more}}}[$__rate_interval]))"
+
+
+def _compared(board: Board) -> None:
+    board.row("All arms")
+    asked = _per_arm("ltrr_arm_requests_total")
+    failed = _per_arm("ltrr_arm_requests_total", ',outcome!="ok"')
+    shown = f'sum(rate(ltrr_stage_duration_seconds_count{{{PROCESSES},stage="present"}}[$__rate_interval]))'
+    board.add(
+        8,
+        8,
+        lines("Asked", "Retrievals asked of each arm each second.", (asked, "{{arm}}"), unit="reqps"),
+        lines(
+            "Failing share",
+            "Share of the retrievals of an arm that failed or came too late.",
+            (f"({failed} or 0 * {asked}) / ({asked} > 0)", "{{arm}}"),
+            unit="percentunit",
+            steps=Steps("transparent", [(0.05, BAD)]),
+        ),
+        lines(
+            "Slowest 5 %",
+            "95th percentile of the time of one retrieval.",
+            (
+                "histogram_quantile(0.95,"
+                f" sum by (arm, le) (rate(ltrr_arm_duration_seconds_bucket{{{CHOSEN}}}[$__rate_interval])))",
+                "{{arm}}",
+            ),
+            unit="s",
+        ),
+        lines(
+            "Hits shown per search",
+            "How many of the hits of an answer an arm had found. A hit that several arms found counts for each.",
+            (f"{_per_arm('ltrr_hits_shown_total')} / on () group_left () {shown}", "{{arm}}"),
+        ),
+        lines(
+            "Hits shown per candidate",
+            "How many candidates of an arm were worth showing: what asking it for more would be likely to bring.",
+            (f"{_per_arm('ltrr_hits_shown_total')} / ({_per_arm('ltrr_arm_candidates_total')} > 0)", "{{arm}}"),
+            unit="percentunit",
+        ),
+        bars(
+            "Share of decisions that asked it",
+            "How often the policy chose a count above 0, over the time that is shown.",
+            (
+                f'1 - (sum by (arm) (increase(ltrr_choices_total{{{CHOSEN},count="0"}}[$__range]))'
+                f" or 0 * sum by (arm) (increase(ltrr_choices_total{{{CHOSEN}}}[$__range])))"
+                f" / (sum by (arm) (increase(ltrr_choices_total{{{CHOSEN}}}[$__range])) > 0)",
+                "{{arm}}",
+            ),
+            unit="percentunit",
+            steps=Steps("blue"),
+        ),
+    )
+
+
+def _alone(board: Board) -> None:
+    board.row("Arm $arm", repeat="arm")
+    asked = f"rate(ltrr_arm_requests_total{{{CHOSEN}}}[$__rate_interval])"
+    candidates = f"sum(rate(ltrr_arm_candidates_total{{{CHOSEN}}}[$__rate_interval]))"
+    answered = f'sum(rate(ltrr_arm_requests_total{{{CHOSEN},outcome="ok"}}[$__rate_interval]))'
+    shown = f"sum(rate(ltrr_hits_shown_total{{{PROCESSES}}}[$__rate_interval]))"
+    mean = (
+        f"sum(rate(ltrr_propensity_sum{{{CHOSEN}}}[$__rate_interval]))"
+        f" / (sum(rate(ltrr_propensity_count{{{CHOSEN}}}[$__rate_interval])) > 0)"
+    )
+    board.add(
+        8,
+        7,
+        lines(
+            "Outcomes",
+            "Retrievals each second by how they ended. `circuit_open`: not asked, because it kept failing.",
+            (f"sum by (outcome) ({asked})", "{{outcome}}"),
+            unit="reqps",
+            stacked=True,
+            colors=OUTCOMES,
+        ),
+        quantiles(
+            "Latency",
+            "Time of one retrieval by this arm.",
+            "ltrr_arm_duration_seconds",
+            CHOSEN,
+            shown=("p50", "p95", "p99"),
+        ),
+        lines(
+            "Candidates per retrieval",
+            "How many candidates it returned on average when it answered.",
+            (f"{candidates} / ({answered} > 0)", "candidates"),
+            colors={"candidates": "blue"},
+        ),
+        lines(
+            "Counts chosen",
+            "Share of decisions for each count of candidates; 0 is not asked.",
+            (f"sum by (count) (rate(ltrr_choices_total{{{CHOSEN}}}[$__rate_interval]))", "{{count}}"),
+            unit="percentunit",
+            shares=True,
+        ),
+        lines(
+            "Share of shown hits",
+            "Share of all arm-found hits shown that this arm had found.",
+            (f"sum(rate(ltrr_hits_shown_total{{{CHOSEN}}}[$__rate_interval])) / ({shown} > 0)", "share"),
+            unit="percentunit",
+            most=1,
+            colors={"share": "green"},
+        ),
+        lines(
+            "Propensity of the chosen count",
+            "Mean probability with which the policy chose what it chose: near 1 it is sure, lower it explores.",
+            (mean, "mean"),
+            unit="percentunit",
+            most=1,
+            colors={"mean": "purple"},
+        ),
+    )
+
+
+def _engines(board: Board) -> None:
+    board.row("Engines")
+    calls = f"sum by (engine) (rate(ltrr_engine_requests_total{{{PROCESSES}}}[$__rate_interval]))"
+    failed = (
+        f'sum by (engine) (rate(ltrr_engine_requests_total{{{PROCESSES},outcome!~"ok|cancelled"}}[$__rate_interval]))'
+    )
+    retries = f"sum by (engine) (rate(ltrr_engine_retries_total{{{PROCESSES}}}[$__rate_interval]))"
+    per_outcome = f"sum by (engine, outcome) (rate(ltrr_engine_requests_total{{{PROCESSES}}}[$__rate_interval]))"
+    p95 = (
+        "histogram_quantile(0.95,"
+        f" sum by (engine, le) (rate(ltrr_engine_duration_seconds_bucket{{{PROCESSES}}}[$__rate_interval])))"
+    )
+    board.add(
+        8,
+        8,
+        lines(
+            "Calls",
+            "Calls to OpenSearch, Qdrant and Redis each second by how they ended. Embedded parts make none.",
+            (per_outcome, "{{engine}} {{outcome}}"),
+            unit="reqps",
+            stacked=True,
+        ),
+        lines(
+            "Failing share of calls",
+            "Share of calls that failed, came too late or were not made because the circuit was open.",
+            (f"({failed} or 0 * {calls}) / ({calls} > 0)", "{{engine}}"),
+            unit="percentunit",
+            steps=Steps("transparent", [(0.05, BAD)]),
+        ),
+        lines("Slowest 5 % of calls", "95th percentile of the time of one call.", (p95, "{{engine}}"), unit="s"),
+        lines(
+            "Retried share of calls",
+            "Share of calls that were tried a second time. Retries are limited to a tenth of the calls.",
+            (f"({retries} or 0 * {calls}) / ({calls} > 0)", "{{engine}}"),
+            unit="percentunit",
+            steps=Steps("transparent", [(0.1, POOR)]),
+        ),
+        states(
+            "Circuits",
+            "State of each engine's circuit (the worst of all processes). Open: it kept failing and is only probed.",
+            (f"max by (engine) (ltrr_circuit_state{{{PROCESSES}}})", "{{engine}}"),
+            names=CIRCUIT,
+        ),
+        distribution(
+            "Time of calls, distribution",
+            "How many calls took how long, all engines together.",
+            "ltrr_engine_duration_seconds",
+            PROCESSES,
+        ),
+    )
