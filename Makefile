@@ -41,9 +41,12 @@ bench: install ## measure latency per stage and CPU against the sum of the parts
 loop: install ## the whole loop over HTTP: search, click, remember, refuse, kill, recover
 	$(BIN)/python -m load_tests.loop
 
-lock: install ## resolve the lock file again
+lock: install ## resolve the lock files again: of everything, and of what the image serves with
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
 		--strip-extras --allow-unsafe --extra encoder --extra train --extra pages --extra tracing --extra dev -o requirements.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header --strip-extras \
+		--allow-unsafe --extra encoder --extra pages --extra tracing --build-deps-for wheel -c requirements.lock \
+		-o requirements-serve.lock pyproject.toml
 
 clean: ## remove the environment and caches (never var/, which holds data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
