@@ -102,8 +102,8 @@ def test_failures_by_chance_do_not_open_a_busy_circuit(circuit: Circuit, clock: 
 
 
 def test_failures_are_forgotten_after_the_window(circuit: Circuit, clock: Clock) -> None:
-    for _ in range(2):
-        for succeeded in [False, False, False, False, True]:
+    for _ in range(4):
+        for succeeded in [False, False, False, True, False]:
             call(circuit, succeeded)
         assert circuit.state == "closed"
         clock.now += WINDOW + 1.0
@@ -167,6 +167,15 @@ def test_closes_within_ten_seconds_of_recovery_and_does_not_flap(circuit: Circui
         assert close(circuit, clock) <= 10
     opened(circuit)
     assert close(circuit, clock) == MOST_SUCCESSES
+
+
+def test_failures_from_before_it_closed_are_forgotten(circuit: Circuit, clock: Clock) -> None:
+    for succeeded in [True, False] * CALLS:
+        call(circuit, succeeded)
+    assert circuit.state == "open"
+    close(circuit, clock)
+    call(circuit, False)
+    assert circuit.state == "closed"
 
 
 def test_a_steady_minute_forgives(circuit: Circuit, clock: Clock) -> None:

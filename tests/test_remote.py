@@ -185,7 +185,7 @@ def test_clients_that_go_away_early_say_nothing(key: str | None) -> None:
         for _ in range(3 * ROW):
             async with Engine("hang") as engine:
                 task = asyncio.create_task(left.read(engine.ask, long(), key))
-                await engine.asked.wait()
+                await asyncio.wait_for(engine.asked.wait(), 5.0)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -284,7 +284,7 @@ def test_identical_reads_are_one_call_and_each_keeps_its_deadline() -> None:
             assert engine.calls == 1
         async with Engine("hang") as engine:
             first = asyncio.create_task(shared.read(engine.ask, long(), "q"))
-            await engine.asked.wait()
+            await asyncio.wait_for(engine.asked.wait(), 5.0)
             with pytest.raises(TimeoutError):
                 await shared.read(engine.ask, Deadline.after(0.1), "q")
             assert not first.done()

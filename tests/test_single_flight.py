@@ -112,6 +112,30 @@ def test_the_call_is_cancelled_when_the_last_one_left() -> None:
     play(story)
 
 
+def test_nobody_joins_a_call_that_takes_its_time_to_be_cancelled() -> None:
+    async def story(flights: SingleFlight, calls: Calls) -> None:
+        letting_go = asyncio.Event()
+
+        async def clings(deadline: Deadline) -> int:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.wait_for(letting_go.wait(), 5.0)
+            return 0
+
+        deadline = long()
+        asked = asyncio.create_task(flights.run("key", clings, deadline))
+        await settle()
+        asked.cancel()
+        await asyncio.wait([asked])
+        calls.release.set()
+        assert await flights.run("key", calls, deadline) == 1
+        letting_go.set()
+        await settle()
+
+    play(story)
+
+
 def test_everybody_keeps_their_own_deadline() -> None:
     async def story(flights: SingleFlight, calls: Calls) -> None:
         patient = asyncio.create_task(flights.run("key", calls, long()))
