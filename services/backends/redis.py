@@ -32,7 +32,6 @@ T = TypeVar("T")
 Work = Callable[["client.Redis"], Awaitable[T]]
 
 READ_SECONDS = 5.0
-"""For reads without a deadline of their own."""
 WRITE_SECONDS = 5.0
 CONNECT_SECONDS = 1.0
 MOST_CONNECTIONS = 64
@@ -76,11 +75,14 @@ class Redis:
         """Run `work`, which must change nothing: it may be run a second time when the connection is lost, and calls of
         the same `key` that are under way share one run.
 
-        Raises TimeoutError when the deadline passes, Unavailable when the server is away, StorageFailed when it
-        refuses.
+        Raises TimeoutError when the deadline passes (StorageFailed after READ_SECONDS where none is given), Unavailable
+        when the server is away, StorageFailed when it refuses.
         """
         if deadline is None:
-            deadline = Deadline.after(READ_SECONDS)
+            try:
+                return await self.read(work, Deadline.after(READ_SECONDS), key)
+            except TimeoutError as error:
+                raise StorageFailed("redis: timeout") from error
         if deadline.remaining() <= 0:
             raise TimeoutError
         async with deadline.enforced():

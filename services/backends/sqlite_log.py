@@ -10,20 +10,26 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from services.backends.base import Forget, Record
+from services.backends.log_records import (
+    MOST_BURIED,
+    REMEMBER,
+    STORED,
+    TRIM_AT_ONCE,
+    TRIM_STEPS,
+    RecentImpressions,
+    Row,
+    decode_row,
+    decode_rows,
+)
 from services.backends.sqlite import Database
 from services.codec import decode, encode, forgotten, kind_of
 from services.errors import RecordDamaged
 from services.types import Deadline, EventStatus, Impression, Interaction
-
-REMEMBER = 25 * 3600.0
-"""Seconds of log time for which event ids are remembered: 24 h as promised, and an hour for clocks that disagree. The
-longest life of a query id that the settings allow is 24 h, so an id outlives no event of its answer."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS log (
@@ -51,8 +57,13 @@ CREATE TABLE IF NOT EXISTS counted (
     at REAL NOT NULL,
     UNIQUE (query_id, object_id, action_name)
 );
+CREATE TABLE IF NOT EXISTS dead (
+    number INTEGER PRIMARY KEY,
+    offset INTEGER NOT NULL UNIQUE,
+    reason TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS consumers (name TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
 """
-_STORED = (EventStatus.ACCEPTED, EventStatus.LATE)
 _FORGET_AT_ONCE = 200
 """Records blanked in one transaction: other writers wait for no more than these."""
 
@@ -60,14 +71,18 @@ _FORGET_AT_ONCE = 200
 class SqliteLog:
     """The log in the SQLite file `path`; this process alone may write to it.
 
-    `recent`: how many impressions just appended are kept in memory, for the feedback and the pages that follow at once.
+    `retention`: seconds of log time after which records that every consumer is done with may go; None keeps them for
+    ever. `remember`: seconds of log time for which event ids are known. `recent`: how many impressions just appended
+    are kept in memory.
     """
 
-    def __init__(self, path: Path, remember: float = REMEMBER, recent: int = 256) -> None:
+    def __init__(
+        self, path: Path, remember: float = REMEMBER, recent: int = 256, retention: float | None = None
+    ) -> None:
         self._database = Database(path, _TABLES)
         self._remember = remember
-        self._capacity = recent
-        self._recent: OrderedDict[str, Impression] = OrderedDict()
+        self._recent = RecentImpressions(recent)
+        self._retention = retention
 
     async def append(self, record: Record) -> int:
         """Raises ValueError when the record cannot be encoded or its query_id was logged before. Feedback appended here
@@ -77,9 +92,7 @@ class SqliteLog:
         except sqlite3.IntegrityError as error:
             raise ValueError("an impression of this query_id is in the log already") from error
         if isinstance(stored, Impression):
-            self._recent[stored.query_id] = stored
-            if len(self._recent) > self._capacity:
-                self._recent.popitem(last=False)
+            self._recent.add(stored)
         return offset
 
     async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
@@ -103,7 +116,7 @@ class SqliteLog:
             row = connection.execute(
                 "SELECT offset, body FROM log WHERE kind = 1 AND query_id = ?", (query_id,)
             ).fetchone()
-            found = None if row is None else _decode(*row)
+            found = None if row is None else decode_row(Row(*row))
             return found if isinstance(found, Impression) else None
 
         return await self._database.read(work, deadline)
@@ -116,7 +129,7 @@ class SqliteLog:
             ).fetchall(),
             deadline,
         )
-        return [record for record in (_decode(*row) for row in rows) if isinstance(record, Interaction)]
+        return [record for record in (decode_row(Row(*row)) for row in rows) if isinstance(record, Interaction)]
 
     async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
         """Records with offset > after, in order, up to a damaged one; RecordDamaged (its `offset` says which) when the
@@ -128,10 +141,31 @@ class SqliteLog:
             ).fetchall()
         )
         # Not on the reading thread: a long batch would hold up the look-ups of searches and feedback.
-        return await asyncio.to_thread(_decode_all, rows)
+        return await asyncio.to_thread(decode_rows, [Row(*row) for row in rows])
 
     async def end(self) -> tuple[int, float]:
         return await self._database.read(_end)
+
+    async def bury(self, offset: int, reason: str) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR IGNORE INTO dead (offset, reason) VALUES (?, ?)", (offset, reason))
+            connection.execute("DELETE FROM dead WHERE number <= (SELECT max(number) FROM dead) - ?", (MOST_BURIED,))
+
+        await self._database.write(work)
+
+    async def buried(self, limit: int) -> list[tuple[int, str]]:
+        return await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT offset, reason FROM dead ORDER BY number DESC LIMIT ?", (limit,)
+            ).fetchall()
+        )
+
+    async def consumed(self, consumer: str, offset: int) -> None:
+        retention = self._retention
+        await self._database.write(lambda connection: _note(connection, consumer, offset))
+        for _ in range(TRIM_STEPS):
+            if retention is None or await self._database.write(lambda c: _trim(c, retention)) < TRIM_AT_ONCE:
+                return
 
     async def forget(self, user_id: str, at: float) -> int:
         """Blank the person in past records (see services.codec.forgotten) and append a Forget; how many were blanked.
@@ -143,8 +177,7 @@ class SqliteLog:
         while True:
             count, last = await self._database.write(lambda c: _forget(c, user_id, pseudonym, at))
             blanked += count
-            for query_id in [q for q, impression in self._recent.items() if impression.user_id == user_id]:
-                del self._recent[query_id]
+            self._recent.forget(user_id)
             if last:
                 break
         # What was blanked also leaves the write-ahead log.
@@ -183,7 +216,7 @@ def _accept(connection: sqlite3.Connection, interaction: Interaction, digest: st
     known = connection.execute("SELECT digest FROM events WHERE event_id = ?", (interaction.event_id,)).fetchone()
     if known is not None:
         return EventStatus.DUPLICATE if known[0] == digest else EventStatus.INVALID
-    if interaction.status not in _STORED:
+    if interaction.status not in STORED:
         return interaction.status
     at = max(interaction.at, _end(connection)[1])
     connection.execute("INSERT INTO events (event_id, digest, at) VALUES (?, ?, ?)", (interaction.event_id, digest, at))
@@ -227,21 +260,21 @@ def _forget(connection: sqlite3.Connection, user_id: str, pseudonym: str, at: fl
     return len(rows), last
 
 
-def _decode(offset: int, body: bytes) -> Record:
-    try:
-        return decode(body)
-    except RecordDamaged as error:
-        error.offset = offset
-        raise
+def _note(connection: sqlite3.Connection, consumer: str, offset: int) -> None:
+    connection.execute(
+        "INSERT INTO consumers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET offset = max(offset, excluded.offset)",
+        (consumer, offset),
+    )
 
 
-def _decode_all(rows: Sequence[tuple[int, bytes]]) -> list[tuple[int, Record]]:
-    records: list[tuple[int, Record]] = []
-    for offset, body in rows:
-        try:
-            records.append((offset, _decode(offset, body)))
-        except RecordDamaged:
-            if not records:
-                raise
-            break
-    return records
+def _trim(connection: sqlite3.Connection, retention: float) -> int:
+    """Drop some of the oldest records that no consumer needs any more; how many. The last record stays."""
+    last, at = _end(connection)
+    (done,) = connection.execute("SELECT min(offset) FROM consumers").fetchone()
+    oldest = connection.execute(
+        "SELECT offset, at FROM log WHERE offset <= ? ORDER BY offset LIMIT ?", (min(done, last - 1), TRIM_AT_ONCE)
+    )
+    old = [offset for offset, recorded in oldest if recorded < at - retention]
+    if old:
+        connection.execute("DELETE FROM log WHERE offset <= ?", (old[-1],))
+    return len(old)

@@ -1,0 +1,235 @@
+"""The EventLog in Redis: the order is a Stream, one entry a record, with the id `<offset>-0`.
+
+An entry holds the record's kind, its time and its query id; the record itself (services/codec.py) is in the hash
+`…log:records` under its offset. So a person's records are blanked in place: what is deleted inside of a stream stays in
+its memory and its files until everything around it is gone. Whoever reads the stream beside us finds the record of an
+entry by `HGET …log:records <offset>`, and as long as its consumer group has not read an entry, it is not dropped.
+
+Everything that belongs together is one script, which Redis carries out and writes to its append-only file as a whole.
+With `appendfsync always` it is on disk before we hear of it; several writes that arrive together share one fsync.
+
+Keys, all under `{namespace}:log`: the stream itself, `:end` (offset and time of the last record), `:records`, `:users`
+(offset -> user), `:people:<user>` (their offsets), `:impressions` (query id -> offset), `:answers:<query id>` (offsets
+of its feedback), `:event:<event id>` (digest) and `:counted:<query id>` (actions on objects), which expire, and the
+dead letters `:dead` with their offsets `:buried`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from services.backends.base import Forget, Record
+from services.backends.log_records import (
+    MOST_BURIED,
+    REMEMBER,
+    TRIM_AT_ONCE,
+    TRIM_STEPS,
+    RecentImpressions,
+    Row,
+    decode_row,
+    decode_rows,
+)
+from services.backends.redis import Redis
+from services.codec import IMPRESSION, INTERACTION, encode, forgotten, kind_of
+from services.errors import RecordDamaged
+from services.types import Deadline, Impression, Interaction
+
+RECENT_SECONDS = 60.0
+"""Most seconds for which an impression is answered from memory: another process may have blanked it meanwhile."""
+_FORGET_AT_ONCE = 200
+"""Records blanked in one step: other writers wait for no more than these."""
+_READ_AT_ONCE = 1000
+
+
+class RedisLog:
+    """The log in `redis`, shared by any number of processes.
+
+    `retention`: seconds of log time after which records that every consumer is done with may go; None keeps them for
+    ever. `remember`: seconds for which event ids are known, by the server's clock. `recent`: how many impressions just
+    appended are kept in memory.
+
+    What `forget` blanked is out of the log at once, and out of the server's files when its append-only file is next
+    rewritten (BGREWRITEAOF).
+    """
+
+    def __init__(
+        self, redis: Redis, *, retention: float | None = None, remember: float = REMEMBER, recent: int = 256
+    ) -> None:
+        self._redis = redis
+        self._retention = retention
+        self._remember = math.ceil(remember)
+        self._recent = RecentImpressions(recent, RECENT_SECONDS)
+        self._log = redis.key("log")
+
+    async def append(self, record: Record) -> int:
+        """Raises ValueError when the record cannot be encoded or its query_id was logged before, StorageFailed.
+
+        After StorageFailed the record may be in the log all the same. An Impression may be appended again: ValueError
+        then says that it was. Anything else that is appended again may be there twice: harmless for Tick and Forget.
+        Feedback appended here rather than by `accept` is not checked for duplicates.
+        """
+        body = encode(record)
+        offset, at = await self._append(record, body)
+        if isinstance(record, Impression):
+            self._recent.add(decode_row(Row(offset, body, at)))  # type: ignore[arg-type]
+        return offset
+
+    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
+        """After StorageFailed some or all may have been accepted all the same, if the connection was lost on the way;
+        to send them again is safe, they are told from new ones by their event ids."""
+        if not interactions:
+            return []
+        arguments = [part for event, digest in interactions for part in (*_described(event), *_event(event, digest))]
+        results = await self._run("log_append", [self._remember, "", *arguments])
+        return [
+            interaction.status if isinstance(result, list) else result.decode()
+            for (interaction, _), result in zip(interactions, results, strict=True)
+        ]
+
+    async def impression(self, query_id: str, deadline: Deadline) -> Impression | None:
+        """Raises TimeoutError, RecordDamaged, StorageFailed."""
+        known = self._recent.get(query_id)
+        if known is not None:
+            return known
+        found = await self._find(IMPRESSION, query_id, deadline)
+        return next((record for record in found if isinstance(record, Impression)), None)
+
+    async def interactions(self, query_id: str, deadline: Deadline) -> list[Interaction]:
+        """Raises TimeoutError, RecordDamaged, StorageFailed."""
+        found = await self._find(INTERACTION, query_id, deadline)
+        return [record for record in found if isinstance(record, Interaction)]
+
+    async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
+        """Records with offset > after, in order, up to a damaged one; RecordDamaged (its `offset` says which) when the
+        first of them is damaged, so that a reader can count it and go on behind it."""
+        rows: list[Row] = []
+        while len(rows) < limit:
+            asked = min(limit - len(rows), _READ_AT_ONCE)
+            some = await self._rows(after, asked)
+            rows.extend(some)
+            if len(some) < asked:
+                break
+            after = some[-1].offset
+        # Not on the event loop: a long batch would hold up everything else.
+        return await asyncio.to_thread(decode_rows, rows)
+
+    async def end(self) -> tuple[int, float]:
+        end: Any = await self._redis.read(lambda c: c.hmget(f"{self._log}:end", ["offset", "at"]))
+        offset, at = end
+        return (0, 0.0) if offset is None else (int(offset), float(at))
+
+    async def bury(self, offset: int, reason: str) -> None:
+        await self._run("log_bury", [offset, reason, MOST_BURIED])
+
+    async def buried(self, limit: int) -> list[tuple[int, str]]:
+        entries: Any = await self._redis.read(lambda c: c.xrevrange(f"{self._log}:dead", count=limit))
+        return [(int(fields[b"offset"]), fields[b"reason"].decode()) for _, fields in entries]
+
+    async def consumed(self, consumer: str, offset: int) -> None:
+        """`consumer` is the name of a consumer group of the stream, so that `XINFO GROUPS` tells its lag. Records stay
+        as long as any group on the stream, ours or not, has them yet to read or to acknowledge."""
+        retention = "" if self._retention is None else repr(self._retention)
+        for _ in range(TRIM_STEPS):
+            if await self._run("log_consumed", [consumer, offset, retention, TRIM_AT_ONCE]) < TRIM_AT_ONCE:
+                return
+
+    async def forget(self, user_id: str, at: float) -> int:
+        """Blank the person in past records (see services.codec.forgotten) and append a Forget; how many were blanked.
+
+        Works in short steps, so that others can write in between; after a failure half-way, call it again. Raises
+        StorageFailed.
+        """
+        pseudonym = f"forgotten-{secrets.token_hex(8)}"
+        blanked = 0
+        record = Forget(user_id, at)
+        while True:
+            blanked += await self._blank(user_id, pseudonym)
+            self._recent.forget(user_id)
+            try:
+                await self._append(record, encode(record), alone=user_id)
+            except _Left:
+                continue
+            return blanked
+
+    async def close(self) -> None:
+        """Nothing: whoever opened the connection closes it."""
+
+    async def _append(self, record: Record, body: bytes, alone: str = "") -> tuple[int, float]:
+        """(offset, at). With `alone`, raises _Left when records of that user are left."""
+        arguments = [self._remember, alone, *_described(record, body), "", "", "", ""]
+        (result,) = await self._run("log_append", arguments)
+        if result == b"known":
+            raise ValueError("an impression of this query_id is in the log already")
+        if result == b"left":
+            raise _Left
+        return int(result[0]), float(result[1])
+
+    async def _blank(self, user_id: str, pseudonym: str) -> int:
+        key = f"{self._log}:people:{user_id}"
+        blanked = 0
+        while True:
+            offsets: Any = await self._redis.read(lambda c: c.zrange(key, 0, _FORGET_AT_ONCE - 1))
+            if not offsets:
+                return blanked
+            bodies = await self._redis.read(lambda c, of=offsets: c.hmget(f"{self._log}:records", of))  # type: ignore[misc]
+            arguments: list[str | bytes] = [user_id]
+            for offset, body in zip(offsets, bodies, strict=True):
+                arguments += [offset, _blank(body or b"", pseudonym)]
+            blanked += await self._run("log_blank", arguments)
+
+    async def _find(self, kind: int, query_id: str, deadline: Deadline) -> list[Record]:
+        script = self._redis.script("log_find")
+        found = await self._redis.read(lambda c: script(keys=[self._log], args=[kind, query_id], client=c), deadline)
+        return [decode_row(Row(int(offset), body or b"", float(at))) for offset, at, body in found]
+
+    async def _rows(self, after: int, limit: int) -> list[Row]:
+        entries: Any = await self._redis.read(lambda c: c.xrange(self._log, f"{after + 1}-0", "+", limit))
+        if not entries:
+            return []
+        offsets = [int(name.partition(b"-")[0]) for name, _ in entries]
+        bodies: Any = await self._redis.read(lambda c: c.hmget(f"{self._log}:records", offsets))
+        first = offsets[0]
+        if None in bodies:
+            # Dropped by retention since the first look, or lost: what is still in the stream was lost.
+            kept: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
+            first = int(kept[0][0].partition(b"-")[0])
+        return [
+            Row(offset, body or b"", float(fields[b"at"]))
+            for offset, body, (_, fields) in zip(offsets, bodies, entries, strict=True)
+            if offset >= first
+        ]
+
+    async def _run(self, name: str, arguments: Sequence[str | bytes | int]) -> Any:
+        script = self._redis.script(name)
+        return await self._redis.write(lambda c: script(keys=[self._log], args=arguments, client=c))
+
+
+class _Left(Exception):
+    """Records of the user were appended in between."""
+
+
+def _described(record: Record, body: bytes | None = None) -> tuple[str | bytes | int, ...]:
+    """Arguments of log_append.lua for the record itself. Raises ValueError when it cannot be encoded."""
+    query_id, user_id = None, None
+    if isinstance(record, Impression | Interaction):
+        query_id, user_id = record.query_id, record.user_id
+    if body is None:
+        body = encode(record)
+    return kind_of(record), repr(float(record.at)), query_id or "", user_id or "", body
+
+
+def _event(event: Interaction, digest: str) -> tuple[str, ...]:
+    """Arguments of log_append.lua for the check of duplicates."""
+    object_id = event.object_id or ""
+    return event.event_id, digest, event.status, f"{len(object_id)}:{object_id}{event.action_name}"
+
+
+def _blank(body: bytes, pseudonym: str) -> bytes:
+    try:
+        return encode(forgotten(decode_row(Row(0, body)), pseudonym))
+    except RecordDamaged:
+        return b""  # Nothing in it can be told apart any more, so all of it goes.
