@@ -13,13 +13,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-
-from tests.process import free_port
 
 SOURCES = Path(__file__).parent / "opensearch"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltrr-tests"
@@ -32,7 +31,7 @@ class OpenSearchNode:
     """A running node, ready to be asked: `with OpenSearchNode() as node: … node.url`."""
 
     def __init__(self, heap_megabytes: int = 512) -> None:
-        self._port = free_port()
+        self._port = _free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._heap = heap_megabytes
         self._folder = Path(tempfile.mkdtemp(prefix="opensearch-"))
@@ -118,6 +117,12 @@ class OpenSearchNode:
             return False
         finally:
             connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _launcher() -> tuple[Path, str]:
