@@ -1,34 +1,30 @@
-"""Model versions on disk: written whole, named by checksum, promoted by one atomic rename, never pickled.
+"""Model versions: written whole, named by checksum, promoted by one atomic step, never pickled.
 
-    kind/
-      versions/<version>/meta.json + files     complete when the folder has its name
-      promotions/00000007.json                 what is in force and how it came to be; the highest intact number counts
-
-Every file is written under another name, flushed to disk, renamed, and its folder flushed too, so that a process
-killed at any point leaves either the state before or the state after. SHA-256 sums find what a disk or a hand damaged;
-a damaged model is never served: the newest intact one that was promoted earlier takes its place.
+A version is meta.json (its manifest) and its files. Promotion records are numbered; the highest intact number says what
+is in force and how it came to be. SHA-256 sums find what a disk or a hand damaged; a damaged model is never served: the
+newest intact one that was promoted earlier takes its place. Where the bytes lie is the matter of services/models/files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from services.errors import ModelInvalid, NotFound
+from services.errors import ModelInvalid, NotFound, StorageFailed
+from services.models.files import Files, Guard
+from services.models.folder_files import FolderFiles
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FORMAT = 1
 META = "meta.json"
@@ -36,8 +32,8 @@ HISTORY = 100
 """Promotions remembered per kind."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_LEFT_OVER_SECONDS = 3600.0
-"""A temporary folder this old belongs to nobody any more."""
+_TRIES = 20
+"""To promote or prune while other processes promote, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One promotion file. `stack` ends with the version in force; before it, those that it took over from."""
+    """One promotion record. `stack` ends with the version in force; before it, those that it took over from."""
 
     number: int
     stack: tuple[str, ...]
@@ -79,19 +75,30 @@ class _Record:
 
 
 class ModelStore:
-    """Safe for many readers and for the writing threads of one process."""
+    """Safe for many readers and for writing threads; in a folder (`Path`) for those of one process, else of many.
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+    Blocking. Everything raises StorageFailed when the keeper of the files is away, and OSError when a disk fails.
+    """
+
+    def __init__(self, files: Files | Path, clock: Callable[[], float] = time.time) -> None:
+        self._files: Files = FolderFiles(files) if isinstance(files, Path) else files
         self._clock = clock
         self._lock = threading.Lock()
         self._reported: set[tuple[str, str]] = set()
 
     def publish(
-        self, kind: str, files: Mapping[str, bytes], meta: Mapping[str, Any], version: str | None = None
+        self,
+        kind: str,
+        files: Mapping[str, bytes],
+        meta: Mapping[str, Any],
+        version: str | None = None,
+        guard: Guard | None = None,
     ) -> str:
         """Store a version, not yet in force; durable when this returns. Publishing the same files again under the same
-        version changes nothing. Raises ModelInvalid for unsafe names, or other files under a version that exists."""
+        version changes nothing. `guard` is called right before the write and may raise to prevent it.
+
+        Raises ModelInvalid for unsafe names, or other files under a version that exists.
+        """
         sums = {_safe(name): hashlib.sha256(data).hexdigest() for name, data in files.items()}
         if META in sums:
             raise ModelInvalid(f"{META} is the store's own file")
@@ -99,51 +106,51 @@ class ModelStore:
         if version is None:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(created))
             version = f"{stamp}-{hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:8]}"
-        target = self._folder / _safe(kind) / "versions" / _safe(version)
+        _safe(kind), _safe(version)
         manifest = {"format": FORMAT, "kind": kind, "version": version, "created": created}
         manifest |= {"files": {n: {"sha256": s, "bytes": len(files[n])} for n, s in sums.items()}, "meta": dict(meta)}
-        if target.exists():
+        replace = False
+        if self._files.has(kind, version):
             if not self._replaceable(kind, version, sums):
                 return version
-            shutil.rmtree(target)
-        parent = target.parent
-        _make(parent)
-        self._sweep(parent)
-        temporary = Path(tempfile.mkdtemp(prefix=".", dir=parent))
+            replace = True
         try:
-            for name, data in files.items():
-                _write(temporary / name, data)
-            _write(temporary / META, _seal(manifest))
-            _flush(temporary)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _flush(parent)
+            self._files.write(kind, version, {**files, META: _seal(manifest)}, replace, guard)
+        except FileExistsError:  # somebody was faster
+            if self._replaceable(kind, version, sums):
+                raise ModelInvalid(f"{kind} {version} is damaged") from None
         return version
 
-    def promote(self, kind: str, version: str, reason: str) -> None:
-        """Put a version in force. Raises NotFound, or ModelInvalid when it is damaged."""
+    def promote(self, kind: str, version: str, reason: str, guard: Guard | None = None) -> None:
+        """Put a version in force. `guard` is called right before and may raise to prevent it.
+
+        Raises NotFound, or ModelInvalid when the version is damaged.
+        """
         self._load(kind, version)
-        with self._lock:
+
+        def put() -> None:
             record = self._record(kind)
             stack = (*(v for v in record.stack if v != version), version)
-            self._put(kind, record, stack, Promotion(version, self._clock(), "promote", reason))
+            self._put(kind, record, stack, Promotion(version, self._clock(), "promote", reason), guard)
+
+        self._unhindered(put)
 
     def rollback(self, kind: str, reason: str) -> str:
         """Put the newest intact version before the one in force back; asked again, it goes back further.
 
         Returns it; raises NotFound when there is none.
         """
-        with self._lock:
+
+        def put() -> str:
             record = self._record(kind)
             for depth in range(len(record.stack) - 1, 0, -1):
                 version = record.stack[depth - 1]
                 if self._intact(kind, version) is not None:
                     self._put(kind, record, record.stack[:depth], Promotion(version, self._clock(), "rollback", reason))
                     return version
-        raise NotFound(f"{kind}: no earlier version to go back to")
+            raise NotFound(f"{kind}: no earlier version to go back to")
+
+        return self._unhindered(put)
 
     def current(self, kind: str) -> StoredModel | None:
         """The version in force, verified; a damaged one is passed over for the newest intact one before it."""
@@ -163,16 +170,14 @@ class ModelStore:
         return self._load(kind, version)
 
     def kinds(self) -> list[str]:
-        """Kinds that have a version, in order."""
-        if not self._folder.is_dir():
-            return []
-        return sorted(p.name for p in self._folder.iterdir() if (p / "versions").is_dir() and _NAME.fullmatch(p.name))
+        """Kinds that ever had a version, in order."""
+        return self._files.kinds()
 
     def versions(self, kind: str) -> list[Version]:
         """Every readable version, newest first, with its promotions."""
         record = self._record(kind)
         found = []
-        for name in self._names(kind):
+        for name in self._files.versions(_safe(kind)):
             try:
                 manifest = self._manifest(kind, name)
             except (ModelInvalid, NotFound):
@@ -184,69 +189,52 @@ class ModelStore:
 
     def prune(self, kind: str, keep: int = 10) -> list[str]:
         """Remove all but the newest `keep` versions and the one in force; returns what went."""
-        with self._lock:
-            return self._prune(kind, keep)
+        return self._unhindered(lambda: self._prune(kind, keep))
 
     def _prune(self, kind: str, keep: int) -> list[str]:
         record = self._record(kind)
         kept = {v.version for v in self.versions(kind)[:keep]} | set(record.stack[-1:])
-        gone = sorted(name for name in self._names(kind) if name not in kept)
-        for name in gone:
-            shutil.rmtree(self._folder / kind / "versions" / name, ignore_errors=True)
-        numbers = self._numbers(kind)
-        for number in numbers[keep:]:
-            (self._folder / kind / "promotions" / f"{number:08d}.json").unlink(missing_ok=True)
+        gone = [name for name in self._files.versions(kind) if name not in kept]
+        self._files.remove(kind, gone, self._files.promotions(kind)[keep:], record.number)
         return gone
 
     # --- reading ---
 
-    def _names(self, kind: str) -> list[str]:
-        folder = self._folder / _safe(kind) / "versions"
-        return sorted(p.name for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
-
-    def _numbers(self, kind: str) -> list[int]:
-        """Numbers of the promotion files, highest first."""
-        folder = self._folder / _safe(kind) / "promotions"
-        names = [p.stem for p in folder.glob("*.json")] if folder.is_dir() else []
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
-
     def _record(self, kind: str) -> _Record:
-        numbers = self._numbers(kind)
+        numbers = self._files.promotions(_safe(kind))
         for number in numbers:
             try:
-                body = _unseal((self._folder / kind / "promotions" / f"{number:08d}.json").read_bytes())
+                body = _unseal(self._files.promotion(kind, number))
                 history = tuple(Promotion(**entry) for entry in body["history"])
-                # Numbering goes on after the highest file, even a damaged one, so that it is never taken for newer.
+                # Numbering goes on after the highest record, even a damaged one, so that it is never taken for newer.
                 return _Record(numbers[0], tuple(body["stack"]), history)
             except (ModelInvalid, OSError, KeyError, TypeError):
                 self._report(kind, f"promotion {number}")
         return _Record(numbers[0] if numbers else 0, (), ())
 
     def _manifest(self, kind: str, version: str) -> dict[str, Any]:
-        folder = self._folder / _safe(kind) / "versions" / _safe(version)
-        if not folder.is_dir():
+        if not self._files.has(_safe(kind), _safe(version)):
             raise NotFound(f"{kind} {version}: no such version")
-        try:
-            manifest = _unseal((folder / META).read_bytes())
-        except OSError as error:
-            raise ModelInvalid(f"{kind} {version}: {META} cannot be read") from error
+        manifest = _unseal(self._read(kind, version, META))
         if manifest.get("format") != FORMAT or manifest.get("version") != version or manifest.get("kind") != kind:
             raise ModelInvalid(f"{kind} {version}: {META} is of another format, kind or version")
         return manifest
 
     def _load(self, kind: str, version: str) -> StoredModel:
         manifest = self._manifest(kind, version)
-        folder = self._folder / kind / "versions" / version
         files = {}
         for name, expected in manifest["files"].items():
-            try:
-                data = (folder / _safe(name)).read_bytes()
-            except OSError as error:
-                raise ModelInvalid(f"{kind} {version}: {name} cannot be read") from error
+            data = self._read(kind, version, _safe(name))
             if hashlib.sha256(data).hexdigest() != expected["sha256"]:
                 raise ModelInvalid(f"{kind} {version}: {name} does not match its checksum")
             files[name] = data
         return StoredModel(kind, version, float(manifest["created"]), manifest["meta"], files)
+
+    def _read(self, kind: str, version: str, name: str) -> bytes:
+        try:
+            return self._files.read(kind, version, name)
+        except OSError as error:
+            raise ModelInvalid(f"{kind} {version}: {name} cannot be read") from error
 
     def _intact(self, kind: str, version: str) -> StoredModel | None:
         try:
@@ -272,34 +260,28 @@ class ModelStore:
 
     # --- writing ---
 
-    def _put(self, kind: str, record: _Record, stack: tuple[str, ...], promotion: Promotion) -> None:
-        folder = self._folder / kind / "promotions"
-        _make(folder)
-        known = set(self._names(kind))
+    def _unhindered(self, change: Callable[[], T]) -> T:
+        """Make a change that begins with reading what is in force, again when another process was faster."""
+        with self._lock:
+            for _ in range(_TRIES):
+                try:
+                    return change()
+                except FileExistsError:
+                    continue
+        raise StorageFailed("other processes promote models all the time")
+
+    def _put(
+        self, kind: str, record: _Record, stack: tuple[str, ...], promotion: Promotion, guard: Guard | None = None
+    ) -> None:
+        known = set(self._files.versions(kind))
         stack = tuple(v for v in stack if v in known)[-HISTORY:]
         history = (*(p for p in record.history if p.version in known), promotion)[-HISTORY:]
         body = {"format": FORMAT, "stack": stack, "history": [asdict(p) for p in history]}
-        descriptor, name = tempfile.mkstemp(prefix=".", dir=folder)
-        os.close(descriptor)
-        try:
-            _write(Path(name), _seal(body))
-            Path(name).chmod(0o644)
-            Path(name).rename(folder / f"{record.number + 1:08d}.json")
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        _flush(folder)
-
-    def _sweep(self, folder: Path) -> None:
-        """Remove what a killed process left half written."""
-        for path in folder.glob(".*"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _LEFT_OVER_SECONDS:
-                    shutil.rmtree(path, ignore_errors=True)
+        self._files.promote(kind, record.number + 1, _seal(body), guard)
 
 
 def _safe(name: str) -> str:
-    """Names become paths: letters, digits, `.`, `_`, `-`, beginning with neither sign, so never out of the folder."""
+    """Names become paths and keys: letters, digits, `.`, `_`, `-`, beginning with no sign: never out of the folder."""
     if not _NAME.fullmatch(name):
         raise ModelInvalid(f"{name[:40]!r} is no name for a model, version or file")
     return name
@@ -325,29 +307,3 @@ def _unseal(data: bytes) -> dict[str, Any]:
     if not intact:
         raise ModelInvalid("does not match its checksum")
     return dict(body)
-
-
-def _make(folder: Path) -> None:
-    """`folder` and its parents, each new one flushed into the folder that holds it."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        _flush(path.parent)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,176 @@
+"""Model versions in Redis, for any number of processes that read and write.
+
+    {namespace}:models:kinds                        set of kinds
+    {namespace}:models:versions:<kind>              set of versions
+    {namespace}:models:version:<kind>:<version>     hash: file name -> bytes
+    {namespace}:models:promotions:<kind>            hash: number -> record
+
+Every change is one transaction. The client blocks and is called in threads; it neither retries nor waits for long.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import RedisError, WatchError
+from redis.exceptions import TimeoutError as TimedOut
+from redis.retry import Retry
+
+from services.errors import StorageFailed, Unavailable
+from services.models.files import Guard
+
+SECONDS = 5.0
+"""For one reply of the server; models are up to some hundred megabytes."""
+CONNECT_SECONDS = 1.0
+IDLE_SECONDS = 15.0
+TRIES = 5
+"""Of a transaction that others get in the way of."""
+
+Pipeline = Any
+"""The client's types do not tell that every reply is bytes."""
+Fence = Callable[[], tuple[str, int]]
+"""The key under which Redis has the number of the newest epoch, and the number of the writer's own."""
+
+
+class RedisFiles:
+    """The server at `url`, keys under `namespace`. With a `fence`, whoever's epoch is over can change nothing: that is
+    checked in the transaction that would change it. Raises StorageFailed then, and Unavailable when Redis is away."""
+
+    def __init__(self, url: str, namespace: str = "ltrr", fence: Fence | None = None) -> None:
+        self._prefix = f"{{{namespace}}}:models"
+        self._fence = fence
+        self._client: Any = redis.Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=False,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=SECONDS,
+            socket_connect_timeout=CONNECT_SECONDS,
+            health_check_interval=IDLE_SECONDS,
+        )
+
+    def kinds(self) -> list[str]:
+        return self._set("kinds")
+
+    def versions(self, kind: str) -> list[str]:
+        return self._set("versions", kind)
+
+    def has(self, kind: str, version: str) -> bool:
+        with _named():
+            return bool(self._client.exists(self._key("version", kind, version)))
+
+    def read(self, kind: str, version: str, name: str) -> bytes:
+        return self._field(self._key("version", kind, version), name)
+
+    def write(
+        self, kind: str, version: str, files: Mapping[str, bytes], replace: bool, guard: Guard | None = None
+    ) -> None:
+        key = self._key("version", kind, version)
+
+        def check(pipeline: Pipeline) -> None:
+            if not replace and pipeline.exists(key):
+                raise FileExistsError(errno.EEXIST, "such a version exists", version)
+
+        def change(pipeline: Pipeline) -> None:
+            pipeline.delete(key)
+            pipeline.hset(key, mapping=dict(files))
+            pipeline.sadd(self._key("versions", kind), version)
+            pipeline.sadd(self._key("kinds"), kind)
+
+        self._transaction(key, check, change, guard)
+
+    def promotions(self, kind: str) -> list[int]:
+        with _named():
+            return _numbers(self._client.hkeys(self._key("promotions", kind)))
+
+    def promotion(self, kind: str, number: int) -> bytes:
+        return self._field(self._key("promotions", kind), str(number))
+
+    def promote(self, kind: str, number: int, record: bytes, guard: Guard | None = None) -> None:
+        key = self._key("promotions", kind)
+
+        def check(pipeline: Pipeline) -> None:
+            if pipeline.hexists(key, str(number)):
+                raise FileExistsError(errno.EEXIST, "such a promotion exists", str(number))
+
+        self._transaction(key, check, lambda pipeline: pipeline.hsetnx(key, str(number), record), guard)
+
+    def remove(self, kind: str, versions: Sequence[str], promotions: Sequence[int], newest: int) -> None:
+        key = self._key("promotions", kind)
+
+        def check(pipeline: Pipeline) -> None:
+            if max(_numbers(pipeline.hkeys(key)), default=0) > newest:
+                raise FileExistsError(errno.EEXIST, "a later promotion exists", kind)
+
+        def change(pipeline: Pipeline) -> None:
+            if versions:
+                pipeline.delete(*(self._key("version", kind, version) for version in versions))
+                pipeline.srem(self._key("versions", kind), *versions)
+            if promotions:
+                pipeline.hdel(key, *map(str, promotions))
+
+        if versions or promotions:
+            self._transaction(key, check, change)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._prefix, *parts))
+
+    def _set(self, *parts: str) -> list[str]:
+        with _named():
+            return sorted(name.decode() for name in self._client.smembers(self._key(*parts)))
+
+    def _field(self, key: str, name: str) -> bytes:
+        with _named():
+            data: bytes | None = self._client.hget(key, name)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", name)
+        return data
+
+    def _transaction(
+        self,
+        watched: str,
+        check: Callable[[Pipeline], None],
+        change: Callable[[Pipeline], Any],
+        guard: Guard | None = None,
+    ) -> None:
+        """Make the change unless `check` raises or, meanwhile, `watched` changes or the writer's epoch ends."""
+        with _named():
+            for _ in range(TRIES):
+                with self._client.pipeline(transaction=True) as pipeline, suppress(WatchError):
+                    fence = self._fence() if self._fence is not None else None
+                    pipeline.watch(watched, *([fence[0]] if fence else []))
+                    if fence and int(pipeline.get(fence[0]) or 0) != fence[1]:
+                        raise StorageFailed("redis: another process writes models now")
+                    check(pipeline)
+                    pipeline.multi()
+                    change(pipeline)
+                    if guard is not None:
+                        guard()
+                    pipeline.execute()
+                    return
+        raise StorageFailed("redis: others change the same models all the time")
+
+
+def _numbers(fields: Sequence[bytes]) -> list[int]:
+    """Highest first."""
+    return sorted((int(field) for field in fields), reverse=True)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Errors of the client by our names, without the client's words: they may quote what was sent."""
+    try:
+        yield
+    except (Disconnected, TimedOut) as error:
+        raise Unavailable("redis") from error
+    except RedisError as error:
+        raise StorageFailed(f"redis: {type(error).__name__}") from error
