@@ -9,11 +9,14 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from services.backends.base import EventLog, Tick
+from services.backends.log_records import RecentImpressions
 from services.backends.sqlite_log import SqliteLog
 from services.errors import RecordDamaged, StorageFailed
 from services.types import Impression, Interaction
@@ -22,16 +25,25 @@ from tests.contracts.event_log import DAY, EventLogContract, make_impression, ma
 ROOT = Path(__file__).parents[1]
 
 
+@asynccontextmanager
+async def opened(path: Path, recent: int = 256, retention: float | None = None) -> AsyncIterator[EventLog]:
+    log = SqliteLog(path, recent=recent, retention=retention)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
 class TestSqliteLog(EventLogContract):
-    def open(self, folder: Path) -> EventLog:
-        return SqliteLog(folder / "log.db")
+    def open(self, folder: Path, retention: float | None) -> AbstractAsyncContextManager[EventLog]:
+        return opened(folder / "log.db", retention=retention)
 
 
 class TestSqliteLogWithoutRecent(EventLogContract):
     """Every look-up goes to the file."""
 
-    def open(self, folder: Path) -> EventLog:
-        return SqliteLog(folder / "log.db", recent=0)
+    def open(self, folder: Path, retention: float | None) -> AbstractAsyncContextManager[EventLog]:
+        return opened(folder / "log.db", recent=0, retention=retention)
 
 
 def child(script: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
@@ -94,6 +106,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(tmp_path: Path) -> No
 FILL_THE_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
+from services.backends.log_records import RecentImpressions
 from services.backends.sqlite_log import SqliteLog
 from services.errors import StorageFailed
 from services.types import Deadline
@@ -266,6 +279,30 @@ def test_recent_impressions_do_not_touch_the_file_and_their_number_is_bounded(tm
         await log.close()
 
     asyncio.run(main())
+
+
+def test_dead_letters_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.backends.sqlite_log.MOST_BURIED", 3)
+
+    async def main() -> None:
+        async with opened(tmp_path / "log.db") as log:
+            for offset in range(1, 6):
+                await log.bury(offset, "ValueError")
+            assert [offset for offset, _ in await log.buried(10)] == [5, 4, 3]
+            await log.bury(1, "ValueError")
+            assert [offset for offset, _ in await log.buried(10)] == [1, 5, 4]
+
+    asyncio.run(main())
+
+
+def test_recent_impressions_are_believed_for_so_long_and_no_longer() -> None:
+    now = 100.0
+    recent = RecentImpressions(10, 60.0, lambda: now)
+    recent.add(make_impression())
+    now = 159.0
+    assert recent.get("q1") == make_impression()
+    now = 160.0
+    assert recent.get("q1") is None
 
 
 def test_a_file_that_is_no_database_is_refused_by_name(tmp_path: Path) -> None:

@@ -69,10 +69,9 @@ class RedisLocks:
 
     async def _acquire(self, key: str, token: str) -> float:
         """Until when the lock is ours, by the event loop's clock."""
-        wait = FIRST_WAIT
+        wait, milliseconds = FIRST_WAIT, round(1000 * self._seconds)
         while True:
             asked = asyncio.get_running_loop().time()
-            milliseconds = round(1000 * self._seconds)
             if await self._redis.write(lambda c: c.set(key, token, nx=True, px=milliseconds), CALL_SECONDS):
                 return asked + SAFE_SHARE * self._seconds
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
@@ -119,10 +118,9 @@ class Lease:
     async def acquire(self) -> int:
         """Wait until nobody else holds the lease and take it; the number of the epoch. Raises StorageFailed."""
         await self._stop()
-        wait = FIRST_WAIT
+        wait, milliseconds = FIRST_WAIT, round(1000 * self._seconds)
         while True:
             asked = asyncio.get_running_loop().time()
-            milliseconds = round(1000 * self._seconds)
             epoch = await _call(self._redis, CALL_SECONDS, "lock_lease", [self._key, self.epoch_key], milliseconds)
             if epoch:
                 break

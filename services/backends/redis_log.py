@@ -107,13 +107,10 @@ class RedisLog:
         """Records with offset > after, in order, up to a damaged one; RecordDamaged (its `offset` says which) when the
         first of them is damaged, so that a reader can count it and go on behind it."""
         rows: list[Row] = []
-        while len(rows) < limit:
-            asked = min(limit - len(rows), _READ_AT_ONCE)
-            some = await self._rows(after, asked)
+        more = True
+        while more and len(rows) < limit:
+            some, after, more = await self._rows(after, min(limit - len(rows), _READ_AT_ONCE))
             rows.extend(some)
-            if len(some) < asked:
-                break
-            after = some[-1].offset
         # Not on the event loop: a long batch would hold up everything else.
         return await asyncio.to_thread(decode_rows, rows)
 
@@ -186,22 +183,24 @@ class RedisLog:
         found = await self._redis.read(lambda c: script(keys=[self._log], args=[kind, query_id], client=c), deadline)
         return [decode_row(Row(int(offset), body or b"", float(at))) for offset, at, body in found]
 
-    async def _rows(self, after: int, limit: int) -> list[Row]:
+    async def _rows(self, after: int, limit: int) -> tuple[list[Row], int, bool]:
+        """Some of the records after `after`, where to go on, and whether there may be more."""
         entries: Any = await self._redis.read(lambda c: c.xrange(self._log, f"{after + 1}-0", "+", limit))
         if not entries:
-            return []
-        offsets = [int(name.partition(b"-")[0]) for name, _ in entries]
+            return [], after, False
+        offsets = [_offset(name) for name, _ in entries]
         bodies: Any = await self._redis.read(lambda c: c.hmget(f"{self._log}:records", offsets))
         first = offsets[0]
         if None in bodies:
             # Dropped by retention since the first look, or lost: what is still in the stream was lost.
-            kept: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
-            first = int(kept[0][0].partition(b"-")[0])
-        return [
+            oldest: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
+            first = _offset(oldest[0][0])
+        rows = [
             Row(offset, body or b"", float(fields[b"at"]))
             for offset, body, (_, fields) in zip(offsets, bodies, entries, strict=True)
             if offset >= first
         ]
+        return rows, offsets[-1], len(entries) == limit
 
     async def _run(self, name: str, arguments: Sequence[str | bytes | int]) -> Any:
         script = self._redis.script(name)
@@ -210,6 +209,11 @@ class RedisLog:
 
 class _Left(Exception):
     """Records of the user were appended in between."""
+
+
+def _offset(name: bytes) -> int:
+    """Of the entry of that id."""
+    return int(name.partition(b"-")[0])
 
 
 def _described(record: Record, body: bytes | None = None) -> tuple[str | bytes | int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,15 @@ def soon() -> Deadline:
 
 
 class EventLogContract:
-    """Subclasses give `open(folder)`: the log kept there, with what was in it before."""
+    """Subclasses give `open(folder, retention)`: the log kept there, with what was in it before."""
 
-    def open(self, folder: Path) -> EventLog:
+    def open(self, folder: Path, retention: float | None) -> AbstractAsyncContextManager[EventLog]:
         raise NotImplementedError
 
-    def use(self, folder: Path, work: Callable[[EventLog], Awaitable[None]]) -> None:
+    def use(self, folder: Path, work: Callable[[EventLog], Awaitable[None]], retention: float | None = None) -> None:
         async def main() -> None:
-            log = self.open(folder)
-            try:
+            async with self.open(folder, retention) as log:
                 await work(log)
-            finally:
-                await log.close()
 
         asyncio.run(main())
 
@@ -297,3 +295,127 @@ class EventLogContract:
             assert len({record.client_id for _, record in records[:-1]}) == 1  # type: ignore[union-attr]
 
         self.use(tmp_path, work)
+
+    def test_forgetting_while_others_read_and_write_shows_every_record_once(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            for n in range(300):
+                await log.append(make_impression(f"q{n}", rows=(), at=1000.0 + n))
+            done = asyncio.Event()
+            looks = 0
+
+            async def look() -> None:
+                nonlocal looks
+                while not done.is_set():
+                    records = await log.read(0, 300)
+                    assert [offset for offset, _ in records] == list(range(1, 301))
+                    assert [record.at for _, record in records] == [1000.0 + n for n in range(300)]
+                    looks += 1
+
+            async def write() -> None:
+                for n in range(50):
+                    await log.append(make_impression(f"r{n}", rows=()))
+
+            looking = asyncio.create_task(look())
+            blanked, _ = await asyncio.gather(log.forget("ann", 2000.0), write())
+            done.set()
+            await looking
+            assert looks > 0
+            records = [record for _, record in await log.read(0, 1000)]
+            (forget,) = [n for n, record in enumerate(records) if isinstance(record, Forget)]
+            assert "ann" not in repr(records[:forget])
+            assert blanked == forget
+            assert await log.forget("ann", 2001.0) == len(records) - forget - 1
+
+        self.use(tmp_path, work)
+
+    def test_dead_letters_are_kept_once_and_told_newest_first(self, tmp_path: Path) -> None:
+        async def first(log: EventLog) -> None:
+            assert await log.buried(10) == []
+            for offset, reason in ((7, "RecordDamaged"), (3, "ValueError"), (7, "KeyError"), (9, "ValueError")):
+                await log.bury(offset, reason)
+
+        async def second(log: EventLog) -> None:
+            assert await log.buried(10) == [(9, "ValueError"), (3, "ValueError"), (7, "RecordDamaged")]
+            assert await log.buried(2) == [(9, "ValueError"), (3, "ValueError")]
+            assert await log.end() == (0, 0.0)
+
+        self.use(tmp_path, first)
+        self.use(tmp_path, second)
+
+    def test_what_all_consumers_are_done_with_goes_when_it_is_old(self, tmp_path: Path) -> None:
+        async def first(log: EventLog) -> None:
+            for n in range(1, 5):
+                await log.append(make_impression(f"q{n}", at=100.0 * n))
+                await log.accept([(make_interaction(f"e{n}", query_id=f"q{n}", at=100.0 * n), "d")])
+            # Log time is 400; what lies before 250 is old: offsets 1 to 4.
+            assert len(await log.read(0, 10)) == 8
+            await log.consumed("policy", 3)
+            await log.consumed("memory", 1)
+            assert await kept(log) == [4, 5, 6, 7, 8]  # `policy` alone had spoken when it said 3.
+
+        async def second(log: EventLog) -> None:
+            assert await kept(log) == [4, 5, 6, 7, 8]
+            await log.consumed("policy", 8)
+            assert await kept(log) == [4, 5, 6, 7, 8]  # `memory` is at 1.
+            await log.consumed("memory", 8)
+            assert await kept(log) == [5, 6, 7, 8]
+            assert await log.read(0, 1) == await log.read(4, 1)
+            for n in (1, 2):
+                assert await log.impression(f"q{n}", soon()) is None
+                assert await log.interactions(f"q{n}", soon()) == []
+            assert await log.impression("q3", soon()) == make_impression("q3", at=300.0)
+            assert len(await log.interactions("q3", soon())) == 1
+            assert await log.accept([(make_interaction("e1", query_id="q1"), "d")]) == ["duplicate"]
+            assert await log.end() == (8, 400.0)
+            assert await log.forget("ann", 401.0) == 4
+
+        self.use(tmp_path, first, retention=150.0)
+        self.use(tmp_path, second, retention=150.0)
+
+    def test_a_consumer_never_goes_back(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            await log.append(Tick(100.0))
+            await log.append(Tick(101.0))
+            await log.append(Tick(900.0))
+            await log.consumed("memory", 2)
+            await log.consumed("memory", 0)
+            await log.append(Tick(901.0))
+            assert await kept(log) == [3, 4]
+            await log.consumed("other", 99)  # Further than the log goes: no further than its end.
+            assert await log.append(Tick(2000.0)) == 5
+            await log.consumed("memory", 5)
+            assert await kept(log) == [5]
+
+        self.use(tmp_path, work, retention=150.0)
+
+    def test_the_last_record_never_goes_and_offsets_go_on(self, tmp_path: Path) -> None:
+        async def first(log: EventLog) -> None:
+            await log.consumed("memory", 0)
+            for n in range(1300):
+                await log.append(Tick(float(n)))
+            await log.consumed("memory", 1300)
+            assert await kept(log) == [1300]
+
+        async def second(log: EventLog) -> None:
+            assert await log.end() == (1300, 1299.0)
+            assert await log.append(Tick(5.0)) == 1301
+            assert await log.read(0, 10) == [(1300, Tick(1299.0)), (1301, Tick(1299.0))]
+            await log.append(Tick(9000.0))
+            await log.consumed("memory", 1302)
+            assert await log.read(0, 10) == [(1302, Tick(9000.0))]
+
+        self.use(tmp_path, first, retention=0.0)
+        self.use(tmp_path, second, retention=0.0)
+
+    def test_without_a_retention_everything_stays(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            await log.append(Tick(1.0))
+            await log.append(Tick(10.0**9))
+            await log.consumed("memory", 2)
+            assert await kept(log) == [1, 2]
+
+        self.use(tmp_path, work)
+
+
+async def kept(log: EventLog) -> list[int]:
+    return [offset for offset, _ in await log.read(0, 10**6)]

@@ -46,17 +46,17 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> RedisServer:
-        self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
         try:
             self._start()
         except BaseException:
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self.folder)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
 
     def kill(self) -> None:
         """As a crash would end it."""
@@ -77,7 +77,7 @@ class RedisServer:
             self._process = None
 
     def _start(self) -> None:
-        log = self._folder / "log"
+        log = self.folder / "log"
         for _ in range(5):
             self._process = subprocess.Popen([self._program, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
             assert self._process.stdin is not None
@@ -93,7 +93,7 @@ class RedisServer:
         pytest.fail(f"redis-server did not start: {told[-2000:]}")
 
     def _configuration(self, log: Path) -> str:
-        fixed = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "logfile": log, "daemonize": "no"}
+        fixed = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "logfile": log, "daemonize": "no"}
         options = {**fixed, **self._options}
         return "".join(f'{name.replace("_", "-")} "{value}"\n' for name, value in options.items())
 
