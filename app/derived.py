@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.backends.base import ItemStore, MemoryIndex, StateStore
-from services.backends.qdrant_edge import QdrantEdgeIndex
-from services.backends.tantivy import TantivyIndex
+from services.backends.base import ItemStore, LexicalIndex, Locks, MemoryIndex, StateStore, VectorIndex
+from services.errors import StorageFailed
 from services.memory import predicted_queries
+from services.schema_in_force import SchemaInForce
 from services.search import Knowledge
 from services.types import Deadline, Document, Schema
 from services.understanding.pipeline import Understander
+from services.upkeep import INDEXING
 
 PAST_QUERIES = 5_000
 PATIENCE = 10.0
@@ -23,19 +24,24 @@ ENCODED_AT_ONCE = 500
 
 
 class LexicalDerived:
-    name = "lexical"
+    volatile = False
 
-    def __init__(self, index: TantivyIndex) -> None:
+    def __init__(self, index: LexicalIndex, name: str = "lexical") -> None:
+        self.name = name
         self._index = index
 
     async def stale(self) -> bool:
-        return self._index.needs_rebuild
+        return await self._index.stale()
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         await self._index.apply(upserts, deletes)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
         await self._index.rebuild(schema, documents)
+
+    async def refresh(self) -> None:
+        """Search what another process has put in force."""
+        await self._index.refresh()
 
 
 class Encoder(Protocol):
@@ -59,54 +65,80 @@ class Encoding(Protocol):
 class VectorDerived:
     """Vectors by the encoder in force; another encoder or schema means encoding the whole catalogue again."""
 
+    volatile = False
+
     def __init__(
         self,
         name: str,
-        index: QdrantEdgeIndex,
+        index: VectorIndex,
         arm: Encoding,
         items: ItemStore,
         state: StateStore,
-        schema: Schema,
+        schema: SchemaInForce,
+        locks: Locks,
+        shared: bool = False,
     ) -> None:
         self.name = name
+        self._shared = shared
         self._index = index
         self._arm = arm
         self._items = items
         self._state = state
         self._schema = schema
+        self._locks = locks
         self._lock = asyncio.Lock()
+        self._under = schema.value
+        """The schema that the index goes by."""
 
     @property
     def _encoded_by(self) -> str:
         return f"{self.name}_encoded_by"
 
+    async def stale(self) -> bool:
+        """Where the index is shared, another encoder than ours is not: we may be the one that is behind (see adopt)."""
+        encoded_by = await self._state.get(self._encoded_by)
+        if encoded_by is None or await self._index.stale():
+            return True
+        return not self._shared and encoded_by != self._arm.encoder.version
+
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
+        """Raises StorageFailed while another process has put another encoder in force than this one has."""
         async with self._lock:
-            points = await asyncio.to_thread(_encode, self._arm.encoder, upserts, self._schema)
+            if await self._state.get(self._encoded_by) != self._arm.encoder.version:
+                raise StorageFailed(f"{self.name}: another encoder is in force; this process takes it up in a moment")
+            points = await asyncio.to_thread(_encode, self._arm.encoder, upserts, self._schema.value)
             await self._index.apply(points, deletes)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
         async with self._lock:
             await self._rebuild(self._arm.encoder, schema, documents)
 
-    async def stale(self) -> bool:
-        return self._index.needs_rebuild or await self._state.get(self._encoded_by) != self._arm.encoder.version
-
     async def adopt(self, encoder: Encoder) -> None:
-        """Encode the catalogue with another encoder, then put it in force together with its vectors."""
-        async with self._lock:
-            if encoder.version == await self._state.get(self._encoded_by):
-                self._arm.encoder = encoder
+        """Put another encoder in force together with its vectors: those that another process has made by now, or else
+        the catalogue is encoded here and now."""
+        async with self._locks.hold(INDEXING), self._lock:
+            if encoder.version == await self._state.get(self._encoded_by) and not await self._index.stale():
+                self._adopt(encoder)
                 return
             documents = [document async for document in self._items.scan()]
-            await self._rebuild(encoder, self._schema, documents)
+            await self._rebuild(encoder, self._schema.value, documents)
+
+    async def refresh(self) -> None:
+        """Use the fields that another process has rebuilt the index with."""
+        if self._under is not self._schema.value and not self._lock.locked():
+            self._adopt(self._arm.encoder)
+
+    def _adopt(self, encoder: Encoder) -> None:
+        # No await in between: a search never meets the one without the other.
+        self._index.adopt(self._schema.value, encoder.size, encoder.version)
+        self._arm.encoder = encoder
+        self._under = self._schema.value
 
     async def _rebuild(self, encoder: Encoder, schema: Schema, documents: Iterable[Document]) -> None:
         points = await asyncio.to_thread(_encode, encoder, list(documents), schema)
-        await self._index.rebuild(schema, encoder.size, points)
+        await self._index.rebuild(schema, encoder.size, points, encoder.version)
         # No await in between: a search never meets the one without the other.
-        self._arm.encoder = encoder
-        self._schema = schema
+        self._arm.encoder, self._under = encoder, schema
         await self._state.set(self._encoded_by, encoder.version)
 
 
@@ -114,6 +146,7 @@ class UnderstandingDerived:
     """Vocabulary and gazetteer. In memory alone, so rebuilt at every start, past queries with it."""
 
     name = "understanding"
+    volatile = True
 
     def __init__(self, knowledge: Knowledge, memory: MemoryIndex) -> None:
         self._knowledge = knowledge
@@ -143,6 +176,7 @@ class PredictionDerived:
     """Predicted queries of every item, so that the memory arm knows items before anybody took them."""
 
     name = "predictions"
+    volatile = False
 
     def __init__(self, memory: MemoryIndex, knowledge: Knowledge) -> None:
         self._memory = memory
@@ -150,6 +184,9 @@ class PredictionDerived:
 
     async def stale(self) -> bool:
         return False
+
+    async def refresh(self) -> None:
+        """Nothing: predictions are asked of the memory each time."""
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         if deletes:

@@ -41,18 +41,26 @@ class Summary:
     """One line each, with the line number in its file."""
 
 
-async def index_opened(system: System, source: Path, schema: Schema | None, progress: Progress) -> Summary:
-    """Into a system that this process has opened; `schema` is one that was given."""
+async def index_opened(
+    system: System, source: Path, schema: Schema | None, progress: Progress, replace: bool = False
+) -> Summary:
+    """Into a system that this process has opened; `schema` is one that was given. With `replace`, items that are not in
+    the source go, and every index is built anew beside the old one, so that others can search meanwhile."""
     dataset = Dataset.open(source)
     if schema is not None:
         await system.catalogue.set_schema(schema)
     summary = Summary()
+    kept: set[str | None] = set()
     for result in await system.catalogue.put_stream(_chunks(dataset.catalogue, progress)):
         if result.status == "accepted":
             summary.accepted += 1
+            kept.add(result.id)
         else:
             summary.invalid += 1
             summary.problems.append(_told(result.line, result.line, str(result.detail)))
+    if replace:
+        await system.catalogue.delete([d["id"] async for d in system.items.scan() if d["id"] not in kept])
+        await system.upkeep.rebuild()
 
     async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
         return [(result.status, result.detail) for result in await system.feedback.record(events, admin=True)]

@@ -7,8 +7,9 @@ from typing import Any
 
 from app.reloading import Reloader
 from services.errors import ModelInvalid, NotFound
-from services.learner import ADOPTED, Learner
+from services.learner import ADOPTED
 from services.learner import KIND as POLICY
+from services.learner_link import LearnerView
 from services.models.store import ModelStore, Version
 
 BY_HAND = "rolled back by hand"
@@ -17,7 +18,7 @@ BY_HAND = "rolled back by hand"
 class Registry:
     """Of a running service: what is promoted or rolled back here is in force when the call returns."""
 
-    def __init__(self, store: ModelStore, learner: Learner, reloader: Reloader) -> None:
+    def __init__(self, store: ModelStore, learner: LearnerView, reloader: Reloader) -> None:
         self._store = store
         self._learner = learner
         self._reloader = reloader
@@ -29,6 +30,7 @@ class Registry:
         """Raises NotFound, or ModelInvalid for a version that did not pass its gate."""
         if kind == POLICY:
             await self._learner.adopt(version)
+            await self._reloader.reload(kind)
             return
         await asyncio.to_thread(promote, self._store, kind, version, reason, force)
         await self._reloader.reload(kind)
@@ -40,7 +42,9 @@ class Registry:
     async def rollback(self, kind: str) -> str:
         """The version that is in force again. Raises NotFound when there is none to go back to."""
         if kind == POLICY:
-            return await self._learner.adopt(previous(self._store, kind))
+            version = await self._learner.adopt(await asyncio.to_thread(previous, self._store, kind))
+            await self._reloader.reload(kind)
+            return version
         version = await asyncio.to_thread(self._store.rollback, kind, BY_HAND)
         await self._reloader.reload(kind)
         return version

@@ -12,7 +12,8 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -29,6 +30,8 @@ from services.errors import SettingsInvalid
 
 PREFIX = "LTRR_"
 _NOT_SETTINGS = {"LTRR_CONFIG"}
+_SCHEMES = {"opensearch_url": ("http", "https"), "qdrant_url": ("http", "https"), "redis_url": ("redis", "rediss")}
+"""Settings that name an engine, and what their addresses begin with."""
 
 
 def _items(value: Any) -> Any:
@@ -83,8 +86,8 @@ class Settings(BaseModel):
         None, description="Qdrant for vectors, http(s)://host:port (default: embedded)"
     )
     qdrant_api_key: SecretStr | None = Field(None, description="API key of Qdrant")
-    qdrant_quantization: str = Field(
-        "none", pattern="^(none|scalar|binary)$", description="vectors kept in memory: none | scalar | binary"
+    qdrant_quantization: Literal["none", "scalar", "binary"] = Field(
+        "none", description="vectors kept in memory: none | scalar | binary"
     )
     redis_url: SecretStr | None = Field(
         None,
@@ -147,6 +150,30 @@ class Settings(BaseModel):
         if self.admin_key is None and not _loopback(self.host):
             raise ValueError(f"host: {self.host} is not a loopback address; set LTRR_ADMIN_KEY, or listen on 127.0.0.1")
         return self
+
+    @model_validator(mode="after")
+    def _engines(self) -> Settings:
+        for name, schemes in _SCHEMES.items():
+            url = getattr(self, name)
+            if url is None:
+                continue
+            try:
+                parts = urlsplit(url.get_secret_value())
+                valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                valid = False
+            if not valid:
+                raise ValueError(f"{name}: an address like {schemes[0]}://host:port is wanted")
+        if self.redis_url is not None and self.signing_keys is None:
+            raise ValueError("signing_keys: must be set when Redis is used, the same for every process: kid:secret,…")
+        if self.ubi and self.opensearch_url is None:
+            raise ValueError("ubi: needs LTRR_OPENSEARCH_URL, where the mirror is kept")
+        return self
+
+    @property
+    def embedded(self) -> list[str]:
+        """Names of the settings without which a part is embedded: such a part belongs to one process."""
+        return [f"{PREFIX}{name.upper()}" for name in _SCHEMES if getattr(self, name) is None]
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

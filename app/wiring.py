@@ -1,4 +1,4 @@
-"""Which concrete classes make up the service: the only place that chooses backends, opens them and closes them."""
+"""Which parts make up the service: opened, connected with each other, and closed again."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from services.backends.fallback_items import FallbackItems
 
 from app.admission import Admission
 from app.derived import LexicalDerived, PredictionDerived, UnderstandingDerived, VectorDerived
 from app.encoders import TASTE, TEXT, current_taste, current_text_encoder
+from app.indexes import Indexes, open_indexes
 from app.policies import fixed_policy, load_policy, served_policy
 from app.registry import Registry
 from app.reloading import Reloader
 from app.settings import Settings
+from app.stores import Stores, open_stores
 from services import metrics
 from services.activity import Activity
 from services.arms.base import Arm
@@ -30,36 +34,37 @@ from services.arms.structured import StructuredArm
 from services.arms.vector import VectorArm
 from services.autocomplete import Autocomplete
 from services.backends.base import EventLog, ItemStore, MemoryIndex, StateStore
-from services.backends.qdrant_edge import QdrantEdgeIndex
-from services.backends.sqlite_items import SqliteItems
-from services.backends.sqlite_log import SqliteLog
-from services.backends.sqlite_memory import SqliteMemory
-from services.backends.sqlite_state import SqliteState
-from services.backends.tantivy import TantivyIndex
 from services.catalogue import Catalogue
-from services.errors import SettingsInvalid
+from services.errors import ModelInvalid, SettingsInvalid, StorageFailed
 from services.explain import Explainer
 from services.feedback import FeedbackService
 from services.fusion import FUSION_WEIGHTS
-from services.learner import Learner, Progress
+from services.learner import KIND as POLICY
+from services.learner import POLICY_FILE, Learner
+from services.learner_link import LearnerLink, LearnerView
 from services.listing import Lister
 from services.models.store import ModelStore
 from services.paging import Pager
 from services.policies.modes import PolicySwitch
+from services.progress import Progress
 from services.query_ids import Signer, load_or_create_keys, parse_keys
 from services.rankers.base import Ranker
 from services.rankers.onnx import FILE as RANKER_FILE
 from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
+from services.schema_in_force import SchemaInForce
 from services.search import Knowledge, SearchEngine
-from services.types import Schema
+from services.types import Deadline
+from services.upkeep import DerivedIndex, SharedIndex, Upkeep
 
 logger = logging.getLogger(__name__)
 
-DAY = 86400.0
 RANKER = "ranker"
 MODE = "policy_mode"
 READY_SECONDS = 1.0
+OBSERVE_SECONDS = 2.0
+ENGINES = 3
+"""Engines that can be elsewhere; with all of them embedded, nobody else writes to the catalogue."""
 
 
 @dataclass(slots=True)
@@ -75,13 +80,16 @@ class System:
     explain: Explainer
     store: ModelStore
     models: Registry
-    learner: Learner
+    learner: LearnerView
     activity: Activity
     log: EventLog
     items: ItemStore
     memory: MemoryIndex
     state: StateStore
     switch: PolicySwitch
+    upkeep: Upkeep
+    pings: Mapping[str, Callable[[], Awaitable[Any]]] = field(default_factory=dict)
+    """Per engine elsewhere, a call that fails when it is away."""
 
     @property
     def admin_key(self) -> str | None:
@@ -103,141 +111,197 @@ class System:
         return blanked
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
-        """Whether searches can be answered, and the state of what they need."""
-        checks: dict[str, str] = {}
-        needed: list[tuple[str, Coroutine[Any, Any, Any]]] = [("log", self.log.end()), ("items", self.items.count())]
-        for name, check in needed:
-            try:
-                async with asyncio.timeout(READY_SECONDS):
-                    await check
-                checks[name] = "ok"
-            except Exception as error:
-                checks[name] = type(error).__name__
-        return all(state == "ok" for state in checks.values()), checks
+        """Whether searches can be answered, and the state of what they need: items, from one place or another. What
+        else is away degrades answers, and taking this process out of service would help nobody."""
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {"log": self.log.end, "items": self.items.count}
+        names = [*calls, *self.pings]
+        states = await asyncio.gather(*(_state(call) for call in (*calls.values(), *self.pings.values())))
+        checks = dict(zip(names, states, strict=True))
+        return "ok" in (checks["items"], checks.get("opensearch")), checks
 
-    async def observe(self) -> Progress:
-        """Bring the gauges that nobody else keeps up to date; where the learner stands."""
-        metrics.ITEMS.set(await self.items.count())
-        return await self.learner.observe()
+    async def observe(self) -> Progress | None:
+        """Bring the gauges that nobody else keeps up to date; where the learner stands, None while that cannot be
+        said."""
+        try:
+            async with asyncio.timeout(OBSERVE_SECONDS):
+                metrics.ITEMS.set(await self.items.count())
+                return await self.learner.observe()
+        except (StorageFailed, TimeoutError):
+            return None
 
 
 @asynccontextmanager
 async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[System]:
-    """Everything open and repaired, with the learner running (unless not `learning`); closed in reverse at the end."""
+    """Everything open and repaired, with what runs in the background running (unless not `learning`); closed in reverse
+    at the end. The learner runs in here where the event log is a file, and is another process where it is shared."""
     check(settings)
-    folder = settings.data_dir
     async with AsyncExitStack() as stack:
-        log = SqliteLog(folder / "log.sqlite3")
-        stack.push_async_callback(log.close)
-        memory = SqliteMemory(folder / "memory.sqlite3", half_life=settings.memory_half_life_days * DAY)
-        stack.push_async_callback(memory.close)
-        items = SqliteItems(folder / "items.sqlite3")
-        stack.push_async_callback(items.close)
-        state = SqliteState(folder / "state.sqlite3")
-        stack.push_async_callback(state.close)
-        store = ModelStore(folder / "models")
-        schema = await items.schema() or Schema()
-        encoder = await asyncio.to_thread(current_text_encoder, settings.encoder, store)
-        taste = await asyncio.to_thread(current_taste, store)
-        lexical = TantivyIndex.open(folder / "lexical", schema)
-        stack.push_async_callback(lexical.close)
-        nearest = QdrantEdgeIndex.open(folder / "vectors", schema, encoder.size)
-        stack.push_async_callback(nearest.close)
-        liked = QdrantEdgeIndex.open(folder / "taste", schema, taste.size)
-        stack.push_async_callback(liked.close)
-
-        vector_arm = VectorArm(nearest, encoder)
-        personal_arm = PersonalArm(liked, taste)
+        stores = await stack.enter_async_context(open_stores(settings))
+        schema = SchemaInForce(stores.items, stores.locks)
+        await schema.refresh()
+        text_encoder = await asyncio.to_thread(current_text_encoder, settings.encoder, stores.models)
+        taste = await asyncio.to_thread(current_taste, stores.models)
+        indexes = await open_indexes(settings, schema.value, text_encoder, taste, stack)
+        vector_arm = VectorArm(indexes.texts, text_encoder)
+        personal_arm = PersonalArm(indexes.tastes, taste)
         # The order of decisions: what is cheap and specific first, so that the budget reaches it; lexical last, because
         # it can always serve and so fills up to the floor.
         arms: tuple[Arm, ...] = (
             MemoryArm(),
-            StructuredArm(lexical),
+            StructuredArm(indexes.lexical),
             personal_arm,
             vector_arm,
-            ExploreArm(lexical),
-            LexicalArm(lexical),
+            ExploreArm(indexes.lexical),
+            LexicalArm(indexes.lexical),
         )
-        knowledge = Knowledge(schema, PassthroughRanker())
+        knowledge = Knowledge(schema.value, PassthroughRanker())
+        texts, tastes, upkeep = _upkeep(settings, stores, indexes, schema, knowledge, vector_arm, personal_arm)
+        catalogue = Catalogue(stores.items, schema, upkeep)
+        stack.push_async_callback(catalogue.close)
+        await upkeep.recover()
+
         switch = PolicySwitch(
             served_policy(settings, load_policy(settings)),
             fixed_policy(settings),
-            await state.get(MODE) or "learned",
+            await stores.state.get(MODE) or "learned",
         )
-        texts = VectorDerived("vector", nearest, vector_arm, items, state, schema)
-        tastes = VectorDerived("taste", liked, personal_arm, items, state, schema)
-        catalogue = Catalogue(
-            items,
-            (
-                UnderstandingDerived(knowledge, memory),
-                LexicalDerived(lexical),
-                texts,
-                tastes,
-                PredictionDerived(memory, knowledge),
-            ),
-        )
-        stack.push_async_callback(catalogue.close)
-        await catalogue.recover()
-        signer = Signer(_keys(settings), settings.query_ttl_seconds)
-        learner = _learner(settings, log, memory, store, switch)
-        await learner.restore()
 
         async def load_ranker() -> None:
-            knowledge.ranker = await asyncio.to_thread(_ranker, store)
+            knowledge.ranker = await asyncio.to_thread(_ranker, stores.models)
 
         async def load_text_encoder() -> None:
-            await texts.adopt(await asyncio.to_thread(current_text_encoder, settings.encoder, store))
+            await texts.adopt(await asyncio.to_thread(current_text_encoder, settings.encoder, stores.models))
 
         async def load_taste() -> None:
-            await tastes.adopt(await asyncio.to_thread(current_taste, store))
+            await tastes.adopt(await asyncio.to_thread(current_taste, stores.models))
 
-        reloader = Reloader(store, {RANKER: load_ranker, TEXT: load_text_encoder, TASTE: load_taste})
-        system = System(
-            settings=settings,
-            admission=Admission(settings.max_concurrency),
-            search=SearchEngine(
-                knowledge=knowledge,
-                arms=arms,
-                decider=switch,
-                index=lexical,
-                items=items,
-                memory=memory,
-                log=log,
-                signer=signer,
-                fusion_weights=FUSION_WEIGHTS,
-                pager=Pager(index=lexical, items=items, log=log, signer=signer),
-                lister=Lister(
-                    arm_names=[arm.name for arm in arms],
-                    mode=lambda: switch.mode,
-                    index=lexical,
-                    items=items,
-                    log=log,
-                    signer=signer,
-                ),
-            ),
-            feedback=FeedbackService(log, signer, settings.query_ttl_seconds, settings.attribution_seconds),
-            autocomplete=Autocomplete(lexical, memory),
-            catalogue=catalogue,
-            explain=Explainer(log, signer, lambda: knowledge.ranker),
-            store=store,
-            models=Registry(store, learner, reloader),
-            learner=learner,
-            activity=Activity(log, fixed_policy(settings).decide, settings.action_weights, settings.candidate_price),
-            log=log,
-            items=items,
-            memory=memory,
-            state=state,
-            switch=switch,
-        )
+        async def load_learned() -> None:
+            switch.learned = served_policy(settings, await asyncio.to_thread(_policy, settings, stores.models))
+
+        loads = {RANKER: load_ranker, TEXT: load_text_encoder, TASTE: load_taste}
+        learner: Learner | LearnerLink
+        if stores.redis is None:
+            learner = local_learner(settings, stores, switch)
+            await learner.restore()
+        else:
+            learner = LearnerLink(stores.log, stores.memory, stores.state)
+            loads[POLICY] = load_learned
+        reloader = Reloader(stores.models, loads)
+        system = _system(settings, stores, indexes, knowledge, arms, switch, learner, catalogue, upkeep, reloader)
         await reloader.reload_all()
         if learning:
-            await stack.enter_async_context(_background(learner.run))
-            await stack.enter_async_context(_background(reloader.run))
+            if isinstance(learner, Learner):
+                await stack.enter_async_context(background(learner.run))
+            await stack.enter_async_context(background(reloader.run))
+            if len(settings.embedded) < ENGINES:
+                await stack.enter_async_context(background(upkeep.follow))
         yield system
 
 
+def _upkeep(
+    settings: Settings,
+    stores: Stores,
+    indexes: Indexes,
+    schema: SchemaInForce,
+    knowledge: Knowledge,
+    vector_arm: VectorArm,
+    personal_arm: PersonalArm,
+) -> tuple[VectorDerived, VectorDerived, Upkeep]:
+    """What must follow the catalogue, sorted into what is this process's own and what others share."""
+    shared_vectors = indexes.qdrant is not None
+    rest = (stores.items, stores.state, schema, stores.locks, shared_vectors)
+    suffix = "" if shared_vectors else indexes.suffix
+    texts = VectorDerived(f"vector{suffix}", indexes.texts, vector_arm, *rest)
+    tastes = VectorDerived(f"taste{suffix}", indexes.tastes, personal_arm, *rest)
+    lexical = LexicalDerived(indexes.lexical, f"lexical{indexes.suffix if indexes.opensearch is None else ''}")
+    predictions = PredictionDerived(stores.memory, knowledge)
+    own: list[DerivedIndex] = [UnderstandingDerived(knowledge, stores.memory)]
+    shared: list[SharedIndex] = []
+    (own if indexes.opensearch is None else shared).append(lexical)
+    (own if indexes.qdrant is None else shared).extend((texts, tastes))
+    (own if stores.redis is None else shared).append(predictions)
+    return texts, tastes, Upkeep(stores.items, schema, stores.locks, own, shared)
+
+
+def _system(
+    settings: Settings,
+    stores: Stores,
+    indexes: Indexes,
+    knowledge: Knowledge,
+    arms: tuple[Arm, ...],
+    switch: PolicySwitch,
+    learner: Learner | LearnerLink,
+    catalogue: Catalogue,
+    upkeep: Upkeep,
+    reloader: Reloader,
+) -> System:
+    index, log, signer = indexes.lexical, stores.log, Signer(_keys(settings), settings.query_ttl_seconds)
+    items: ItemStore = stores.items
+    pings: dict[str, Callable[[], Awaitable[Any]]] = {}
+    if indexes.opensearch is not None:
+        pings["opensearch"] = indexes.opensearch.ping
+        if stores.redis is not None:
+            items = FallbackItems(stores.items, indexes.opensearch.documents)
+    if indexes.qdrant is not None:
+        qdrant = indexes.qdrant
+        pings["qdrant"] = lambda: qdrant.version(Deadline.after(READY_SECONDS))
+
+    async def follow_mode(deadline: Deadline) -> None:
+        switch.mode = await stores.state.get(MODE) or "learned"
+
+    return System(
+        settings=settings,
+        admission=Admission(settings.max_concurrency),
+        search=SearchEngine(
+            knowledge=knowledge,
+            arms=arms,
+            decider=switch,
+            index=index,
+            items=items,
+            memory=stores.memory,
+            log=log,
+            signer=signer,
+            fusion_weights=FUSION_WEIGHTS,
+            pager=Pager(index=index, items=items, log=log, signer=signer),
+            lister=Lister(
+                arm_names=[arm.name for arm in arms],
+                mode=lambda: switch.mode,
+                index=index,
+                items=items,
+                log=log,
+                signer=signer,
+            ),
+            follow_mode=None if stores.redis is None else follow_mode,
+        ),
+        feedback=FeedbackService(log, signer, settings.query_ttl_seconds, settings.attribution_seconds),
+        autocomplete=Autocomplete(index, stores.memory),
+        catalogue=catalogue,
+        explain=Explainer(log, signer, lambda: knowledge.ranker),
+        store=stores.models,
+        models=Registry(stores.models, learner, reloader),
+        learner=learner,
+        activity=Activity(log, fixed_policy(settings).decide, settings.action_weights, settings.candidate_price),
+        log=log,
+        items=stores.items,
+        memory=stores.memory,
+        state=stores.state,
+        switch=switch,
+        upkeep=upkeep,
+        pings=pings,
+    )
+
+
+async def _state(call: Callable[[], Awaitable[Any]]) -> str:
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            await call()
+        return "ok"
+    except Exception as error:
+        return type(error).__name__
+
+
 @asynccontextmanager
-async def _background(work: Any) -> AsyncIterator[None]:
+async def background(work: Any) -> AsyncIterator[None]:
     """`work(stop)` runs beside everything else; at the end it is told to stop and waited for."""
     stop = asyncio.Event()
     task = asyncio.create_task(work(stop))
@@ -249,16 +313,25 @@ async def _background(work: Any) -> AsyncIterator[None]:
             await task
 
 
-def _learner(
-    settings: Settings, log: EventLog, memory: MemoryIndex, store: ModelStore, switch: PolicySwitch
-) -> Learner:
+def local_learner(settings: Settings, stores: Stores, switch: PolicySwitch) -> Learner:
+    """The learner of this process, whose snapshots `switch` decides by at once."""
+
     def publish(version: str, model: bytes) -> None:
         switch.learned = served_policy(settings, load_policy(settings, model, version))
 
+    return new_learner(settings, stores, on_publish=publish)
+
+
+def new_learner(
+    settings: Settings,
+    stores: Stores,
+    on_publish: Callable[[str, bytes], None] | None = None,
+    guard: Callable[[], Awaitable[None]] | None = None,
+) -> Learner:
     return Learner(
-        log,
-        memory,
-        store,
+        stores.log,
+        stores.memory,
+        stores.models,
         load_policy(settings),
         lambda model: load_policy(settings, model),
         attribution=settings.attribution_seconds,
@@ -266,8 +339,20 @@ def _learner(
         price=settings.candidate_price,
         principal_cap=settings.principal_cap,
         snapshot_seconds=settings.snapshot_seconds,
-        on_publish=publish,
+        on_publish=on_publish,
+        guard=guard,
     )
+
+
+def _policy(settings: Settings, store: ModelStore) -> Any:
+    """The learned policy in force by the store; untrained when there is none yet."""
+    stored = store.current(POLICY)
+    if stored is None:
+        return load_policy(settings)
+    try:
+        return load_policy(settings, stored.files[POLICY_FILE], stored.version)
+    except KeyError as error:
+        raise ModelInvalid(f"{POLICY} {stored.version}: not a snapshot of a policy") from error
 
 
 def _ranker(store: ModelStore) -> Ranker:
@@ -284,12 +369,11 @@ def _keys(settings: Settings) -> list[tuple[str, bytes]]:
 
 
 def check(settings: Settings) -> None:
-    """Refuse what this version cannot do and a folder that cannot be written, before anything is opened."""
-    for name in ("opensearch_url", "qdrant_url", "redis_url"):
-        if getattr(settings, name) is not None:
-            raise SettingsInvalid(f"LTRR_{name.upper()}: this version has the embedded backends only; unset it")
+    """Refuse a folder that cannot be written and keys that cannot be, before anything is opened."""
     if settings.signing_keys is not None:
         parse_keys(settings.signing_keys.get_secret_value())
+    if not settings.embedded:
+        return
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

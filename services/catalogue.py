@@ -1,58 +1,26 @@
-"""Writing to the catalogue: items are checked, stored, and taken in by every index before they are acknowledged.
-
-The item store is the one truth. Everything that is derived from it follows by the store's own account of what each
-index has confirmed, so a crash at any moment is repaired by doing what is still pending, and writers that wait together
-share one round of indexing. Indexes are rebuilt as a whole when the schema changes: by new fields, or because the
-catalogue has outgrown what its schema was guessed and its priors were measured on.
-"""
+"""Writing to the catalogue: items are checked, stored, and taken in by every index before they are acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from services.backends.base import ItemStore
 from services.errors import InvalidRequest
 from services.lines import Line, stream
 from services.schema import check, extend, infer, measure
+from services.schema_in_force import SchemaInForce
 from services.types import Deadline, Document, Schema
+from services.upkeep import Upkeep
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BATCH = 500
 """Items that are checked and stored at a time."""
-GROWTH = 2.0
-"""A catalogue this many times as large as when it was last measured is measured again ..."""
-SETTLED = 20_000
-"""... until it was measured on this many items: its constants hardly move any more."""
-SAMPLE = 2_000
-"""Items that a schema is guessed from. A guess from fewer is revised as the catalogue grows."""
 _GET_SECONDS = 5.0
-
-
-class DerivedIndex(Protocol):
-    """Whatever must follow the catalogue: a search index, a vocabulary, predicted queries."""
-
-    @property
-    def name(self) -> str:
-        """Under which the item store keeps what the index has confirmed; never renamed."""
-        ...
-
-    async def stale(self) -> bool:
-        """Asked at the start: whether the index needs a rebuild whatever it had confirmed (it is kept in memory alone,
-        its files are gone, it was made with another encoder)."""
-        ...
-
-    async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        """Searches see it when this returns. Idempotent."""
-        ...
-
-    async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +36,21 @@ class ItemResult:
 
 
 class Catalogue:
-    """`indexes` are brought up to date in the order given. Call `recover` before anything else."""
-
-    def __init__(self, items: ItemStore, indexes: Sequence[DerivedIndex]) -> None:
+    def __init__(self, items: ItemStore, schema: SchemaInForce, upkeep: Upkeep) -> None:
         self._items = items
-        self._indexes = indexes
-        self._schema = Schema()
-        self._schema_change = asyncio.Lock()
-        self._indexing = asyncio.Lock()
+        self._schema = schema
+        self._upkeep = upkeep
         self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def schema(self) -> Schema:
         """Empty until the first items came."""
-        return self._schema
-
-    async def recover(self) -> None:
-        """Repair at the start: rebuild the indexes that need it, give the others what they missed."""
-        self._schema = await self._items.schema() or Schema()
-        await self._whole(self._settle({index.name for index in self._indexes if await index.stale()}))
+        return self._schema.value
 
     async def set_schema(self, schema: Schema) -> None:
         """Put a given schema in force: every index is rebuilt under it before this returns."""
-        async with self._schema_change:
-            if replace(schema, stats=self._schema.stats) != self._schema:
-                await self._set_schema(schema)
-        await self._whole(self._settle())
+        await self._schema.change(lambda old: old if replace(schema, stats=old.stats) == old else schema)
+        await self._whole(self._upkeep.settle())
 
     async def get(self, object_id: str) -> Document | None:
         found = await self._items.get([object_id], Deadline.after(_GET_SECONDS))
@@ -109,7 +66,7 @@ class Catalogue:
             while batch := list(islice(lines, BATCH)):
                 results += await self._store(batch)
         finally:
-            await self._whole(self._settle())
+            await self._whole(self._upkeep.settle())
         return results
 
     async def put_stream(self, chunks: AsyncIterable[bytes]) -> list[ItemResult]:
@@ -119,13 +76,13 @@ class Catalogue:
             async for batch in _batches(stream(chunks)):
                 results += await self._store(batch)
         finally:  # what was stored before the sender broke off is to be found as well
-            await self._whole(self._settle())
+            await self._whole(self._upkeep.settle())
         return results
 
     async def delete(self, object_ids: Sequence[str]) -> int:
         """How many were there. When this returns, no search that starts finds them."""
         deleted = await self._items.delete(object_ids)
-        await self._whole(self._settle())
+        await self._whole(self._upkeep.settle())
         return deleted
 
     async def close(self) -> None:
@@ -136,8 +93,8 @@ class Catalogue:
 
     async def _store(self, lines: Sequence[Line]) -> list[ItemResult]:
         """Put the valid items of `lines` into the store; indexes do not know them yet."""
-        results = [self._check(line, self._schema) for line in lines]
-        schema = self._schema
+        schema = self._schema.value
+        results = [self._check(line, schema) for line in lines]
         changed = await self._fit_schema([document for _, document in results if document is not None])
         if changed is not schema:  # fields that have a role only now
             results = [
@@ -163,80 +120,16 @@ class Catalogue:
 
     async def _fit_schema(self, documents: Sequence[Document]) -> Schema:
         """The schema in force, grown by the fields that `documents` bring."""
-        if not self._schema.inferred or not documents:
-            return self._schema
-        async with self._schema_change:
-            first = not self._schema.fields
-            grown = measure(infer(documents), documents) if first else extend(self._schema, documents)
-            if grown is not self._schema:
-                await self._set_schema(grown)
-            return self._schema
 
-    async def _set_schema(self, schema: Schema) -> None:
-        await self._items.set_schema(schema)
-        self._schema = schema
+        def grown(schema: Schema) -> Schema:
+            if not schema.inferred:
+                return schema
+            return extend(schema, documents) if schema.fields else measure(infer(documents), documents)
 
-    # --- indexing -------------------------------------------------------------------------------------------------
-
-    async def _settle(self, stale: Collection[str] = ()) -> None:
-        """Bring every index up to date with the store. What writers before us left is done with ours."""
-        rebuild = set(stale)
-        async with self._indexing:
-            while not await self._round(rebuild):
-                pass
-
-    async def _round(self, rebuild: set[str]) -> bool:
-        """Whether every index got there under one schema; a writer may have changed it meanwhile."""
-        # Before the scan: what changes while it goes on is pending after it, and told to the index again.
-        sequence = await self._items.sequence()
-        count = await self._items.count()
-        measured = self._schema.stats.get("items", 0.0)
-        documents: list[Document] | None = None
-        if measured < SETTLED and count > GROWTH * measured:
-            documents = await self._scan()
-            await self._measure(documents)
-        schema = self._schema
-        for index in self._indexes:
-            if index.name in rebuild or await self._items.confirmed(index.name) is None:
-                documents = await self._scan() if documents is None else documents
-                logger.info("rebuilding %s: %d items", index.name, len(documents))
-                await index.rebuild(schema, documents)
-                if not await self._confirm(index, sequence, schema):
-                    return False
-                rebuild.discard(index.name)
-            if not await self._catch_up(index, schema):
-                return False
-        return True
-
-    async def _catch_up(self, index: DerivedIndex, schema: Schema) -> bool:
-        while True:
-            sequence, upserts, deletes = await self._items.pending(index.name)
-            if not upserts and not deletes:
-                return True
-            await index.apply(upserts, deletes)
-            if not await self._confirm(index, sequence, schema):
-                return False
-
-    async def _confirm(self, index: DerivedIndex, sequence: int, schema: Schema) -> bool:
-        """Note what `index` has, unless it has it under a schema that is no longer in force."""
-        async with self._schema_change:
-            if self._schema is not schema:
-                return False
-            await self._items.applied(index.name, sequence)
-            return True
-
-    async def _measure(self, documents: Sequence[Document]) -> None:
-        """Measure the constants of the priors; guess the roles anew if they were guessed from few items."""
-        async with self._schema_change:
-            schema = self._schema
-            if schema.inferred and schema.stats.get("items", 0.0) < SAMPLE:
-                # Spread over the catalogue: ids that begin alike are often items that are alike.
-                spread = documents[:: max(1, len(documents) // SAMPLE)]
-                schema = replace(infer(spread), synonyms=schema.synonyms)
-            await self._set_schema(await asyncio.to_thread(measure, schema, documents))
-
-    async def _scan(self) -> list[Document]:
-        return [document async for document in self._items.scan()]
+        # Asked without the lock first: hardly any write changes the schema.
+        if not documents or grown(self._schema.value) is self._schema.value:
+            return self._schema.value
+        return await self._schema.change(grown)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end also when the caller gives up: an index must not be left while its thread goes on."""

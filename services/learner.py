@@ -18,8 +18,7 @@ import json
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from services import metrics
@@ -29,6 +28,7 @@ from services.errors import ModelInvalid, RecordDamaged, StorageFailed
 from services.memory import debiased
 from services.models.store import ModelStore
 from services.policies.base import LearningPolicy, Outcome
+from services.progress import Progress, gauges
 from services.rewards import arm_rewards, examination, principal_weight, reward, strength
 from services.shares import Shares
 from services.types import Deadline, EventStatus, Impression, Interaction, Query
@@ -54,26 +54,13 @@ _KNOWN = 10_000
 """Impressions whose memory key is kept at hand for the feedback that follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where the learner stands."""
-
-    lag: Mapping[str, int]
-    """Per consumer (memory, policy), records of the log it has not taken in yet."""
-    open: int
-    learned: int
-    skipped: int
-    snapshot: str | None
-    snapshot_age: float | None
-    """Seconds since this process wrote or loaded the newest snapshot."""
-
-
 class Learner:
     """One per log. `restore` first, then `run`.
 
     load_policy turns a snapshot's bytes into a policy; attribution is the length of reward windows in seconds of log
     time; weights are per action, price per candidate (services.rewards); principal_cap is how many decisions an hour of
-    one principal count in full; on_publish is called with (version, bytes) of every snapshot, a restored one too.
+    one principal count in full; on_publish is called with (version, bytes) of every snapshot, a restored one too; guard
+    is awaited before a snapshot is written and raises when another process has become the learner.
     """
 
     def __init__(
@@ -90,6 +77,7 @@ class Learner:
         principal_cap: int,
         snapshot_seconds: float,
         on_publish: Callable[[str, bytes], None] | None = None,
+        guard: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = log
@@ -102,6 +90,7 @@ class Learner:
         self._principal_cap = principal_cap
         self._snapshot_seconds = snapshot_seconds
         self._on_publish = on_publish
+        self._guard = guard
         self._clock = clock
 
         self._lock = asyncio.Lock()
@@ -225,14 +214,11 @@ class Learner:
         """Where the learner stands; brings its gauges up to date."""
         end, _ = await self._log.end()
         lag = {"memory": max(0, end - self._memory_offset), "policy": max(0, end - self.offset)}
-        for consumer, records in lag.items():
-            metrics.LEARNER_LAG.labels(consumer).set(records)
         waiting = len(self._windows) + len(self._closed)
-        metrics.LEARNER_OPEN.set(waiting)
         age = None if self._snapshot is None else max(0.0, self._clock() - self._snapshot_at)
-        if age is not None:
-            metrics.SNAPSHOT_AGE.set(age)
-        return Progress(lag, waiting, self._learned, self._skipped, self._snapshot, age)
+        progress = Progress(lag, waiting, self._learned, self._skipped, self._snapshot, age)
+        gauges(progress)
+        return progress
 
     # --- reading ---
 
@@ -243,16 +229,19 @@ class Learner:
             try:
                 return await self._log.read(after, limit)
             except RecordDamaged as error:
-                self._skip(after + 1, error)
-                if self._memory_offset == after:
-                    await self._memory.apply([], after + 1)
-                    self._memory_offset += 1
-                self._taken = max(self._taken, after + 1)
+                damaged = after + 1 if error.offset is None else error.offset
+                await self._skip(damaged, error)
+                if self._memory_offset < damaged:
+                    await self._memory.apply([], damaged)
+                    self._memory_offset = damaged
+                self._taken = max(self._taken, damaged)
 
-    def _skip(self, offset: int, error: Exception) -> None:
+    async def _skip(self, offset: int, error: Exception) -> None:
+        """Pass over a record that cannot be applied, and say so where people look for such records."""
         self._skipped += 1
         metrics.LEARNER_ERRORS.inc()
         logger.error("record_skipped offset=%d error=%s", offset, type(error).__name__)
+        await self._log.bury(offset, type(error).__name__)
 
     async def _reopen(self, low: int, offset: int) -> None:
         """Open the windows that were open when the snapshot was written, without learning anything again."""
@@ -260,8 +249,8 @@ class Learner:
         while self._taken < offset:
             try:
                 records = await self._log.read(self._taken, 1000)
-            except RecordDamaged:
-                self._taken += 1
+            except RecordDamaged as error:
+                self._taken = self._taken + 1 if error.offset is None else error.offset
                 continue
             for at, record in records:
                 if at > offset:
@@ -306,7 +295,7 @@ class Learner:
             except StorageFailed:
                 raise
             except Exception as error:
-                self._skip(offset, error)
+                await self._skip(offset, error)
         await self._memory.apply([], last)
 
     async def _change(self, offset: int, record: Record) -> MemoryChange | None:
@@ -352,7 +341,7 @@ class Learner:
         try:
             return await self._log.impression(query_id, Deadline.after(LOOKUP_SECONDS))
         except RecordDamaged as error:
-            self._skip(offset, error)
+            await self._skip(offset, error)
             return None
 
     # --- policy ---
@@ -368,14 +357,14 @@ class Learner:
             offset, window = self._closed[0]
             impression = await self._impression(offset, window.query_id)
             if impression is not None:
-                self._learn_one(offset, impression, window)
+                await self._learn_one(offset, impression, window)
             self._closed.popleft()
             self._changed = True
             count += 1
             await asyncio.sleep(0)  # searches share this thread
         return count
 
-    def _learn_one(self, offset: int, impression: Impression, window: Window) -> None:
+    async def _learn_one(self, offset: int, impression: Impression, window: Window) -> None:
         weight = principal_weight(self._shares.next(impression), self._principal_cap)
         try:
             outcome = Outcome(
@@ -387,7 +376,7 @@ class Learner:
             )
             self._policy.learn(outcome)
         except Exception as error:
-            self._skip(offset, error)
+            await self._skip(offset, error)
             return
         self._learned += 1
         metrics.LEARNED.inc()
@@ -398,11 +387,12 @@ class Learner:
     async def _publish(self, reason: str, said: Mapping[str, str] | None = None) -> str:
         offset = self.offset
         oldest = self._closed[0][1] if self._closed else self._windows.oldest
+        # Nothing before record `low` is needed again. Windows close in log order, so those that the record after
+        # `offset` closed and that are learned already lie before it.
+        low = offset + 1 if oldest is None else oldest.offset
         state = {
             "offset": offset,
-            # Nothing before this record is needed again. Windows close in log order, so those that the record after
-            # `offset` closed and that are learned already lie before it.
-            "low": offset + 1 if oldest is None else oldest.offset,
+            "low": low,
             "learned": self._learned,
             "hour": self._shares.hour,
             "principals": self._shares.counts,
@@ -412,11 +402,15 @@ class Learner:
         digest = hashlib.sha256(b"".join(files.values())).hexdigest()[:8]
         version = f"{offset:012d}-{digest}"
         meta = {"policy": self._policy.name, "offset": offset, "learned": self._learned, **(said or {})}
+        if self._guard is not None:
+            await self._guard()
         await asyncio.to_thread(self._write, version, files, meta, reason)
         self._changed = False
         self._snapshot, self._snapshot_at = version, self._clock()
         metrics.SNAPSHOT_TIME.set(self._snapshot_at)
         self._announce(version, model)
+        await self._log.consumed("policy", low - 1)
+        await self._log.consumed("memory", self._memory_offset)
         return version
 
     def _write(self, version: str, files: Mapping[str, bytes], meta: Mapping[str, object], reason: str) -> None:

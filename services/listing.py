@@ -9,6 +9,7 @@ from services import metrics, views
 from services.attribution import NO_POLICY
 from services.backends.base import EventLog, ItemStore, LexicalIndex
 from services.errors import Overloaded
+from services.impressions import record
 from services.matching import index_query
 from services.query_ids import Signer
 from services.signature import signature
@@ -53,7 +54,8 @@ class Lister:
         decision = self._no_decision()
         query_id = self._signer.issue(now)
         entries = [Entry(c.object_id, c.score) for c in found.candidates[query.offset :] if c.object_id in documents]
-        await self._log.append(
+        unlogged = await record(
+            self._log,
             Impression(
                 query_id=query_id,
                 root_id=query_id,
@@ -78,7 +80,8 @@ class Lister:
                 shown=tuple(entry.object_id for entry in entries),
                 total=found.total,
                 ranker=NO_POLICY,
-            )
+            ),
+            deadline,
         )
         took = time.perf_counter() - start
         metrics.STAGE_SECONDS.labels("total").observe(took)
@@ -91,7 +94,7 @@ class Lister:
             facets=found.facets,
             understanding=understanding,
             decision=decision,
-            degraded=(),
+            degraded=unlogged,
         )
 
     def _no_decision(self) -> Decision:

@@ -15,6 +15,7 @@ from services import metrics
 from services.attribution import NO_POLICY
 from services.backends.base import EventLog, ItemStore, LexicalIndex
 from services.errors import InvalidRequest, Overloaded
+from services.impressions import record
 from services.matching import index_query
 from services.query_ids import Signer
 from services.signature import signature
@@ -58,7 +59,8 @@ class Pager:
         except TimeoutError as error:
             raise Overloaded("the page could not be put together in time; allow a longer timeout_ms") from error
         query_id = self._signer.issue(now)
-        await self._log.append(
+        unlogged = await record(
+            self._log,
             replace(
                 root,
                 query_id=query_id,
@@ -73,7 +75,8 @@ class Pager:
                 offset=query.offset,
                 shown=tuple(entry.object_id for entry in entries),
                 rows=(),
-            )
+            ),
+            deadline,
         )
         took = time.perf_counter() - start
         metrics.STAGE_SECONDS.labels("page").observe(took)
@@ -85,7 +88,7 @@ class Pager:
             facets=facets,
             understanding=understanding,
             decision=root.decision,
-            degraded=root.degraded,
+            degraded=(*root.degraded, *unlogged),
         )
 
     async def _root(self, query: Query, now: float, deadline: Deadline) -> Impression:

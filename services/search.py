@@ -10,15 +10,17 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from services import metrics, views
 from services.arms.base import Arm
 from services.backends.base import EventLog, IndexResult, ItemStore, LexicalIndex, MemoryIndex
 from services.context import features
+from services.errors import StorageFailed, Unavailable
 from services.filters import matches
 from services.fusion import adapt, explained, fuse, order
+from services.impressions import record
 from services.listing import Lister
 from services.matching import index_query
 from services.memory import memory_key
@@ -74,6 +76,7 @@ class Collected:
     """All that is known of a search when its candidates are to be ranked."""
 
     context: Context
+    deadline: Deadline
     schema: Schema
     features: Mapping[str, float]
     options: tuple[ArmOption, ...]
@@ -102,6 +105,7 @@ class SearchEngine:
         fusion_weights: Mapping[str, float],
         pager: Pager,
         lister: Lister,
+        follow_mode: Callable[[Deadline], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.knowledge = knowledge
@@ -115,6 +119,7 @@ class SearchEngine:
         self._fusion_weights = fusion_weights
         self._pager = pager
         self._lister = lister
+        self._follow_mode = follow_mode
         self._clock = clock
 
     async def answer(self, query: Query) -> Answer:
@@ -127,10 +132,7 @@ class SearchEngine:
         return await self.search(query)
 
     async def search(self, query: Query) -> Answer:
-        """The first page of an answer, under a decision.
-
-        Raises StorageFailed when the answer could not be logged: one that nobody can refer to later is not given.
-        """
+        """The first page of an answer, under a decision. Parts that fail are named in `degraded`, never raised."""
         start = time.perf_counter()
         found = await self.collect(query, self._decider)
         ranker = self.knowledge.ranker
@@ -140,7 +142,9 @@ class SearchEngine:
         shown, table = pool[window], table[window]
         query_id = self._signer.issue(found.context.at)
         with metrics.stage("log"):
-            await self._log.append(_impression(query_id, found, pool, shown, table, ranker.version))
+            unlogged = await record(
+                self._log, _impression(query_id, found, pool, shown, table, ranker.version), found.deadline
+            )
         explanations = ranker.contributions(table) if query.explain else [None] * len(shown)
         entries = [Entry(p.object_id, p.score, p.arms, explanation=e) for p, e in zip(shown, explanations, strict=True)]
         with metrics.stage("present"):
@@ -153,7 +157,7 @@ class SearchEngine:
             facets=found.matched.facets,
             understanding=found.context.understanding,
             decision=found.decision,
-            degraded=tuple(found.degraded),
+            degraded=(*found.degraded, *unlogged),
         )
         _count(answer, found.lists)
         return answer
@@ -181,12 +185,13 @@ class SearchEngine:
                 ids = [pooled.object_id for pooled in pool]
                 async with deadline.enforced():
                     documents = await self._items.get(ids, deadline)
-            except TimeoutError as error:
+            except (TimeoutError, StorageFailed) as error:
                 # Nothing can be shown, which says nothing about what the arms found: not to be learned from.
                 context, documents = replace(context, query=replace(query, learn=False)), {}
                 failed = [*failed, _unavailable("catalogue", error)]
         return Collected(
             context=context,
+            deadline=deadline,
             schema=schema,
             features=seen,
             options=options,
@@ -205,9 +210,10 @@ class SearchEngine:
         """What memory and history know: part of the context, because the policy decides with it."""
         key = memory_key(understanding.normalized)
         deadline = deadline.less((1.0 - RECALL) * query.timeout)
-        remembered, person = await asyncio.gather(
+        remembered, person, _ = await asyncio.gather(
             self._remembered(key, query, schema, deadline),
             self._person(query, deadline),
+            self._mode(deadline),
             return_exceptions=True,
         )
         degraded: list[Degraded] = []
@@ -234,6 +240,12 @@ class SearchEngine:
             return Person()
         async with deadline.enforced():
             return await self._memory.person(query.person, HISTORY_LIMIT, deadline)
+
+    async def _mode(self, deadline: Deadline) -> None:
+        """Where others may change the policy's mode: the one in force now, or, if that cannot be had, the last."""
+        if self._follow_mode is not None:
+            async with deadline.enforced():
+                await self._follow_mode(deadline)
 
     def _options(self, context: Context) -> tuple[ArmOption, ...]:
         return tuple(ArmOption(arm.name, arm.counts if arm.available(context) else (0,)) for arm in self._arms)
@@ -317,9 +329,12 @@ def _impression(
 def _unavailable(arm: str, error: BaseException) -> Degraded:
     if isinstance(error, asyncio.CancelledError):
         raise error
-    if not isinstance(error, TimeoutError):
-        logger.warning("part_failed part=%s error=%s", arm, type(error).__name__)
-    return Degraded(arm, "timeout" if isinstance(error, TimeoutError) else "unavailable")
+    if isinstance(error, TimeoutError):
+        return Degraded(arm, "timeout")
+    if isinstance(error, Unavailable):  # counted, and said, where the engine is called
+        return Degraded(arm, error.reason)
+    logger.warning("part_failed part=%s error=%s", arm, type(error).__name__)
+    return Degraded(arm, "unavailable")
 
 
 def _count(answer: Answer, lists: Mapping[str, Sequence[Candidate]]) -> None:

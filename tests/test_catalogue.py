@@ -14,11 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.backends.local_locks import LocalLocks
 from services.backends.sqlite_items import SqliteItems
-from services.catalogue import BATCH, SAMPLE, Catalogue
+from services.catalogue import BATCH, Catalogue
 from services.errors import InvalidRequest, TooLarge
 from services.lines import Line, stream
+from services.schema_in_force import SchemaInForce
 from services.types import Document, Field, Role, Schema
+from services.upkeep import SAMPLE, Upkeep
 
 
 class Shelf:
@@ -31,6 +34,7 @@ class Shelf:
         self.rounds: list[str] = []
         self.before: Callable[[], Awaitable[None]] | None = None
         self._stale = stale
+        self.volatile = False
 
     async def stale(self) -> bool:
         return self._stale
@@ -58,8 +62,11 @@ class Shelf:
 async def opened(path: Path, *shelves: Shelf) -> AsyncIterator[Catalogue]:
     items = SqliteItems(path)
     try:
-        catalogue = Catalogue(items, shelves)
-        await catalogue.recover()
+        locks = LocalLocks()
+        schema = SchemaInForce(items, locks)
+        upkeep = Upkeep(items, schema, locks, shelves)
+        catalogue = Catalogue(items, schema, upkeep)
+        await upkeep.recover()
         yield catalogue
         await catalogue.close()
     finally:

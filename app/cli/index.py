@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,20 +22,24 @@ from app.ownership import owned, owner
 from app.settings import Settings
 from app.wiring import check, opened
 from services.datasets.folder import SCHEMA, Dataset
-from services.errors import SettingsInvalid
+from services.errors import SettingsInvalid, Unavailable
 from services.schema import describe, load_schema
 from services.types import Schema
 
 SHOWN_PROBLEMS = 20
 DERIVED = ("items.sqlite3", "items.sqlite3-wal", "items.sqlite3-shm", "lexical", "vectors", "taste")
-"""What `--rebuild` removes; the event log, the memory and the models stay."""
+"""What `--rebuild` removes of an embedded service; the event log, the memory and the models stay."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("index", help="index a catalogue or a data set folder", description=__doc__)
     parser.add_argument("source", type=Path, metavar="CATALOGUE_OR_DIR", help="JSONL file (may be .gz) or folder")
     parser.add_argument("--schema", type=Path, metavar="FILE", help="TOML with each field's role (default: inferred)")
-    parser.add_argument("--rebuild", action="store_true", help="start from an empty catalogue")
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="replace the catalogue: what is not in the source goes, and every index is built anew",
+    )
     parser.add_argument("--no-train", action="store_true", help="leave the models of the catalogue as they are")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(run=run)
@@ -44,7 +49,8 @@ def run(asked: argparse.Namespace) -> int:
     settings = Settings.load()
     if not asked.source.exists():
         raise SettingsInvalid(f"index: no such file or folder {asked.source}")
-    running = owner(settings.data_dir)
+    # Nothing of a catalogue that is elsewhere belongs to a process: several may write.
+    running = owner(settings.data_dir) if settings.embedded else None
     if running is None:
         schema = load_schema(asked.schema) if asked.schema else Dataset.open(asked.source).schema
         summary = asyncio.run(index(settings, asked.source, schema, asked.rebuild, not asked.no_train))
@@ -59,19 +65,22 @@ def run(asked: argparse.Namespace) -> int:
 
 
 async def index(settings: Settings, source: Path, schema: Schema | None, rebuild: bool, train: bool) -> Summary:
-    """Into the data folder itself, which nobody serves at the moment."""
+    """Into the data folder itself, which nobody serves at the moment, or into the engines, beside those who serve."""
     check(settings)
-    with owned(settings.data_dir), Progress() as progress:
-        if rebuild:
+    with owned(settings.data_dir) if settings.embedded else nullcontext(), Progress() as progress:
+        if rebuild and settings.redis_url is None:
             _remove(settings.data_dir)
         async with opened(settings, learning=False) as system:
-            summary = await index_opened(system, source, schema, progress.done)
+            summary = await index_opened(system, source, schema, progress.done, replace=rebuild)
             progress.note(f"schema ({'inferred' if schema is None else 'given'}):")
             progress.note(describe(system.catalogue.schema))
             if train:
                 await train_encoders(settings, summary, progress)
             await system.models.take_up()
-            await system.learner.catch_up()
+            try:
+                await system.learner.catch_up()
+            except Unavailable:
+                progress.note("the history is in the log; the learner (ltrr learn) takes it in when it runs")
             await system.learner.publish()
     return summary
 

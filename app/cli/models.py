@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from app.client import Client
 from app.ownership import owned, owner
 from app.registry import BY_HAND, listing, previous, promote
 from app.settings import Settings
+from app.stores import model_store
 from app.wiring import opened
 from services.errors import NotFound
 from services.learner import KIND as POLICY
@@ -86,7 +88,7 @@ def run_rollback(asked: argparse.Namespace) -> None:
 def _adopt(settings: Settings, version: str) -> None:
     """A policy is changed by whoever learns it, or learning would go on from the one before: the running service, or
     else a learner opened for it. Raises Owned while another command is at work."""
-    running = owner(settings.data_dir)
+    running = owner(settings.data_dir) if settings.redis_url is None else None
     if running is not None and running.url is not None:
         Client.of(settings, running.url).send("POST", f"/v1/models/{POLICY}/{version}/promote", b"{}")
         return
@@ -95,7 +97,7 @@ def _adopt(settings: Settings, version: str) -> None:
         async with opened(settings, learning=False) as system:
             await system.learner.adopt(version)
 
-    with owned(settings.data_dir):
+    with owned(settings.data_dir) if settings.embedded else nullcontext():
         asyncio.run(alone())
 
 
@@ -107,7 +109,7 @@ def _done(asked: argparse.Namespace, version: str) -> None:
 
 
 def _store(settings: Settings) -> ModelStore:
-    return ModelStore(settings.data_dir / "models")
+    return model_store(settings)
 
 
 def _print(value: Any) -> None:

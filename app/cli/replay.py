@@ -8,12 +8,11 @@ from dataclasses import asdict
 
 import orjson
 
-from app.cli.event_log import open_log
 from app.policies import fixed_policy, load_policy
 from app.settings import Settings
+from app.stores import model_store, open_log
 from services.errors import LtrrError
 from services.learner import KIND, POLICY_FILE
-from services.models.store import ModelStore
 from services.policies.base import Policy
 from services.replay import Report, replay
 
@@ -41,7 +40,7 @@ def run(asked: argparse.Namespace) -> int:
 
 
 async def _replay(settings: Settings) -> Report:
-    store = ModelStore(settings.data_dir / "models")
+    store = model_store(settings)
     untrained = load_policy(settings)
     policies: dict[str, Policy | None] = {untrained.version: untrained}
 
@@ -53,5 +52,5 @@ async def _replay(settings: Settings) -> Report:
                 policies[version] = None  # pruned since: its decisions can only be drawn again, not computed again
         return policies[version]
 
-    async with open_log(settings.data_dir) as log:
+    async with open_log(settings) as log:
         return await replay(log, fixed_policy(settings), learned)

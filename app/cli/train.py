@@ -11,17 +11,15 @@ from typing import Any
 
 import orjson
 
-from app.cli.event_log import open_log
 from app.cli.progress import Progress
 from app.encoders import TASTE, TEXT
 from app.indexing import Summary, index_opened
 from app.policies import fixed_policy
 from app.settings import Settings
+from app.stores import model_store, open_items, open_log
 from app.wiring import RANKER, System, opened
-from services.backends.sqlite_items import SqliteItems
 from services.datasets.folder import Dataset
-from services.errors import InvalidRequest, ModelInvalid, NotFound, SettingsInvalid
-from services.models.store import ModelStore
+from services.errors import InvalidRequest, ModelInvalid, SettingsInvalid
 from services.policies.modes import PolicySwitch
 from services.rewards import gain
 from services.types import Interaction, Query, Schema
@@ -31,6 +29,8 @@ TRAINING_TIMEOUT = 10.0
 """Seconds for one query: training wants every arm's list, however busy the machine."""
 LIMIT = 10
 SEED = 0
+EMBEDDED = {"opensearch_url": None, "qdrant_url": None, "redis_url": None}
+"""A system of its own beside the one that serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ async def train_ranker(settings: Settings, data: Path | None, seed: int, promote
         training, validation = await _judged(settings, data)
         source = "labels"
     else:
-        async with open_log(settings.data_dir) as log:
+        async with open_log(settings) as log:
             training, validation = await rows.from_log(
                 log, settings.action_weights, settings.attribution_seconds, settings.principal_cap
             )
@@ -95,7 +95,7 @@ async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]
 
     labels = rows.read_labels(data)
     with tempfile.TemporaryDirectory(prefix="ltrr-train-") as scratch, Progress() as progress:
-        apart = settings.model_copy(update={"data_dir": Path(scratch), "admin_key": None})
+        apart = settings.model_copy(update={"data_dir": Path(scratch), "admin_key": None} | EMBEDDED)
         async with opened(apart, learning=False) as system:
             summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
             await train_encoders(apart, summary, progress)
@@ -156,15 +156,9 @@ async def train_text_encoder(settings: Settings, data: Path | None, seed: int, p
         documents: list[Any] = list(dataset.documents())
         schema = dataset.schema or infer(documents)
     else:
-        path = settings.data_dir / "items.sqlite3"
-        if not path.exists():
-            raise NotFound(f"there are no items in {settings.data_dir}; see `ltrr index --help`")
-        items = SqliteItems(path)
-        try:
+        async with open_items(settings) as items:
             documents = [document async for document in items.scan()]
             schema = await items.schema() or Schema()
-        finally:
-            await items.close()
     if not documents:
         raise InvalidRequest("there are no items to train on; see `ltrr index --help`")
     encoder = await asyncio.to_thread(train, documents, schema, seed)
@@ -183,7 +177,7 @@ async def train_taste(settings: Settings, data: Path | None, seed: int, promote:
         weights = settings.action_weights
         history = [(e.user_id, e.object_id, weights.get(e.action_name, 0.0)) for e in Dataset.open(data).history()]
     else:
-        async with open_log(settings.data_dir) as log:
+        async with open_log(settings) as log:
             async for record in records(log):
                 if isinstance(record, Interaction) and record.user_id and record.object_id:
                     history.append((record.user_id, record.object_id, gain(record, settings.action_weights)))
@@ -195,7 +189,7 @@ async def train_taste(settings: Settings, data: Path | None, seed: int, promote:
 def _store(
     settings: Settings, kind: str, files: dict[str, bytes], meta: dict[str, Any], promote: bool, reason: str
 ) -> Outcome:
-    store = ModelStore(settings.data_dir / "models")
+    store = model_store(settings)
     version = store.publish(kind, files, meta)
     if promote:
         store.promote(kind, version, reason)

@@ -16,7 +16,7 @@ from app.pages import assets
 from app.pages.figures import figures
 from app.requests import ADMIN_RESPONSES, json_response
 from app.wiring import System
-from services.errors import NotFound
+from services.errors import NotFound, Unavailable
 from services.types import Field, Role, Schema
 
 POLICY = "; ".join(
@@ -87,6 +87,8 @@ async def activity(request: Request) -> Response:
     """The console's figures."""
     system: System = request.app.state.system
     progress = await system.observe()
+    if progress is None:
+        raise Unavailable("the event log")
     return json_response(
         {
             "mode": system.mode,

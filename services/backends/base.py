@@ -143,18 +143,22 @@ class VectorIndex(Protocol):
     async def apply(self, upserts: Sequence[tuple[Document, Sequence[float]]], deletes: Sequence[str]) -> None: ...
 
     async def rebuild(
-        self, schema: Schema, size: int, points: Iterable[tuple[Document, Sequence[float]]], encoder: str = ""
+        self,
+        schema: Schema,
+        size: int,
+        points: Iterable[tuple[Document, Sequence[float]]],
+        version: str | None = None,
     ) -> None:
         """Replace the whole index (another encoder, another dimension); searches see the old one until the swap.
-        `encoder` is the version of what made the vectors: a shared index says by it whose vectors it holds."""
+        `version` is that of the encoder: a shared index says by it whose vectors it holds."""
         ...
 
     async def stale(self) -> bool:
         """Whether it has to be rebuilt before anything else: it is not there, or not of its size and schema."""
         ...
 
-    async def refresh(self) -> None:
-        """Search what another process has put in force; nothing where the index belongs to this process."""
+    def adopt(self, schema: Schema, size: int, version: str) -> None:
+        """Use the index as another process has rebuilt it; nothing where the index belongs to this process."""
         ...
 
     async def close(self) -> None: ...

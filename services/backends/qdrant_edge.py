@@ -113,7 +113,7 @@ class QdrantEdgeIndex:
             shard = self._shard
             await asyncio.shield(self._write(lambda: shard.apply(upserts, deletes)))
 
-    async def rebuild(self, schema: Schema, size: int, points: Iterable[Point]) -> None:
+    async def rebuild(self, schema: Schema, size: int, points: Iterable[Point], version: str | None = None) -> None:
         """The new index is in force at the very moment of return, so what the caller sets next (the encoder) is never
         out of step with it. Raises StorageFailed; then, and when cancelled, the old one stays in force. `apply` waits
         meanwhile."""
@@ -139,6 +139,12 @@ class QdrantEdgeIndex:
             self.needs_rebuild = False
             # Behind the searches that still wait for the old one.
             self._discarded = self._reader.submit(self._discard, old)
+
+    async def stale(self) -> bool:
+        return self.needs_rebuild
+
+    def adopt(self, schema: Schema, size: int, version: str) -> None:
+        """Nothing: the folder is this process's alone."""
 
     async def close(self) -> None:
         if self._closed:
