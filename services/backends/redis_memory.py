@@ -35,8 +35,8 @@ _NEIGHBOUR_KEYS = 16
 """Neighbouring queries that one look-up reads."""
 _KEYS_PER_VARIANT = 64
 """Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
-_AT_ONCE = 200
-"""Items whose predictions share a run of the script: reads get in between."""
+_AT_ONCE = 100
+"""Items that share a run of the script: reads get in between."""
 _PAIR = struct.Struct("<dd")
 _SCORE = struct.Struct("<d")
 
@@ -150,9 +150,10 @@ class RedisMemory:
     # --- writing: what the catalogue says ---
 
     async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
-        items = [(object_id, _keys(queries)) for object_id, queries in predictions.items()]
-        for start in range(0, len(items), _AT_ONCE):
-            await self._change("predict", {"limits": self._limits, "items": items[start : start + _AT_ONCE]})
+        object_ids = list(predictions)
+        for start in range(0, len(object_ids), _AT_ONCE):
+            items = [(one, _keys(predictions[one])) for one in object_ids[start : start + _AT_ONCE]]
+            await self._change("predict", {"limits": self._limits, "items": items})
 
     async def forget_items(self, object_ids: Sequence[str]) -> None:
         """Histories keep their entries: they say what a person did, and a catalogue often takes an item back."""

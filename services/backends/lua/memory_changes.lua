@@ -147,14 +147,18 @@ end
 -- Of `rows` {name, weight, at}, those that do not belong to the `keep` - 1 that weigh most now: one place is taken by a
 -- new row, which had no time to gain weight.
 local function least(rows, keep)
-  local now = -math.huge
+  local now, found = -math.huge, {}
   for _, row in ipairs(rows) do now = math.max(now, row[3]) end
   for _, row in ipairs(rows) do row[2] = row[2] * decay(now - row[3]) end
-  table.sort(rows, function(a, b)
-    if a[2] ~= b[2] then return a[2] > b[2] end
-    return less(a[1], b[1])
-  end)
-  return {unpack(rows, keep)}
+  while #rows >= keep do
+    local last = 1
+    for i = 2, #rows do
+      local row, lightest = rows[i], rows[last]
+      if row[2] < lightest[2] or row[2] == lightest[2] and less(lightest[1], row[1]) then last = i end
+    end
+    found[#found + 1] = table.remove(rows, last)
+  end
+  return found
 end
 
 local function log2(x)
@@ -327,6 +331,7 @@ local function drop_prediction(key, object)
 end
 
 local function predict(given)
+  limits = given.limits
   for _, item in ipairs(given.items) do
     local object, scores = item[1], item[2]
     local wanted = {}
@@ -341,14 +346,10 @@ local function predict(given)
       local key, place = entry[1], P .. 'p:' .. entry[1]
       if call('HSET', place, object, pack('<d', entry[2])) == 1 then link(key, 'p:') end
       call('ZADD', P .. 'f:' .. object, 0, key)
-      if call('HLEN', place) > given.limits.items_per_query then
+      if call('HLEN', place) > limits.items_per_query then
         local rows, all = {}, call('HGETALL', place)
-        for i = 1, #all, 2 do rows[#rows + 1] = {all[i], read('<d', all[i + 1])} end
-        table.sort(rows, function(a, b)
-          if a[2] ~= b[2] then return a[2] > b[2] end
-          return less(a[1], b[1])
-        end)
-        for i = given.limits.items_per_query + 1, #rows do drop_prediction(key, rows[i][1]) end
+        for i = 1, #all, 2 do rows[#rows + 1] = {all[i], read('<d', all[i + 1]), 0} end
+        for _, row in ipairs(least(rows, limits.items_per_query + 1)) do drop_prediction(key, row[1]) end
       end
     end
   end

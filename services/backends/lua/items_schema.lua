@@ -1,0 +1,6 @@
+-- Puts the schema ARGV[1] in force; another one than before takes every confirmation back. See items_put.lua.
+local P = KEYS[1]
+if redis.call('HGET', P .. 'state', 'schema') ~= ARGV[1] then
+  redis.call('HSET', P .. 'state', 'schema', ARGV[1])
+  redis.call('DEL', P .. 'confirmed')
+end
