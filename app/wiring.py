@@ -88,7 +88,7 @@ class System:
     state: StateStore
     switch: PolicySwitch
     upkeep: Upkeep
-    pings: Mapping[str, Callable[[], Awaitable[Any]]] = field(default_factory=dict)
+    pings: Mapping[str, Callable[[Deadline], Awaitable[Any]]] = field(default_factory=dict)
     """Per engine elsewhere, a call that fails when it is away."""
 
     @property
@@ -113,10 +113,10 @@ class System:
     async def ready(self) -> tuple[bool, dict[str, str]]:
         """Whether searches can be answered, and the state of what they need: items, from one place or another. What
         else is away degrades answers, and taking this process out of service would help nobody."""
-        calls: dict[str, Callable[[], Awaitable[Any]]] = {"log": self.log.end, "items": self.items.count}
-        names = [*calls, *self.pings]
-        states = await asyncio.gather(*(_state(call) for call in (*calls.values(), *self.pings.values())))
-        checks = dict(zip(names, states, strict=True))
+        deadline = Deadline.after(READY_SECONDS)
+        asked: dict[str, Awaitable[Any]] = {"log": self.log.end(), "items": self.items.count()}
+        asked |= {name: ping(deadline) for name, ping in self.pings.items()}
+        checks = dict(zip(asked, await asyncio.gather(*map(_state, asked.values())), strict=True))
         return "ok" in (checks["items"], checks.get("opensearch")), checks
 
     async def observe(self) -> Progress | None:
@@ -237,14 +237,13 @@ def _system(
 ) -> System:
     index, log, signer = indexes.lexical, stores.log, Signer(_keys(settings), settings.query_ttl_seconds)
     items: ItemStore = stores.items
-    pings: dict[str, Callable[[], Awaitable[Any]]] = {}
+    pings: dict[str, Callable[[Deadline], Awaitable[Any]]] = {}
     if indexes.opensearch is not None:
         pings["opensearch"] = indexes.opensearch.ping
         if stores.redis is not None:
             items = FallbackItems(stores.items, indexes.opensearch.documents)
     if indexes.qdrant is not None:
-        qdrant = indexes.qdrant
-        pings["qdrant"] = lambda: qdrant.version(Deadline.after(READY_SECONDS))
+        pings["qdrant"] = indexes.qdrant.version
 
     async def follow_mode(deadline: Deadline) -> None:
         switch.mode = await stores.state.get(MODE) or "learned"
@@ -291,10 +290,10 @@ def _system(
     )
 
 
-async def _state(call: Callable[[], Awaitable[Any]]) -> str:
+async def _state(call: Awaitable[Any]) -> str:
     try:
         async with asyncio.timeout(READY_SECONDS):
-            await call()
+            await call
         return "ok"
     except Exception as error:
         return type(error).__name__
