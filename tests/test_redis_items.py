@@ -239,8 +239,6 @@ def test_old_deletions_go_once_every_index_has_them(server: RedisServer, tmp_pat
             assert await store.changes(3) == (6, [], ["c"])  # "vector" has yet to hear of it
             await store.put([item("a")])
             await store.applied("vector", 7)
-            assert await store.changes(0) == (7, [item("a")], ["c"])
-            await store.applied("lexical", 7)
             assert await store.changes(0) == (7, [item("a")], [])
             assert await store.sequence() == 7
 
