@@ -44,8 +44,9 @@ class Files(Protocol):
         """Raises FileNotFoundError."""
         ...
 
-    def promote(self, kind: str, number: int, record: bytes, guard: Guard | None = None) -> None:
-        """Raises FileExistsError when there is a record of that number: somebody else was faster."""
+    def promote(self, kind: str, version: str, number: int, record: bytes, guard: Guard | None = None) -> None:
+        """Add a record that puts `version` in force. Raises FileExistsError when there is a record of that number, and
+        FileNotFoundError when the version is gone: somebody else was faster."""
         ...
 
     def remove(self, kind: str, versions: Sequence[str], promotions: Sequence[int], newest: int) -> None:

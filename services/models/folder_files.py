@@ -77,8 +77,10 @@ class FolderFiles:
     def promotion(self, kind: str, number: int) -> bytes:
         return self._promotion(kind, number).read_bytes()
 
-    def promote(self, kind: str, number: int, record: bytes, guard: Guard | None = None) -> None:
+    def promote(self, kind: str, version: str, number: int, record: bytes, guard: Guard | None = None) -> None:
         target = self._promotion(kind, number)
+        if not self.has(kind, version):
+            raise FileNotFoundError(errno.ENOENT, "no such version", version)
         if target.exists():
             raise FileExistsError(errno.EEXIST, "such a promotion exists", target.name)
         if guard is not None:

@@ -83,7 +83,7 @@ class RedisFiles:
             pipeline.sadd(self._key("versions", kind), version)
             pipeline.sadd(self._key("kinds"), kind)
 
-        self._transaction(key, check, change, guard)
+        self._transaction([key], check, change, guard)
 
     def promotions(self, kind: str) -> list[int]:
         with _named():
@@ -92,14 +92,16 @@ class RedisFiles:
     def promotion(self, kind: str, number: int) -> bytes:
         return self._field(self._key("promotions", kind), str(number))
 
-    def promote(self, kind: str, number: int, record: bytes, guard: Guard | None = None) -> None:
-        key = self._key("promotions", kind)
+    def promote(self, kind: str, version: str, number: int, record: bytes, guard: Guard | None = None) -> None:
+        key, target = self._key("promotions", kind), self._key("version", kind, version)
 
         def check(pipeline: Pipeline) -> None:
+            if not pipeline.exists(target):
+                raise FileNotFoundError(errno.ENOENT, "no such version", version)
             if pipeline.hexists(key, str(number)):
                 raise FileExistsError(errno.EEXIST, "such a promotion exists", str(number))
 
-        self._transaction(key, check, lambda pipeline: pipeline.hsetnx(key, str(number), record), guard)
+        self._transaction([key, target], check, lambda pipeline: pipeline.hsetnx(key, str(number), record), guard)
 
     def remove(self, kind: str, versions: Sequence[str], promotions: Sequence[int], newest: int) -> None:
         key = self._key("promotions", kind)
@@ -116,7 +118,7 @@ class RedisFiles:
                 pipeline.hdel(key, *map(str, promotions))
 
         if versions or promotions:
-            self._transaction(key, check, change)
+            self._transaction([key], check, change)
 
     def close(self) -> None:
         self._client.close()
@@ -137,17 +139,17 @@ class RedisFiles:
 
     def _transaction(
         self,
-        watched: str,
+        watched: list[str],
         check: Callable[[Pipeline], None],
         change: Callable[[Pipeline], Any],
         guard: Guard | None = None,
     ) -> None:
-        """Make the change unless `check` raises or, meanwhile, `watched` changes or the writer's epoch ends."""
+        """Make the change unless `check` raises or the writer's epoch is over; again when `watched` changed meanwhile."""
         with _named():
             for _ in range(TRIES):
                 with self._client.pipeline(transaction=True) as pipeline, suppress(WatchError):
                     fence = self._fence() if self._fence is not None else None
-                    pipeline.watch(watched, *([fence[0]] if fence else []))
+                    pipeline.watch(*watched, *([fence[0]] if fence else []))
                     if fence and int(pipeline.get(fence[0]) or 0) != fence[1]:
                         raise StorageFailed("redis: another process writes models now")
                     check(pipeline)

@@ -192,9 +192,11 @@ class ModelStore:
         return self._unhindered(lambda: self._prune(kind, keep))
 
     def _prune(self, kind: str, keep: int) -> list[str]:
+        # In this order, so that what is published or promoted meanwhile is not taken for old.
+        names = self._files.versions(_safe(kind))
         record = self._record(kind)
         kept = {v.version for v in self.versions(kind)[:keep]} | set(record.stack[-1:])
-        gone = [name for name in self._files.versions(kind) if name not in kept]
+        gone = [name for name in names if name not in kept]
         self._files.remove(kind, gone, self._files.promotions(kind)[keep:], record.number)
         return gone
 
@@ -273,11 +275,14 @@ class ModelStore:
     def _put(
         self, kind: str, record: _Record, stack: tuple[str, ...], promotion: Promotion, guard: Guard | None = None
     ) -> None:
-        known = set(self._files.versions(kind))
+        known = {*self._files.versions(kind), promotion.version}
         stack = tuple(v for v in stack if v in known)[-HISTORY:]
         history = (*(p for p in record.history if p.version in known), promotion)[-HISTORY:]
         body = {"format": FORMAT, "stack": stack, "history": [asdict(p) for p in history]}
-        self._files.promote(kind, record.number + 1, _seal(body), guard)
+        try:
+            self._files.promote(kind, promotion.version, record.number + 1, _seal(body), guard)
+        except FileNotFoundError:
+            raise NotFound(f"{kind} {promotion.version}: no such version any more") from None
 
 
 def _safe(name: str) -> str:
