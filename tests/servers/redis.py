@@ -24,7 +24,7 @@ def free_port() -> int:
 
 class RedisServer:
     """`with RedisServer() as server:` runs redis-server on a free loopback port, durable unless `options` say otherwise
-    (names as in redis.conf, with _ for -). The folder goes with the context."""
+    (as lines of redis.conf, the names with _ for -). The folder goes with the context."""
 
     def __init__(self, **options: str | int) -> None:
         found = shutil.which("redis-server")
@@ -35,7 +35,7 @@ class RedisServer:
             "appendonly": "yes",
             "appendfsync": "always",
             "maxmemory_policy": "noeviction",
-            "save": "",
+            "save": '""',
             **options,
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -95,7 +95,7 @@ class RedisServer:
     def _configuration(self, log: Path) -> str:
         fixed = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "logfile": log, "daemonize": "no"}
         options = {**fixed, **self._options}
-        return "".join(f'{name.replace("_", "-")} "{value}"\n' for name, value in options.items())
+        return "".join(f"{name.replace('_', '-')} {value}\n" for name, value in options.items())
 
     def _answers(self) -> bool:
         """Whether it serves, waiting for it; False once it has ended."""
