@@ -144,7 +144,7 @@ class RedisFiles:
         change: Callable[[Pipeline], Any],
         guard: Guard | None = None,
     ) -> None:
-        """Make the change unless `check` raises or the writer's epoch is over; again when `watched` changed meanwhile."""
+        """Make the change unless `check` raises or the epoch is over; again when `watched` changed meanwhile."""
         with _named():
             for _ in range(TRIES):
                 with self._client.pipeline(transaction=True) as pipeline, suppress(WatchError):
