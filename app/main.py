@@ -1,4 +1,4 @@
-"""The HTTP application: what is served where, and what is opened and closed around it."""
+"""The HTTP applications of gateway and learner: what is served where, and what is opened and closed around it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,35 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, params
 from fastapi.middleware.cors import CORSMiddleware
 
-from app import errors
+from app import errors, metrics_export
 from app.middleware import GuardOrigin, LimitBody, Measure
 from app.pages import pages
 from app.routes import autocomplete, explain, feedback, health, items, models, policy, search, users
 from app.security import LOOPBACK, OriginGuard, admin_only
+from app.server import Draining
 from app.settings import Settings
 from app.wiring import opened
 from services.errors import LtrrError
+from services.fusion import FUSION_WEIGHTS
 
 COLLECT = (50_000, 20, 50)
 """Thresholds of the garbage collector: new objects, then collections of each generation before the next older one."""
 
+PUBLIC = tuple(part.router for part in (search, feedback, autocomplete, items, health))
+ADMIN = (
+    items.writes,
+    explain.router,
+    models.router,
+    policy.router,
+    users.router,
+    health.metrics_router,
+    pages.data,
+)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Opened = Callable[[Settings], AbstractAsyncContextManager[health.Watched]]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -33,26 +46,35 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redirect_slashes=False,
         redoc_url=None,
-        lifespan=_lifespan(settings),
+        lifespan=_lifespan(settings, opened),
     )
-    errors.install(app)
-    key = settings.admin_key.get_secret_value() if settings.admin_key else None
-    admin = [Depends(admin_only(key))]
-    for route in (search, feedback, autocomplete, items, health):
-        app.include_router(route.router)
-    for router in (
-        items.writes,
-        explain.router,
-        models.router,
-        policy.router,
-        users.router,
-        health.metrics_router,
-        pages.data,
-    ):
+    admin = _prepare(app, settings)
+    for router in (*PUBLIC, pages.router):
+        app.include_router(router)
+    for router in ADMIN:
         app.include_router(router, dependencies=admin)
-    app.include_router(pages.router)
+    _install_middleware(app, settings)
+    metrics_export.begin((*PUBLIC, *ADMIN), FUSION_WEIGHTS)
+    return app
+
+
+def create_learner_app(settings: Settings, learning: Opened) -> FastAPI:
+    """Probes and metrics of the process that learns, which is `learning` for as long as it is served."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(settings, learning))
+    admin = _prepare(app, settings)
+    app.include_router(health.router)
+    app.include_router(health.metrics_router, dependencies=admin)
     _install_middleware(app, settings)
     return app
+
+
+def _prepare(app: FastAPI, settings: Settings) -> list[params.Depends]:
+    """What every application has; the dependency of the operations that need the admin key."""
+    app.state.draining = Draining()
+    app.state.exposition = metrics_export.Exposition()
+    errors.install(app)
+    key = settings.admin_key.get_secret_value() if settings.admin_key else None
+    return [Depends(admin_only(key))]
 
 
 def _install_middleware(app: FastAPI, settings: Settings) -> None:
@@ -72,7 +94,7 @@ def _install_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(Measure)
 
 
-def _lifespan(settings: Settings) -> Lifespan:
+def _lifespan(settings: Settings, opened: Opened) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:

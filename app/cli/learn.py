@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from app.main import create_learner_app
+from app.server import DrainingServer, configured, listening, run_server
 from app.settings import Settings
 from services.errors import SettingsInvalid
 
@@ -14,7 +16,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(asked: argparse.Namespace) -> None:
-    Settings.load()
-    raise SettingsInvalid(
-        "learn: the embedded event log belongs to the serving process, and the learner runs inside it; use `ltrr serve`"
-    )
+    settings = Settings.load()
+    if settings.redis_url is None:
+        raise SettingsInvalid(
+            "learn: the embedded event log belongs to the serving process, and the learner runs inside it;"
+            " use `ltrr serve`"
+        )
+    learn(settings)
+
+
+def learn(settings: Settings) -> None:
+    """Learn until told to stop, with probes and metrics on the learner's port. Raises StartFailed, StorageFailed."""
+    from app.learning import learning
+
+    with listening(settings.host, settings.learner_port) as listener:
+        app = create_learner_app(settings, learning)
+        run_server(DrainingServer(configured(app), app.state.draining, 0.0), app, listener)

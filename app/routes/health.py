@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from app.metrics_export import Exposition
 from app.requests import ADMIN_RESPONSES, json_response, problems
 from app.schemas import Health
-from app.wiring import System
+
+
+class Watched(Protocol):
+    """What serves or learns, as its probes see it."""
+
+    async def ready(self) -> tuple[bool, dict[str, str]]: ...
+
+    async def observe(self) -> object: ...
+
 
 router = APIRouter(tags=["operations"])
 metrics_router = APIRouter(tags=["operations"])
@@ -23,10 +33,13 @@ async def livez() -> Response:
     "/readyz",
     summary="Can it answer searches",
     response_model=Health,
-    responses=problems() | {503: {"model": Health, "description": "it cannot; `checks` names the part"}},
+    responses=problems()
+    | {503: {"model": Health, "description": "it cannot, and `checks` names the part; or it is about to leave"}},
 )
 async def readyz(request: Request) -> Response:
-    system: System = request.app.state.system
+    if request.app.state.draining.active:
+        return json_response({"status": "draining"}, 503)
+    system: Watched = request.app.state.system
     ready, checks = await system.ready()
     return json_response({"status": "ok" if ready else "unavailable", "checks": checks}, 200 if ready else 503)
 
@@ -38,6 +51,7 @@ async def readyz(request: Request) -> Response:
     responses=ADMIN_RESPONSES,
 )
 async def prometheus(request: Request) -> Response:
-    system: System = request.app.state.system
+    system: Watched = request.app.state.system
     await system.observe()
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    exposition: Exposition = request.app.state.exposition
+    return await exposition.response()

@@ -1,0 +1,109 @@
+"""Metrics on their way out: the whole picture from any worker, series that begin at 0, and those of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import resource
+import time
+from collections.abc import Iterable
+
+from fastapi import APIRouter, Response
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from services import metrics
+from services.types import EventStatus
+
+LAG_SECONDS = 0.1
+PROCESS_SECONDS = 1.0
+ANSWERS = ("422", "500", "503")
+"""What any route may answer with instead of its own status."""
+OUTCOMES = ("ok", "timeout", "error", "garbage", "unavailable", "circuit_open")
+SEARCH = "/v1/search"
+PAGE_BYTES = resource.getpagesize()
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("ltrr")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def render() -> bytes:
+    """All metrics as text: of this process, or of all workers together. Takes tens of milliseconds."""
+    registry = REGISTRY
+    if values.ValueClass._multiprocess:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+class Exposition:
+    """/metrics, rendered in a thread; who asks while that goes on gets the next one, together with others."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Task[bytes] | None = None
+        self._lock = asyncio.Lock()
+
+    async def response(self) -> Response:
+        if self._next is None:
+            self._next = asyncio.create_task(self._render())
+        return Response(await asyncio.shield(self._next), media_type=CONTENT_TYPE_LATEST)
+
+    async def _render(self) -> bytes:
+        async with self._lock:
+            self._next = None
+            return await asyncio.to_thread(render)
+
+
+async def watch(worker: int) -> None:
+    """Keep the metrics of the process up to date, until cancelled."""
+    metrics.BUILD_INFO.labels(version()).set(1)
+    metrics.WORKERS.set(1)
+    name = str(worker)
+    counted = 0.0
+    described = 0.0
+    while True:
+        start = time.perf_counter()
+        await asyncio.sleep(LAG_SECONDS)
+        now = time.perf_counter()
+        metrics.LOOP_LAG.observe(max(0.0, now - start - LAG_SECONDS))
+        if now - described >= PROCESS_SECONDS:
+            described = now
+            used = time.process_time()
+            metrics.PROCESS_CPU.labels(name).inc(used - counted)
+            counted = used
+            _describe(name)
+
+
+def _describe(worker: str) -> None:
+    """From /proc; elsewhere the two gauges stay at 0."""
+    try:
+        with open("/proc/self/statm", "rb") as memory:
+            metrics.PROCESS_MEMORY.labels(worker).set(int(memory.read().split()[1]) * PAGE_BYTES)
+        metrics.PROCESS_FDS.labels(worker).set(len(os.listdir("/proc/self/fd")))
+    except OSError:
+        return
+
+
+def begin(routers: Iterable[APIRouter], arms: Iterable[str]) -> None:
+    """Let series of closed label sets exist at 0 before the first event, so that no rate misses it."""
+    for route in (route for router in routers for route in router.routes):
+        if isinstance(route, APIRoute):
+            metrics.REQUEST_SECONDS.labels(route.path)
+            for status in (str(route.status_code or 200), *ANSWERS):
+                metrics.REQUESTS.labels(route.path, status)
+    metrics.SHED.labels(SEARCH)
+    for event in EventStatus:
+        metrics.FEEDBACK.labels(event)
+    for arm in arms:
+        metrics.ARM_SECONDS.labels(arm)
+        metrics.ARM_CANDIDATES.labels(arm)
+        metrics.HITS_SHOWN.labels(arm)
+        metrics.PROPENSITY.labels(arm)
+        for outcome in OUTCOMES:
+            metrics.ARM_REQUESTS.labels(arm, outcome)
