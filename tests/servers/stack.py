@@ -12,11 +12,9 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import httpx
 
@@ -85,9 +83,8 @@ class Stack:
 @contextmanager
 def stack(workers: int = 1, learner: bool = True) -> Iterator[Stack]:
     with ExitStack() as opened:
-        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="stack-")))
         redis = opened.enter_context(RedisServer())
-        qdrant = opened.enter_context(QdrantStub(data=folder / "qdrant"))
+        qdrant = opened.enter_context(QdrantStub())
         opensearch = opened.enter_context(OpenSearchNode())
         running = Stack(opensearch, qdrant, redis, workers)
         if learner:
