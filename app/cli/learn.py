@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from app.learning import learning
 from app.main import create_learner_app
 from app.server import DrainingServer, configured, listening, run_server
 from app.settings import Settings
@@ -27,8 +28,6 @@ def run(asked: argparse.Namespace) -> None:
 
 def learn(settings: Settings) -> None:
     """Learn until told to stop, with probes and metrics on the learner's port. Raises StartFailed, StorageFailed."""
-    from app.learning import learning
-
     with listening(settings.host, settings.learner_port) as listener:
         app = create_learner_app(settings, learning)
         run_server(DrainingServer(configured(app), app.state.draining, 0.0), app, listener)
