@@ -203,7 +203,7 @@ def _learner(board: Board) -> None:
             steps=Steps("transparent", [(5000, BAD)]),
         ),
         lines(
-            "Open windows",
+            "Open windows over time",
             "Answers whose reward window is open.",
             (f"max(ltrr_learner_open_impressions{{{PROCESSES}}})", "answers"),
             colors={"answers": "blue"},

@@ -156,10 +156,9 @@ def _objectives(board: Board) -> None:
 
 def _requests(board: Board) -> None:
     board.row("Requests")
-    per_class = (
-        f"sum by (class) (label_replace(rate({REQUESTS}{{{PROCESSES}}}[$__rate_interval]),"
-        ' "class", "${1}xx", "status", "(.).."))'
-    )
+    per_class = [
+        (f'sum(rate({REQUESTS}{{{PROCESSES},status=~"{one[0]}.."}}[$__rate_interval]))', one) for one in ANSWERS
+    ]
     failing = (
         f'(sum by (route) (rate({REQUESTS}{{{PROCESSES},status=~"5.."}}[$__rate_interval]))'
         f" or 0 * sum by (route) (rate({REQUESTS}{{{PROCESSES}}}[$__rate_interval])))"
@@ -179,7 +178,7 @@ def _requests(board: Board) -> None:
         lines(
             "Answers by class",
             "Requests each second by class of status: 4xx is what callers did wrong, 5xx what we did.",
-            (per_class, "{{class}}"),
+            *per_class,
             unit="reqps",
             stacked=True,
             colors=ANSWERS,

@@ -24,7 +24,7 @@ RUNNING = "ltrr_event_loop_lag_seconds_count"
 
 GOOD, FAIR, POOR, BAD = "green", "yellow", "orange", "red"
 QUANTILES = {"p50": "green", "p90": "yellow", "p95": "orange", "p99": "red"}
-ANSWERS = {"2xx": "green", "3xx": "blue", "4xx": "orange", "5xx": "red"}
+ANSWERS = {"2xx": "green", "4xx": "orange", "5xx": "red"}
 
 Query: TypeAlias = tuple[str, str]
 """Expression and legend."""
