@@ -122,6 +122,26 @@ class TestSettings:
         assert commented == {name: default for name, mark, default in VARIABLE.findall(text) if mark == ":-"}
 
 
+@pytest.mark.parametrize("path", ["UPGRADING.md", "deploy/README.md"])
+class TestDocuments:
+    def test_commands_that_are_named_exist(self, path: str) -> None:
+        text = (ROOT / path).read_text("utf-8")
+        found = re.findall(r"^```sh\n(.*?)^```|`([^`\n]+)`", text, re.MULTILINE | re.DOTALL)
+        lines = [line for parts in found for part in parts for line in part.splitlines()]
+        named = {match[1] for line in lines if (match := re.search(r"(?:^|&& )ltrr ([a-z]+)", line))}
+        (commands,) = (action.choices for action in usage()._actions if action.dest == "command")
+        assert named
+        assert named <= set(commands or ())
+
+    def test_files_that_are_named_exist(self, path: str) -> None:
+        text = (ROOT / path).read_text("utf-8")
+        links = [(ROOT / path).parent / link for link in re.findall(r"\]\(([^):]+)\)", text)]
+        spans = [ROOT / span for span in re.findall(r"`((?:deploy|services|app|requirements)[/\w.-]+)`", text)]
+        assert links
+        assert spans
+        assert [file for file in links + spans if not file.exists()] == []
+
+
 class TestCompose:
     def test_it_is_what_the_specification_says(self) -> None:
         schema = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
