@@ -43,12 +43,16 @@ class Reloader:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look every POLL_SECONDS until `stop` is set."""
+        failing: set[str] = set()
         while not stop.is_set():
             for kind in self._loads:
                 try:
                     await self.reload(kind)
-                except Exception:
-                    logger.exception("model_not_taken_up kind=%s", kind)
+                    failing.discard(kind)
+                except Exception as error:
+                    if kind not in failing:  # said once: the store may be away for a while
+                        logger.warning("model_not_taken_up kind=%s error=%s", kind, type(error).__name__)
+                    failing.add(kind)
             try:
                 await asyncio.wait_for(stop.wait(), POLL_SECONDS)
             except TimeoutError:

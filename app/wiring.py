@@ -188,7 +188,10 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
             loads[POLICY] = load_learned
         reloader = Reloader(stores.models, loads)
         system = _system(settings, stores, indexes, knowledge, arms, switch, learner, catalogue, upkeep, reloader)
-        await reloader.reload_all()
+        try:
+            await reloader.reload_all()
+        except (StorageFailed, TimeoutError) as error:  # an engine is away: tried again in the background
+            logger.warning("model_not_taken_up error=%s", type(error).__name__)
         if learning:
             if isinstance(learner, Learner):
                 await stack.enter_async_context(background(learner.run))

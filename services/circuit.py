@@ -54,6 +54,11 @@ class Circuit:
         """closed | open | half_open"""
         return self._state
 
+    @property
+    def willing(self) -> bool:
+        """Whether `admit` would let a call through now."""
+        return self._state == "closed" or self._clock() - self._probed >= PROBE_SECONDS
+
     def admit(self) -> int | None:
         """A token for `settle` when the call may go through, else None. A token need not be settled."""
         if self._state == "closed":

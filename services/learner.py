@@ -44,14 +44,16 @@ KEEP = 10
 """Snapshots kept."""
 
 POLL_SECONDS = 0.1
+STEP_RECORDS = 250
+"""Records taken in at once: where the memory is shared, it serves nobody while it takes them in."""
 RETRY_SECONDS = 1.0
 LOOKUP_SECONDS = 5.0
 OUTCOMES_A_STEP = 64
-"""Decisions learned before the log is read again: memory must not wait while a pile of windows closes."""
+"""Decisions learned before the log is read again: memory must not wait for a pile of windows."""
 MOST_PENDING = 20_000
 """Closed windows that may wait to be learned before reading pauses."""
 _KNOWN = 10_000
-"""Impressions whose memory key is kept at hand for the feedback that follows."""
+"""Impressions whose memory key is kept at hand."""
 
 
 class Learner:
@@ -110,8 +112,6 @@ class Learner:
         self._snapshot: str | None = None
         self._snapshot_at = clock()
 
-    # --- life ---
-
     async def restore(self) -> None:
         """Continue from the newest intact snapshot, or from the beginning of the log when there is none.
 
@@ -143,6 +143,7 @@ class Learner:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Learn until `stop` is set; then write a last snapshot. Failures are logged and tried again."""
+        failing = False
         while not stop.is_set():
             self._wake.clear()
             pause = POLL_SECONDS
@@ -153,6 +154,11 @@ class Learner:
                     await self._tick()
                 if self._changed and self._clock() - self._snapshot_at >= self._snapshot_seconds:
                     await self.publish()
+                failing = False
+            except StorageFailed as error:
+                if not failing:  # said once: a store may be away for long
+                    logger.warning("learner_waits offset=%d error=%s", self._taken, type(error).__name__)
+                failing, pause = True, RETRY_SECONDS
             except Exception:
                 logger.exception("learner_failed offset=%d", self._taken)
                 pause = RETRY_SECONDS
@@ -169,7 +175,7 @@ class Learner:
         """There is something new in the log. Call it from the learner's own event loop."""
         self._wake.set()
 
-    async def step(self, limit: int = 1000) -> int:
+    async def step(self, limit: int = STEP_RECORDS) -> int:
         """Take in the next records, at most `limit`, and learn some of the decisions whose time is up. How much was
         done; 0 when there is nothing to do."""
         async with self._lock:
@@ -203,8 +209,6 @@ class Learner:
             self._policy = self._load_policy(stored.files[POLICY_FILE])
             return await self._publish(f"adopted {version}", {ADOPTED: version})
 
-    # --- numbers ---
-
     @property
     def offset(self) -> int:
         """Last record of which the policy has learned all there is to learn."""
@@ -219,8 +223,6 @@ class Learner:
         progress = Progress(lag, waiting, self._learned, self._skipped, self._snapshot, age)
         gauges(progress)
         return progress
-
-    # --- reading ---
 
     async def _read(self, limit: int) -> list[tuple[int, Record]]:
         """Records that a consumer has not had; a damaged one is passed over by both."""
@@ -244,7 +246,7 @@ class Learner:
         await self._log.bury(offset, type(error).__name__)
 
     async def _reopen(self, low: int, offset: int) -> None:
-        """Open the windows that were open when the snapshot was written, without learning anything again."""
+        """Open the windows that were open when the snapshot was written, learning nothing again."""
         self._taken = low - 1
         while self._taken < offset:
             try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from services import metrics, views
 from services.arms.base import Arm
 from services.backends.base import EventLog, IndexResult, ItemStore, LexicalIndex, MemoryIndex
+from services.circuit import Circuit
 from services.context import features
 from services.errors import StorageFailed, Unavailable
 from services.filters import matches
@@ -59,6 +60,8 @@ RECALL = 0.3
 """Share of the time that memory and histories may take: without them there is still an answer."""
 RESERVE = 0.15
 """Share of the time that is kept for ranking and logging after the arms."""
+RESCUED = 25
+"""Candidates asked of each other arm when all that were chosen failed."""
 TOP_UP_STEP = 1e-6
 
 
@@ -110,6 +113,7 @@ class SearchEngine:
     ) -> None:
         self.knowledge = knowledge
         self._arms = tuple(arms)
+        self._circuits = {arm.name: Circuit() for arm in self._arms}
         self._decider = decider
         self._index = index
         self._items = items
@@ -176,7 +180,12 @@ class SearchEngine:
             seen = features(context, options, schema.title)
             decision = decider.decide(seen, options, secrets.randbits(63))
         with metrics.stage("retrieve"):
-            lists, matched, failed = await self._retrieve(context, decision, deadline.less(RESERVE * query.timeout))
+            until = deadline.less(RESERVE * query.timeout)
+            lists, matched, failed = await self._retrieve(context, decision, until)
+            if failed and not matched.candidates and not any(lists.values()):
+                # Nothing was found for want of an engine: not to be learned from, and others may know something.
+                context = replace(context, query=replace(query, learn=False))
+                lists |= await self._rescue(context, decision, until)
         with metrics.stage("fuse"):
             weights = adapt(self._fusion_weights, *explained(understanding, schema.title))
             pool = _top_up(fuse(lists, weights), matched.candidates, query.offset + query.limit)
@@ -248,7 +257,11 @@ class SearchEngine:
                 await self._follow_mode(deadline)
 
     def _options(self, context: Context) -> tuple[ArmOption, ...]:
-        return tuple(ArmOption(arm.name, arm.counts if arm.available(context) else (0,)) for arm in self._arms)
+        """What may be chosen: an arm that keeps failing is not offered, so that others are chosen in its place."""
+        return tuple(ArmOption(arm.name, arm.counts if self._can_ask(arm, context) else (0,)) for arm in self._arms)
+
+    def _can_ask(self, arm: Arm, context: Context) -> bool:
+        return self._circuits[arm.name].willing and arm.available(context)
 
     async def _retrieve(
         self, context: Context, decision: Decision, deadline: Deadline
@@ -256,12 +269,22 @@ class SearchEngine:
         """The arms' lists, and everything that matches (its count, facets, static order), all at the same time."""
         counts = {name: choice.count for name, choice in decision.arms.items()}
         (lists, degraded), matched = await asyncio.gather(
-            retrieve(self._arms, counts, context, deadline), self._matched(context, deadline)
+            retrieve(self._arms, counts, context, deadline, self._circuits), self._matched(context, deadline)
         )
         if isinstance(matched, Degraded):
             degraded.append(matched)
             matched = IndexResult((), len({c.object_id for found in lists.values() for c in found}))
         return lists, matched, degraded
+
+    async def _rescue(self, context: Context, decision: Decision, deadline: Deadline) -> dict[str, list[Candidate]]:
+        """Lists of the arms that the decision left out, RESCUED candidates each."""
+        counts = {
+            arm.name: RESCUED
+            for arm in self._arms
+            if decision.arms[arm.name].count == 0 and self._can_ask(arm, context)
+        }
+        lists, _ = await retrieve(self._arms, counts, context, deadline, self._circuits)
+        return lists
 
     async def _matched(self, context: Context, deadline: Deadline) -> IndexResult | Degraded:
         try:

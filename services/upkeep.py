@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from services.backends.base import ItemStore, Locks
+from services.errors import StorageFailed
 from services.schema import infer, measure
 from services.schema_in_force import SchemaInForce
 from services.types import Document, Schema
@@ -104,10 +105,11 @@ class Upkeep:
         if not self._shared:
             await self.settle()
             return
-        await self._catch_up_alone()
+        await self._catch_up_own()
         try:
+            await self._refresh()
             await self.settle()
-        except Exception as error:
+        except (StorageFailed, TimeoutError) as error:
             logger.warning("index_behind error=%s", type(error).__name__)
 
     async def settle(self) -> None:
@@ -145,12 +147,21 @@ class Upkeep:
 
     async def _catch_up_alone(self) -> None:
         """What concerns this process alone: its own indexes, and its view of the shared ones."""
+        await self._catch_up_own()
+        await self._refresh()
+
+    async def _catch_up_own(self) -> None:
         await self._schema.refresh()
         async with self._working:
             while not await self._bring_all(self._own):
                 await self._schema.refresh()
-        for index in self._shared:
-            await index.refresh()
+
+    async def _refresh(self) -> None:
+        """Look at every shared index; one that is away does not keep the others from being looked at."""
+        outcomes = await asyncio.gather(*(index.refresh() for index in self._shared), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
 
     async def _round(self) -> bool:
         """Whether every index got there under one schema; a writer may have changed it meanwhile."""
@@ -206,8 +217,10 @@ class Upkeep:
     async def _place(self, index: DerivedIndex) -> int | None:
         if not index.volatile:
             return await self._items.confirmed(index.name)
-        place, schema = self._places.get(index.name, (None, None))
-        return place if schema is self._schema.value else None
+        place, schema = self._places.get(index.name, (0, None))
+        # A store that stands before what we have seen is not the one that we saw: it was restored from a backup.
+        known = schema is self._schema.value and place <= await self._items.sequence()
+        return place if known else None
 
     async def _confirm(self, index: DerivedIndex, sequence: int, schema: Schema) -> bool:
         """Note what `index` has, unless it has it under a schema that is no longer in force."""

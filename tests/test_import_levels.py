@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING_LIBRARIES = {"lightgbm", "onnxmltools", "skl2onnx", "onnx", "sklearn", "torch"}
 GROUND = {"services.types", "services.errors", "services.metrics", "services.text"}
-PIPELINES = {"search", "listing", "paging", "retrieval", "feedback", "learner", "catalogue", "explain", "autocomplete"}
+PIPELINES = {
+    *("search", "listing", "paging", "retrieval", "impressions", "explain", "autocomplete"),
+    *("feedback", "learner", "learner_link", "catalogue", "upkeep"),
+}
 FAMILIES = ("arms", "policies", "rankers", "backends")
 
 
