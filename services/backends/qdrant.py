@@ -20,7 +20,7 @@ import re
 import secrets
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from qdrant_client import AsyncQdrantClient, models
@@ -49,7 +49,7 @@ from services.types import Candidate, Deadline, Filters, Schema
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Ask = Callable[[AsyncQdrantClient, int, str], Awaitable[T]]
+Ask = Callable[[AsyncQdrantClient, int, str], Coroutine[Any, Any, T]]
 """A question to a collection, given the client, the whole seconds to tell the server, and the collection's name."""
 
 FORMER = "former"

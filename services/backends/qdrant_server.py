@@ -6,10 +6,11 @@ server is told the next whole second. No error of the client leaves this file: t
 
 from __future__ import annotations
 
+import asyncio
 import math
 import ssl
-from collections.abc import Awaitable, Callable, Hashable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,7 +23,7 @@ from services.errors import StorageFailed
 from services.types import Deadline
 
 T = TypeVar("T")
-Call = Callable[[AsyncQdrantClient, int], Awaitable[T]]
+Call = Callable[[AsyncQdrantClient, int], Coroutine[Any, Any, T]]
 """One request, given the client and the whole seconds to tell the server."""
 
 NAME = "qdrant"
@@ -69,6 +70,8 @@ class QdrantServer:
             verify=ssl.create_default_context(),
         )
         self._remote = Remote(NAME, retryable=(EngineFailed,))
+        self._free = asyncio.Semaphore(connections)
+        self._calls: set[asyncio.Task[Any]] = set()
 
     async def read(self, call: Call[T], deadline: Deadline, key: Hashable | None = None) -> T:
         """As Remote.read. Raises TimeoutError, Unavailable, Refused."""
@@ -90,13 +93,29 @@ class QdrantServer:
         return [problem for problem in found if problem is not None]
 
     async def close(self) -> None:
+        calls = list(self._calls)
+        for task in calls:
+            task.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
         await self._client.close()
 
     async def _sent(self, call: Call[T], seconds: float) -> T:
+        # A call that is cancelled may keep its place in the client's connection pool for good. So a caller that gives
+        # up leaves the call alone, and it ends by the client's own timeout, within the second; who still waits for a
+        # connection sends nothing.
+        await self._free.acquire()
+        task = asyncio.ensure_future(call(self._client, max(1, math.ceil(seconds))))
+        self._calls.add(task)
+        task.add_done_callback(self._ended)
         try:
-            return await call(self._client, max(1, math.ceil(seconds)))
+            return await asyncio.shield(task)
         except (ApiException, QdrantException, AssertionError, ValueError) as error:
             raise _told(error) from None
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        self._free.release()
+        task.cancelled() or task.exception()  # seen, even if nobody waits
 
 
 def unsuitable(version: str) -> str | None:
