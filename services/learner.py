@@ -346,8 +346,6 @@ class Learner:
             await self._skip(offset, error)
             return None
 
-    # --- policy ---
-
     def _take(self, offset: int, record: Record) -> None:
         self._taken = offset
         self._closed.extend((offset, window) for window in self._windows.take(offset, record))
@@ -383,8 +381,6 @@ class Learner:
         self._learned += 1
         metrics.LEARNED.inc()
         metrics.REWARD.observe(reward(impression, window.interactions, self._weights))
-
-    # --- snapshots ---
 
     async def _publish(self, reason: str, said: Mapping[str, str] | None = None) -> str:
         offset = self.offset
