@@ -19,6 +19,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -46,8 +47,8 @@ CONNECTIONS = 32
 WRITE_SECONDS = 30.0
 """For one request that writes."""
 BULK_ITEMS = 500
-BULK_BYTES = 4_000_000
-"""At most this much in one bulk request, but for a single item that is larger."""
+BULK_BYTES = 1_000_000
+"""At most this much in one bulk request, but for a single item that is larger: more would hold up the event loop."""
 REFRESH = "500ms"
 """Said outright: an index without it stops refreshing when nobody searches for a while."""
 GRACE_SECONDS = 1.0
@@ -83,7 +84,7 @@ class OpenSearchIndex:
         namespace: str,
         schema: Schema,
         *,
-        ca: str | None = None,
+        ca: Path | None = None,
         shards: int = 1,
         replicas: int | None = None,
     ) -> None:
@@ -111,8 +112,12 @@ class OpenSearchIndex:
     async def refresh(self) -> None:
         """Take up the schema of the index in force, whoever built it."""
         fingerprint, schema = await self._held()
-        if schema is not None and fingerprint != self._layout.fingerprint:
+        if schema is None or fingerprint == self._layout.fingerprint:
+            return
+        try:
             self._layout = Layout(from_json(schema))
+        except (KeyError, TypeError, ValueError):
+            raise reading.Garbage("a schema") from None
 
     async def stale(self) -> bool:
         """Whether there is no index, or one of another schema or layout than ours: then it must be rebuilt."""
@@ -241,7 +246,7 @@ class OpenSearchIndex:
             try:
                 return read(answer)
             except reading.Incomplete:
-                raise EngineTrouble from None
+                raise EngineTrouble("incomplete") from None
 
         return await self._remote.read(ask, deadline)
 
@@ -308,8 +313,8 @@ class OpenSearchIndex:
             )
         except ConnectionTimeout:
             raise TimeoutError from None
-        except EngineAway:
-            raise EngineTrouble from None
+        except EngineAway as error:
+            raise EngineTrouble(type(error.info).__name__) from None
         except NotFoundError:
             raise NoSuchIndex from None
         except TransportError as error:
@@ -321,7 +326,7 @@ class OpenSearchIndex:
                 raise reading.Garbage("a JSON object")
             return answer
         if status in TROUBLE:
-            raise EngineTrouble
+            raise EngineTrouble(f"status {status}")
         raise StorageFailed(f"OpenSearch refused with status {status}")
 
 
@@ -338,14 +343,14 @@ class _Json(JSONSerializer):
         return data if isinstance(data, bytes) else orjson.dumps(data)
 
 
-def _client(url: str, ca: str | None) -> AsyncOpenSearch:
+def _client(url: str, ca: Path | None) -> AsyncOpenSearch:
     parts = urlsplit(url)
     login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
     secure = parts.scheme == "https"
     return AsyncOpenSearch(
         hosts=[{"host": parts.hostname, "port": parts.port or (443 if secure else 9200), "url_prefix": parts.path}],
         use_ssl=secure,
-        ca_certs=ca,
+        ca_certs=None if ca is None else str(ca),
         http_auth=login,
         serializer=_Json(),
         maxsize=CONNECTIONS,

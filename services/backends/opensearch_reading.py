@@ -109,7 +109,7 @@ def _done(item: Any) -> bool:
 def _hits(answer: Any) -> list[dict[str, Any]]:
     if not isinstance(answer, dict):
         raise Garbage("hits")
-    if answer.get("timed_out") is not False:
+    if answer.get("timed_out") is True:
         raise TimeoutError
     shards = answer.get("_shards")
     if not isinstance(shards, dict) or shards.get("failed") != 0:

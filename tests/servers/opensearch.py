@@ -7,6 +7,8 @@ the same engine; it needs no module besides HTTP, because our mappings use the c
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import http.client
 import os
@@ -117,6 +119,15 @@ class OpenSearchNode:
             return False
         finally:
             connection.close()
+
+
+@functools.cache
+def shared_node() -> OpenSearchNode:
+    """A node for all tests of this process, each in a namespace of its own; whoever kills it starts it again."""
+    node = OpenSearchNode()
+    atexit.register(node.stop)
+    node.start()
+    return node
 
 
 def _free_port() -> int:
