@@ -329,8 +329,9 @@ def test_nothing_is_left_of_records_that_are_gone(server: RedisServer) -> None:
     async def main() -> None:
         async with opened(server, "gone", retention=0.0) as log, connected(server, "gone") as redis:
             for n in range(50):
-                await log.append(make_impression(f"q{n}"))
-                await log.accept([(make_interaction(f"e{n}", query_id=f"q{n}"), "d")])
+                user_id = "ann" if n % 2 else "bob"
+                await log.append(make_impression(f"q{n}", user_id=user_id))
+                await log.accept([(make_interaction(f"e{n}", query_id=f"q{n}", user_id=user_id), "d")])
             await log.forget("ann", 1002.0)
             await log.append(Tick(3000.0))
             await log.consumed("memory", 1000)
@@ -392,6 +393,53 @@ def test_nothing_of_a_forgotten_person_stays_in_the_files_once_they_are_rewritte
 
     with RedisServer(rdbcompression="no") as server:
         asyncio.run(main(server))
+
+
+def test_what_a_person_does_while_being_forgotten_is_blanked_too(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with opened(server, "meanwhile") as log, opened(server, "meanwhile") as other:
+            await log.append(make_impression())
+            blank, more = log._blank, iter(("q2", "q3"))
+
+            async def then_more(user_id: str, pseudonym: str) -> int:
+                count = await blank(user_id, pseudonym)
+                for query_id in more:
+                    await other.append(make_impression(query_id))
+                    break
+                return count
+
+            monkeypatch.setattr(log, "_blank", then_more)
+            assert await log.forget("ann", 2000.0) == 3
+            records = [record for _, record in await log.read(0, 10)]
+            assert "ann" not in repr(records[:3])
+            assert records[3:] == [Forget("ann", 2000.0)]
+
+    asyncio.run(main())
+
+
+def test_a_record_that_is_dropped_while_its_person_is_forgotten_does_not_come_back(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with opened(server, "dropped", retention=0.0) as log, opened(server, "dropped", retention=0.0) as other:
+            await log.append(make_impression())
+            await log.append(Tick(1500.0))
+            run = log._run
+
+            async def after_dropping(name: str, arguments: Any) -> Any:
+                if name == "log_blank":
+                    await other.consumed("memory", 2)
+                return await run(name, arguments)
+
+            monkeypatch.setattr(log, "_run", after_dropping)
+            assert await log.forget("ann", 2000.0) == 0
+            assert [record for _, record in await log.read(0, 10)] == [Tick(1500.0), Forget("ann", 2000.0)]
+            async with connected(server, "dropped") as redis:
+                assert await redis.read(lambda c: c.hlen(redis.key("log", "records"))) == 2
+
+    asyncio.run(main())
 
 
 def test_another_process_believes_its_memory_of_an_answer_for_a_minute_at_most(server: RedisServer) -> None:

@@ -69,11 +69,13 @@ class RedisLocks:
 
     async def _acquire(self, key: str, token: str) -> float:
         """Until when the lock is ours, by the event loop's clock."""
+        loop = asyncio.get_running_loop()
         wait, milliseconds = FIRST_WAIT, round(1000 * self._seconds)
         while True:
-            asked = asyncio.get_running_loop().time()
-            if await self._redis.write(lambda c: c.set(key, token, nx=True, px=milliseconds), CALL_SECONDS):
-                return asked + SAFE_SHARE * self._seconds
+            until = loop.time() + SAFE_SHARE * self._seconds
+            taken = await self._redis.write(lambda c: c.set(key, token, nx=True, px=milliseconds), CALL_SECONDS)
+            if taken and loop.time() < until:  # An answer that took too long is worth nothing: the lock will expire.
+                return until
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
             wait = min(2 * wait, LONGEST_WAIT)
 
@@ -118,16 +120,16 @@ class Lease:
     async def acquire(self) -> int:
         """Wait until nobody else holds the lease and take it; the number of the epoch. Raises StorageFailed."""
         await self._stop()
+        loop = asyncio.get_running_loop()
         wait, milliseconds = FIRST_WAIT, round(1000 * self._seconds)
         while True:
-            asked = asyncio.get_running_loop().time()
+            until = loop.time() + SAFE_SHARE * self._seconds
             epoch = await _call(self._redis, CALL_SECONDS, "lock_lease", [self._key, self.epoch_key], milliseconds)
-            if epoch:
+            if epoch and loop.time() < until:
                 break
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
             wait = min(2 * wait, LONGEST_WAIT)
-        self.epoch = epoch
-        self._until = asked + SAFE_SHARE * self._seconds
+        self.epoch, self._until = epoch, until
         self._renewing = asyncio.create_task(self._renew())
         return self.epoch
 
