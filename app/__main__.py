@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from app import logs
 from app.cli import convert, demo, index, learn, models, replay, serve, train
+from app.settings import Settings
 from services.errors import LtrrError, SettingsInvalid
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
 COMMANDS = (demo, serve, learn, index, train, models, replay, convert)
 """One module a command, each with `register(subparsers)` and a handler."""
-SERVICES = ("demo", "serve")
+SERVICES = ("demo", "serve", "learn")
 """Commands that run until they are stopped."""
 
 
@@ -35,10 +36,14 @@ def usage() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit codes: 0 done, 2 wrong use, 1 failed."""
     asked = usage().parse_args(arguments)
-    # A service tells what it does; a command prints what came of it, and otherwise only what is wrong.
-    level = logging.INFO if asked.command in SERVICES else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with logs.logging_to():
+        return _run(asked)
+
+
+def _run(asked: argparse.Namespace) -> int:
     try:
+        if asked.command in SERVICES and not getattr(asked, "settings", False):
+            logs.configure(Settings.load())
         code = int(asked.run(asked) or DONE)
         sys.stdout.flush()
         return code

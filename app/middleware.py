@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import time
+from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs, tracing
 from app.errors import answer
 from app.security import OriginGuard
 from services import metrics
 from services.errors import TooLarge
+from services.tracing import outgoing_headers as trace_headers
 
 STREAMED = {("PUT", "/v1/items")}
 """Bodies that are read piece by piece by their route, which has its own limits."""
@@ -82,10 +87,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 class Measure:
-    """Count and time requests by route template (never by path: labels are a closed set); answer what nobody caught."""
+    """Count, time, trace and log requests by route template (never by path: labels are a closed set); answer what
+    nobody caught. Every answer says its X-Request-Id, the caller's own if that is a plain token; a traced one its
+    traceparent."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, log_queries: bool = False) -> None:
         self._app = app
+        self._log_queries = log_queries
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,21 +102,49 @@ class Measure:
         start = time.perf_counter()
         status = 500
         started = False
+        sent = dict(scope["headers"])
+        with tracing.request(sent, scope["method"]) as span:
+            current, stamps = _identified(sent)
 
-        async def observed(message: Message) -> None:
-            nonlocal status, started
-            if message["type"] == "http.response.start":
-                status, started = message["status"], True
-            await send(message)
+            async def observed(message: Message) -> None:
+                nonlocal status, started
+                if message["type"] == "http.response.start":
+                    status, started = message["status"], True
+                    message = {**message, "headers": [*message.get("headers", ()), *stamps]}
+                await send(message)
 
-        try:
-            await self._app(scope, receive, observed)
-        except Exception as error:
-            # Not raised on: the server would log the error's message, which may quote what was sent.
-            response = answer(error)
-            if not started:
-                await response(scope, receive, send)
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            metrics.REQUESTS.labels(route, str(status)).inc()
-            metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - start)
+            token = logs.REQUEST.set(current)
+            try:
+                await self._app(scope, receive, observed)
+            except Exception as error:
+                # Not raised on: the server would log the error's message, which may quote what was sent.
+                response = answer(error)
+                if not started:
+                    await response(scope, receive, observed)
+            finally:
+                route = getattr(scope.get("route"), "path", "other")
+                took = time.perf_counter() - start
+                metrics.REQUESTS.labels(route, str(status)).inc()
+                metrics.REQUEST_SECONDS.labels(route).observe(took)
+                if not self._log_queries:
+                    current.notes.pop("query", None)
+                for name, value in {"route": route, "status": status, **current.notes}.items():
+                    span.set(name, value)
+                logs.finish(scope["method"], route, status, took)
+                logs.REQUEST.reset(token)
+
+
+def _identified(sent: Mapping[bytes, bytes]) -> tuple[logs.Request, list[tuple[bytes, bytes]]]:
+    """Whose request it is, by the caller or by us, and the headers that say so."""
+    given = sent.get(b"x-request-id", b"")
+    request_id = given if _TOKEN.fullmatch(given) else secrets.token_hex(16).encode()
+    stamps = [(b"x-request-id", request_id)]
+    traceparent = trace_headers().get("traceparent", "").encode()
+    if traceparent:
+        stamps.append((b"traceparent", traceparent))
+    found = _TRACEPARENT.fullmatch(traceparent or sent.get(b"traceparent", b""))
+    return logs.Request(request_id.decode(), found[1].decode() if found else ""), stamps
+
+
+_TOKEN = re.compile(rb"[A-Za-z0-9._~-]{1,64}")
+_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")

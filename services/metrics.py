@@ -7,8 +7,8 @@ worst counts, `livemostrecent` where all speak of the same thing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -85,11 +85,24 @@ PROCESS_FDS = Gauge(
 )
 
 
+_span: Callable[[str], AbstractContextManager[object]] | None = None
+
+
+def trace_stages(span: Callable[[str], AbstractContextManager[object]] | None) -> None:
+    """From now on each stage is a span, too; None ends that."""
+    global _span
+    _span = span
+
+
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Time a stage of the pipeline."""
     start = time.perf_counter()
     try:
-        yield
+        if _span is None:
+            yield
+        else:
+            with _span(name):
+                yield
     finally:
         STAGE_SECONDS.labels(name).observe(time.perf_counter() - start)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from services import metrics
+from services import metrics, tracing
 from services.arms.base import Arm
 from services.circuit import FAIR, Circuit
 from services.errors import ArmFailed, Unavailable
@@ -78,10 +78,25 @@ def _settle(
 
 async def _ask(arm: Arm, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
     start = time.perf_counter()
-    try:
-        return clean(await arm.retrieve(context, count, deadline), count)
-    finally:
-        metrics.ARM_SECONDS.labels(arm.name).observe(time.perf_counter() - start)
+    outcome = "error"
+    with tracing.span(f"arm {arm.name}", count=count, deadline_ms=round(1000 * deadline.remaining())) as span:
+        try:
+            found = clean(await arm.retrieve(context, count, deadline), count)
+            outcome = "ok"
+            span.set("found", len(found))
+            return found
+        except asyncio.CancelledError:
+            outcome = "timeout" if deadline.remaining() <= _LET_GO else "cancelled"
+            raise
+        except TimeoutError:
+            outcome = "timeout"
+            raise
+        except (ArmFailed, Unavailable) as error:
+            outcome = error.reason
+            raise
+        finally:
+            span.set("outcome", outcome)
+            metrics.ARM_SECONDS.labels(arm.name).observe(time.perf_counter() - start)
 
 
 async def _abandon(tasks: Iterable[asyncio.Task[list[Candidate]]]) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 
-from services import metrics
+from services import metrics, tracing
 from services.circuit import FAIR, Circuit
 from services.errors import StorageFailed, Unavailable
 from services.retries import RetryBudget
@@ -103,23 +103,25 @@ class Remote:
         given = deadline.remaining()
         start = time.perf_counter()
         outcome = "error"
-        try:
-            async with asyncio.timeout(given):
-                result = await work(given)
-            outcome = "ok"
-            return result
-        except asyncio.CancelledError:
-            # Whoever waits for us may end at the same deadline; who goes away before it says nothing about the engine.
-            outcome = "timeout" if deadline.remaining() <= SLACK else "cancelled"
-            raise
-        except self._retryable:
-            outcome = "timeout" if deadline.remaining() <= SLACK else "unavailable"
-            raise
-        except TimeoutError:
-            outcome = "timeout"
-            raise
-        finally:
-            self._settle(token, outcome, given, time.perf_counter() - start)
+        with tracing.span(self._name, engine=self._name, deadline_ms=round(1000 * given)) as span:
+            try:
+                async with asyncio.timeout(given):
+                    result = await work(given)
+                outcome = "ok"
+                return result
+            except asyncio.CancelledError:
+                # Who waits for us may end at the same deadline; who goes away before it says nothing of the engine.
+                outcome = "timeout" if deadline.remaining() <= SLACK else "cancelled"
+                raise
+            except self._retryable:
+                outcome = "timeout" if deadline.remaining() <= SLACK else "unavailable"
+                raise
+            except TimeoutError:
+                outcome = "timeout"
+                raise
+            finally:
+                span.set("outcome", outcome)
+                self._settle(token, outcome, given, time.perf_counter() - start)
 
     def _settle(self, token: int, outcome: str, given: float, took: float) -> None:
         if outcome == "ok":

@@ -1,0 +1,161 @@
+"""OpenTelemetry traces to a collector over OTLP/HTTP, when one is set; else nothing is even imported.
+
+A trace goes on where the caller's `traceparent` says (W3C Trace Context), sampled if the caller sampled it; where
+nobody decided, a share of `trace_ratio` is. The exporter is created in the process that serves, never at import: its
+thread does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from app.settings import Settings
+from services import metrics, tracing
+from services.errors import SettingsInvalid
+from services.tracing import NOTHING, Value
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span as TelemetrySpan
+    from opentelemetry.trace import SpanKind
+
+SERVICE = "ltrr"
+NAMES = {
+    "engine": "db.system.name",
+    "method": "http.request.method",
+    "route": "http.route",
+    "status": "http.response.status_code",
+}
+"""OpenTelemetry's names of attributes; others are called ltrr.<name>."""
+EXPORT_SECONDS = 3.0
+"""What a collector may take to answer, and what it may take at the end of the process to take all that is left."""
+
+_tracer: Telemetry | None = None
+
+
+@asynccontextmanager
+async def exporting(settings: Settings) -> AsyncIterator[None]:
+    """Traces of this process go to the collector for as long as the context lasts; those under way are sent at its end.
+
+    Raises SettingsInvalid when a collector is set and the packages of the extra "tracing" are not installed.
+    """
+    if settings.otlp_endpoint is None:
+        yield
+        return
+    try:
+        telemetry = Telemetry(settings.otlp_endpoint, settings.trace_ratio)
+    except ImportError as error:
+        raise SettingsInvalid("LTRR_OTLP_ENDPOINT: tracing needs `pip install 'ltrr[tracing]'`") from error
+    _begin(telemetry)
+    try:
+        yield
+    finally:
+        _begin(None)
+        await asyncio.to_thread(telemetry.close)
+
+
+def _begin(telemetry: Telemetry | None) -> None:
+    global _tracer
+    _tracer = telemetry
+    tracing.install(telemetry)
+    metrics.trace_stages(tracing.span if telemetry is not None else None)
+
+
+def request(headers: Mapping[bytes, bytes], method: str) -> AbstractContextManager[tracing.Span]:
+    """The span of a request with these headers, which may say that it goes on with the caller's trace."""
+    return NOTHING if _tracer is None else _tracer.request(headers, method)
+
+
+def active() -> bool:
+    return _tracer is not None
+
+
+class Telemetry:
+    """services.tracing.Tracer by OpenTelemetry. Raises ImportError."""
+
+    def __init__(self, endpoint: str, ratio: float) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        resource = Resource.create({"service.name": SERVICE, "service.version": metadata.version(SERVICE)})
+        self._provider: TracerProvider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource, shutdown_on_exit=False
+        )
+        self._exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._tracer = self._provider.get_tracer(SERVICE)
+        self._propagator = TraceContextTextMapPropagator()
+        self._kinds = SpanKind
+
+    def span(self, name: str, attributes: Mapping[str, Value]) -> AbstractContextManager[tracing.Span]:
+        kind = self._kinds.CLIENT if "engine" in attributes else self._kinds.INTERNAL
+        return self._entered(name, kind, attributes, None)
+
+    def request(self, headers: Mapping[bytes, bytes], method: str) -> AbstractContextManager[tracing.Span]:
+        carrier = {
+            name: headers[name.encode()].decode("latin-1")
+            for name in ("traceparent", "tracestate")
+            if name.encode() in headers
+        }
+        parent = self._propagator.extract(carrier)
+        return self._entered(method, self._kinds.SERVER, {"method": method}, parent)
+
+    def headers(self) -> dict[str, str]:
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier)
+        return carrier
+
+    def close(self) -> None:
+        """Send what is left; blocks while the collector takes it, but not for long."""
+        impatience = threading.Timer(EXPORT_SECONDS, self._exporter.shutdown)
+        impatience.start()
+        self._provider.shutdown()
+        impatience.cancel()
+
+    @contextmanager
+    def _entered(
+        self, name: str, kind: SpanKind, attributes: Mapping[str, Value], parent: Context | None
+    ) -> Iterator[tracing.Span]:
+        with self._tracer.start_as_current_span(
+            name, parent, kind, record_exception=False, set_status_on_exception=False
+        ) as current:
+            span = _Span(current, name)
+            for key, value in attributes.items():
+                span.set(key, value)
+            try:
+                yield span
+            except BaseException as error:
+                # Not its message: it may quote what was sent.
+                current.set_attribute("error.type", type(error).__name__)
+                if isinstance(error, Exception):
+                    span.fail()
+                raise
+
+
+class _Span:
+    def __init__(self, span: TelemetrySpan, name: str) -> None:
+        self._span = span
+        self._name = name
+
+    def set(self, name: str, value: Value) -> None:
+        self._span.set_attribute(NAMES.get(name, f"{SERVICE}.{name}"), value)
+        if name == "route":
+            self._span.update_name(f"{self._name} {value}")
+        if (name == "outcome" and value not in ("ok", "cancelled")) or (name == "status" and int(value) >= 500):
+            self.fail()
+
+    def fail(self) -> None:
+        from opentelemetry.trace import StatusCode
+
+        self._span.set_status(StatusCode.ERROR)

@@ -1,0 +1,60 @@
+"""Spans of what happens on a request. Nothing, at next to no cost, until a tracer is installed (see app/tracing.py).
+
+Attributes say how and how long, never what was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol
+
+Value = str | int | float | bool
+
+
+class Span(Protocol):
+    def set(self, name: str, value: Value) -> None:
+        """Add an attribute."""
+        ...
+
+
+class Tracer(Protocol):
+    def span(self, name: str, attributes: Mapping[str, Value]) -> AbstractContextManager[Span]: ...
+
+    def headers(self) -> dict[str, str]: ...
+
+
+class _Nothing:
+    """The span of a process that is not traced."""
+
+    def set(self, name: str, value: Value) -> None:
+        pass
+
+    def __enter__(self) -> Span:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+
+NOTHING = _Nothing()
+_tracer: Tracer | None = None
+
+
+def install(tracer: Tracer | None) -> None:
+    """From now on spans go to `tracer`; None ends that."""
+    global _tracer
+    _tracer = tracer
+
+
+def span(name: str, **attributes: Value) -> AbstractContextManager[Span]:
+    """A span around what the context does, a child of the one it is entered in. With an `engine` it is a call to one.
+
+    An error that leaves the context marks the span by its type; so does an `outcome` other than "ok"."""
+    return NOTHING if _tracer is None else _tracer.span(name, attributes)
+
+
+def outgoing_headers() -> dict[str, str]:
+    """What to send along to an engine so that its spans become children of the current one (W3C Trace Context)."""
+    return {} if _tracer is None else _tracer.headers()
