@@ -16,6 +16,7 @@ import asyncio
 import logging
 import re
 import secrets
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -35,7 +36,7 @@ from services.backends.opensearch_layout import ITEM, K1, B, Layout
 from services.backends.opensearch_query import Translator
 from services.backends.remote import Remote
 from services.backends.tantivy_layout import clean, prefix_key
-from services.errors import StorageFailed
+from services.errors import SettingsInvalid, StorageFailed
 from services.schema import from_json
 from services.types import Deadline, Document, Schema
 
@@ -72,7 +73,8 @@ class NoSuchIndex(StorageFailed):
 
 class OpenSearchIndex:
     """See services.backends.base.LexicalIndex. `url` may carry a user and password; `ca` is a file of certificates to
-    trust. Opens nothing: an engine that is away fails the calls made meanwhile, and no others.
+    trust, and raises SettingsInvalid when it is none. Opens nothing: an engine that is away fails the calls made
+    meanwhile, and no others.
 
     With several `shards`, facets with very many values are counted approximately; everything else is exact. `replicas`
     None: one where there are nodes for it. Both hold from the next rebuild on.
@@ -347,10 +349,14 @@ def _client(url: str, ca: Path | None) -> AsyncOpenSearch:
     parts = urlsplit(url)
     login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
     secure = parts.scheme == "https"
+    try:
+        trusted = ssl.create_default_context(cafile=ca) if secure else None
+    except OSError as error:
+        raise SettingsInvalid(f"{ca}: not a file of certificates ({type(error).__name__})") from error
     return AsyncOpenSearch(
         hosts=[{"host": parts.hostname, "port": parts.port or (443 if secure else 9200), "url_prefix": parts.path}],
         use_ssl=secure,
-        ca_certs=None if ca is None else str(ca),
+        ssl_context=trusted,
         http_auth=login,
         serializer=_Json(),
         maxsize=CONNECTIONS,

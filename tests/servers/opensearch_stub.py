@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,11 +32,12 @@ class Stub:
     answers: list[Answer]
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     """(method and path, headers, body) of all that was asked."""
+    secure: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Stub:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.secure)
         self.port = int(self._server.sockets[0].getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if self.secure else 'http'}://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
