@@ -128,6 +128,36 @@ def test_a_server_that_never_answers_costs_the_deadline_and_one_connection(secon
     asyncio.run(main())
 
 
+def test_the_same_read_asked_at_once_by_many_goes_out_once(server: RedisServer) -> None:
+    async def main() -> None:
+        async with connected(server.url) as redis:
+            await redis.write(lambda c: c.set("same", "value"))
+            await redis.write(lambda c: c.config_resetstat())
+            values = await asyncio.gather(
+                *(redis.read(lambda c: c.get("same"), Deadline.after(5), key="same") for _ in range(50))
+            )
+            assert values == [b"value"] * 50
+            told: Any = await redis.read(lambda c: c.info("commandstats"))
+            assert told["cmdstat_get"]["calls"] == 1
+
+    asyncio.run(main())
+
+
+def test_the_password_of_the_url_is_used_and_never_told() -> None:
+    async def main(server: RedisServer) -> None:
+        for password in ("right", "wrong"):
+            async with connected(server.url.replace("//", f"//:{password}@")) as redis:
+                if password == "right":
+                    await redis.write(lambda c: c.set("a", "b"))
+                    continue
+                with pytest.raises(Unavailable) as caught:
+                    await redis.write(lambda c: c.set("a", "b"))
+                assert password not in str(caught.value)
+
+    with RedisServer(requirepass="right") as server:
+        asyncio.run(main(server))
+
+
 def test_nothing_begins_after_its_deadline(server: RedisServer) -> None:
     async def main() -> None:
         async with connected(server.url) as redis:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -114,18 +115,17 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether the lease is ours at this moment. Once lost, it stays lost until `acquire`."""
-        return asyncio.get_running_loop().time() < self._until
+        """Whether the lease is ours at this moment; from any thread. Once lost, it stays lost until `acquire`."""
+        return time.monotonic() < self._until
 
     async def acquire(self) -> int:
         """Wait until nobody else holds the lease and take it; the number of the epoch. Raises StorageFailed."""
         await self._stop()
-        loop = asyncio.get_running_loop()
         wait, milliseconds = FIRST_WAIT, round(1000 * self._seconds)
         while True:
-            until = loop.time() + SAFE_SHARE * self._seconds
+            until = time.monotonic() + SAFE_SHARE * self._seconds
             epoch = await _call(self._redis, CALL_SECONDS, "lock_lease", [self._key, self.epoch_key], milliseconds)
-            if epoch and loop.time() < until:
+            if epoch and time.monotonic() < until:
                 break
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
             wait = min(2 * wait, LONGEST_WAIT)
@@ -157,10 +157,9 @@ class Lease:
 
     async def _renew(self) -> None:
         """Runs for as long as the lease is ours."""
-        loop = asyncio.get_running_loop()
         while self.held:
-            await asyncio.sleep(min(SAFE_SHARE * self._seconds / RENEWALS, self._until - loop.time()))
-            asked = loop.time()
+            await asyncio.sleep(min(SAFE_SHARE * self._seconds / RENEWALS, self._until - time.monotonic()))
+            asked = time.monotonic()
             try:
                 ours = await _renewed(self._redis, self._key, self.epoch, self._seconds)
             except StorageFailed:
