@@ -128,9 +128,8 @@ class TestUnderLoad:
             assert before < after, "it says at once that it leaves, and goes on answering"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_draining_is_said_at_once_and_takes_as_long_as_set(tmp_path: Path, workers: int) -> None:
-    with plain(tmp_path, workers, drain=1.0) as gateway:
+def test_draining_is_said_at_once_and_takes_as_long_as_set(tmp_path: Path) -> None:
+    with plain(tmp_path, 2, drain=1.0) as gateway:
         start = time.monotonic()
         gateway.process.send_signal(signal.SIGTERM)
         eventually(lambda: not asyncio.run(ready(gateway.port)))

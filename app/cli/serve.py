@@ -83,11 +83,15 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
 
 
 def work(settings: Settings, place: Place) -> None:
-    """Be one of `settings.workers` processes: what is limited is limited for all of them together."""
-    share = math.ceil(settings.max_concurrency / settings.workers)
-    app = create_app(settings.model_copy(update={"max_concurrency": share}))
+    """Be one of `settings.workers` processes."""
+    app = create_app(share(settings))
     listener = socket.socket(fileno=place.listener)
     run_server(WorkerServer(configured(app), app.state.draining, settings.drain_seconds, place), app, listener)
+
+
+def share(settings: Settings) -> Settings:
+    """Those of one worker: what is limited is limited for all of them together."""
+    return settings.model_copy(update={"max_concurrency": math.ceil(settings.max_concurrency / settings.workers)})
 
 
 def address(settings: Settings) -> str:
