@@ -148,13 +148,14 @@ def test_connections_are_kept_and_given_back(stub: QdrantStub) -> None:
 def test_equal_questions_at_once_are_asked_once_but_never_across_a_write(stub: QdrantStub) -> None:
     async def run() -> None:
         async with filled(stub) as index:
-            with stub.fault("slow", "points/query", 0.1):
+            with stub.fault("late", "points/query", 1.0):
                 found = await asyncio.gather(*(index.nearest(ONES, (), 5, Deadline.after(5)) for _ in range(50)))
                 assert len({tuple(each) for each in found}) == 1
                 assert await asyncio.to_thread(stub.calls, "points/query") == 1
                 before = asyncio.ensure_future(index.nearest(ONES, (), 1, Deadline.after(5)))
                 await asyncio.to_thread(eventually, lambda: stub.calls("points/query") == 2)
                 await index.apply([({"id": "0new"}, ONES)], [])
+                assert not before.done()
                 assert ids(await index.nearest(ONES, (), 1, Deadline.after(5))) == ["0new"]
                 await before
 

@@ -73,6 +73,11 @@ class QdrantServer:
         self._free = asyncio.Semaphore(connections)
         self._calls: set[asyncio.Task[Any]] = set()
 
+    @property
+    def state(self) -> str:
+        """State of the circuit: closed | open | half_open."""
+        return self._remote.state
+
     async def read(self, call: Call[T], deadline: Deadline, key: Hashable | None = None) -> T:
         """As Remote.read. Raises TimeoutError, Unavailable, Refused."""
         return await self._remote.read(lambda seconds: self._sent(call, seconds), deadline, key)

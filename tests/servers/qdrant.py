@@ -115,7 +115,7 @@ class Faults:
 
     POST /_faults {"kind": …, "path": pattern, "seconds": …} (kind null heals); GET /_calls: requests and how often, and
     under "connections" over how many; POST /_calls forgets them.
-    kind: blackhole, slow, reset, cut, garbage, nonsense, unfinished, or a status.
+    kind: blackhole, slow (to begin), late (to answer), reset, cut, garbage, nonsense, unfinished, or a status.
     """
 
     def __init__(self, application: ASGIApp) -> None:
@@ -161,6 +161,14 @@ class Faults:
         elif kind == "slow":
             await asyncio.sleep(self._fault["seconds"])
             await self._application(scope, receive, send)
+        elif kind == "late":
+
+            async def later(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    await asyncio.sleep(self._fault["seconds"])
+                await send(message)
+
+            await self._application(scope, receive, later)
         elif kind == "reset":
             transport = send.__self__.transport  # type: ignore[attr-defined]
             linger = struct.pack("ii", 1, 0)
