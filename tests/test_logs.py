@@ -174,13 +174,16 @@ class TestNothingBreaksALine:
         assert "RuntimeError" in told[0]["error"]
         assert "winter" not in stream.getvalue()
 
-    def test_warnings_and_lines_that_cannot_be_written_are_no_exception(self, stream: io.StringIO) -> None:
+    def test_warnings_and_lines_that_cannot_be_written_are_no_exception(
+        self, stream: io.StringIO, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         configured(stream, log_format="json")
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn(f"deprecated {EVIL}", stacklevel=1)
         logging.getLogger("app.x").warning("%d of it", "none")  # a mistake of ours must not quote what it was given
         assert len(events(stream)) == 1
+        assert capsys.readouterr().err == ""
 
 
 class TestRequests:

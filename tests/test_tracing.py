@@ -296,6 +296,20 @@ def test_a_collector_that_is_sick_costs_no_request_and_not_the_end(
     assert took[0] < 3 * 0.2 + 3.0
 
 
+def test_a_long_queue_for_a_collector_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "EXPORT_SECONDS", 1.0)
+
+    async def work() -> None:
+        for _ in range(2000):  # four batches of what is sent at once
+            with span("some"):
+                pass
+
+    with Collector(hang=True) as sick:
+        began = time.monotonic()
+        traced(Settings.load({}, otlp_endpoint=sick.endpoint), work)
+        assert time.monotonic() - began < 3.5
+
+
 def test_without_a_collector_nothing_is_traced_and_nothing_is_loaded() -> None:
     sent: list[dict[str, str]] = []
     answers = []
