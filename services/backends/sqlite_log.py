@@ -268,11 +268,11 @@ def _note(connection: sqlite3.Connection, consumer: str, offset: int) -> None:
 
 
 def _trim(connection: sqlite3.Connection, retention: float) -> int:
-    """Drop some of the oldest records that no consumer needs any more; how many. The last record stays."""
-    last, at = _end(connection)
+    """Drop some of the oldest records that no consumer needs any more; how many. The last one is never old."""
+    _, at = _end(connection)
     (done,) = connection.execute("SELECT min(offset) FROM consumers").fetchone()
     oldest = connection.execute(
-        "SELECT offset, at FROM log WHERE offset <= ? ORDER BY offset LIMIT ?", (min(done, last - 1), TRIM_AT_ONCE)
+        "SELECT offset, at FROM log WHERE offset <= ? ORDER BY offset LIMIT ?", (done, TRIM_AT_ONCE)
     )
     old = [offset for offset, recorded in oldest if recorded < at - retention]
     if old:

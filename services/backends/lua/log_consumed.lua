@@ -39,7 +39,7 @@ if not retention then
     return 0
 end
 
-local done = last - 1 -- The last record stays.
+local done = last
 for name, group in pairs(groups()) do
     done = math.min(done, number(group['last-delivered-id']))
     if group['pending'] > 0 then
@@ -53,7 +53,7 @@ end
 local dropped, highest = 0, 0
 for _, entry in ipairs(redis.call('XRANGE', log, '-', id(done), 'COUNT', most)) do
     local kind, at, query = entry[2][2], entry[2][4], entry[2][6]
-    if tonumber(at) >= latest - retention then
+    if tonumber(at) >= latest - retention then -- Always so for the last record.
         break
     end
     highest = number(entry[1])
