@@ -66,7 +66,7 @@ def drive(service: Process, stop: threading.Event) -> None:
     """What people, shops and operators do, over and over, with their errors."""
     queries = ("winter song", "river song", "lantern folk", "mira holt", "signal 1980", "jazz", "")
     turn = 0
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(3) as pool:
         while not stop.is_set():
             turn += 1
             asked = [{"query": query, "user_id": f"u{turn % 3}", "timeout_ms": 2000} for query in queries]
@@ -128,10 +128,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "attribution_seconds": 1,
         "snapshot_seconds": 1,
         "max_concurrency": 2,
-        "exploration": 0.5,
+        "exploration": 0.2,
     }
     try:
-        with RedisServer() as server, serving(folder / "data", admin_key=KEY, **settings) as service:
+        with RedisServer() as server, serving(folder / "data", **settings) as service:
             service.client.headers["Authorization"] = f"Bearer {KEY}"
             service.call("PUT", "/v1/items", content=b"\n".join(orjson.dumps(track) for track in TRACKS))
             address = service.url.removeprefix("http://")
@@ -152,12 +152,16 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def _seen(service: Process, watcher: Prometheus) -> float:
-    """Seconds after which the service has learned and published, changed its mode, and been scraped often enough."""
-    eventually(lambda: watcher.now("ltrr_learned_decisions_total > 0 and ltrr_snapshot_timestamp_seconds > 0"))
+    """For how many seconds it has been watched when it has learned, published, explored and changed its mode."""
+    for fact in (
+        "ltrr_learned_decisions_total > 0 and ltrr_snapshot_timestamp_seconds > 0",
+        'rate(ltrr_propensity_bucket{le="0.1"}[5s]) > 0',
+        f'count_over_time(up{{job="ltrr-gateway"}}[5m]) > {SCRAPED}',
+        f"count_over_time({RECORDS[-1]['record']}[5m]) > 2",
+    ):
+        eventually(lambda fact=fact: watcher.now(fact))
     service.call("PUT", "/v1/policy", json={"mode": "static"})
     eventually(lambda: watcher.now('ALERTS{alertname="LtrrPolicyStatic",alertstate="firing"}'))
-    eventually(lambda: watcher.now(f'count_over_time(up{{job="ltrr-gateway"}}[5m]) > {SCRAPED}'))
-    eventually(lambda: watcher.now(f"count_over_time({RECORDS[-1]['record']}[5m]) > 2"))
     (oldest,) = watcher.now('time() - min(min_over_time(timestamp(up{job="ltrr-gateway"})[5m:1s]))')
     return float(oldest["value"][1]) + 5.0
 
