@@ -97,9 +97,11 @@ class VectorDerived:
     async def stale(self) -> bool:
         """Where the index is shared, another encoder than ours is not: we may be the one that is behind (see adopt)."""
         encoded_by = await self._state.get(self._encoded_by)
-        if encoded_by is None or await self._index.stale():
+        if encoded_by is None:
             return True
-        return not self._shared and encoded_by != self._arm.encoder.version
+        if encoded_by != self._arm.encoder.version:
+            return not self._shared
+        return await self._index.stale()
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         """Raises StorageFailed while another process has put another encoder in force than this one has."""
@@ -117,9 +119,10 @@ class VectorDerived:
         """Put another encoder in force together with its vectors: those that another process has made by now, or else
         the catalogue is encoded here and now."""
         async with self._locks.hold(INDEXING), self._lock:
-            if encoder.version == await self._state.get(self._encoded_by) and not await self._index.stale():
+            if encoder.version == await self._state.get(self._encoded_by):
                 self._adopt(encoder)
-                return
+                if not await self._index.stale():
+                    return
             documents = [document async for document in self._items.scan()]
             await self._rebuild(encoder, self._schema.value, documents)
 

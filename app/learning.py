@@ -96,7 +96,7 @@ class LearnerSystem:
 @asynccontextmanager
 async def learning(settings: Settings) -> AsyncIterator[LearnerSystem]:
     """Raises StorageFailed when Redis cannot be reached at the start."""
-    async with open_stores(settings) as stores:
+    async with open_stores(settings, tell=True) as stores:
         if stores.redis is None:
             raise StorageFailed("the event log is a file: its learner runs inside `ltrr serve`")
         system = LearnerSystem(settings, stores, stores.redis)

@@ -253,7 +253,7 @@ class ModelInForce(BaseModel):
 
 
 class Health(BaseModel):
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "unavailable", "draining"]
     checks: dict[str, str] = Field({}, description="part -> ok, or the kind of its failure")
 
 

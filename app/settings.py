@@ -83,7 +83,7 @@ class Settings(BaseModel):
     )
     opensearch_ca: Path | None = Field(None, description="CA certificate (PEM) of OpenSearch, if not a public one")
     qdrant_url: SecretStr | None = Field(
-        None, description="Qdrant for vectors, http(s)://host:port (default: embedded)"
+        None, description="Qdrant for vectors, http(s)://host[:6333] (default: embedded)"
     )
     qdrant_api_key: SecretStr | None = Field(None, description="API key of Qdrant")
     qdrant_quantization: Literal["none", "scalar", "binary"] = Field(
@@ -200,7 +200,7 @@ def _known(values: Mapping[str, Any], source: str, prefix: str) -> dict[str, Any
     names = {prefix + (name.upper() if prefix else name): name for name in Settings.model_fields}
     for key in values:
         if key not in names:
-            near = difflib.get_close_matches(key, names, 1, 0.0)[0]
+            near = difflib.get_close_matches(key.upper() if prefix else key.lower(), names, 1, 0.0)[0]
             raise SettingsInvalid(f"unknown setting {key} in {source}; did you mean {near}?")
     return {names[key]: value for key, value in values.items() if value != ""}
 

@@ -46,19 +46,20 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Raises StorageFailed when a file does not open or Redis cannot be reached."""
+async def open_stores(settings: Settings, tell: bool = False) -> AsyncIterator[Stores]:
+    """With `tell`, what may lose data is said in the log. Raises StorageFailed when a file does not open or Redis cannot be reached."""
     async with AsyncExitStack() as stack:
         if settings.redis_url is None:
             yield _files(settings, stack)
         else:
-            redis = await stack.enter_async_context(open_redis(settings))
+            redis = await stack.enter_async_context(open_redis(settings, tell))
             yield _shared(settings, redis)
 
 
 @asynccontextmanager
-async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
-    """Connected and looked at: what may lose data is said in the log. Raises StorageFailed when it is away."""
+async def open_redis(settings: Settings, tell: bool = False) -> AsyncIterator[Redis]:
+    """Connected and looked at: with `tell`, what may lose data is said in the log. Raises StorageFailed when it is
+    away."""
     from services.backends.redis import Redis
 
     if settings.redis_url is None:
@@ -69,8 +70,9 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
             unsafe = await redis.check()
         except (StorageFailed, TimeoutError) as error:
             raise StorageFailed(f"LTRR_REDIS_URL: Redis cannot be reached ({error}); see `ltrr doctor`") from error
-        for problem in unsafe:
-            logger.warning("redis_unsafe: %s", problem)
+        if tell:
+            for problem in unsafe:
+                logger.warning("redis_unsafe: %s", problem)
         yield redis
     finally:
         await redis.close()

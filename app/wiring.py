@@ -136,7 +136,7 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
     at the end. The learner runs in here where the event log is a file, and is another process where it is shared."""
     check(settings)
     async with AsyncExitStack() as stack:
-        stores = await stack.enter_async_context(open_stores(settings))
+        stores = await stack.enter_async_context(open_stores(settings, tell=True))
         schema = SchemaInForce(stores.items, stores.locks)
         await schema.refresh()
         text_encoder = await asyncio.to_thread(current_text_encoder, settings.encoder, stores.models)

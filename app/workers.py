@@ -120,7 +120,7 @@ class Supervisor:
     stop: float = STOP_SECONDS
     _slots: dict[int, Slot] = field(default_factory=dict)
     _folder: Path = Path()
-    _all_served: bool = False
+    _served: bool = False
     _stop_by: float | None = None
     _failed: bool = False
 
@@ -128,7 +128,7 @@ class Supervisor:
         """The number of the signal that asked to stop.
 
         Raises WorkerFailed, or SystemExit with the code of a worker that said itself why it cannot start: nothing is
-        tried again before all of them have served once. A second signal ends everything at once, by SystemExit.
+        tried again before the first of them has served. A second signal ends everything at once, by SystemExit.
         """
         with _metrics_folder() as self._folder, _signals() as signals, selectors.DefaultSelector() as selector:
             selector.register(signals, selectors.EVENT_READ)
@@ -162,7 +162,7 @@ class Supervisor:
         """One alone at first: what keeps it from starting would keep the others, and is said once."""
         first = self._slots.get(1)
         alone = first is None or (first.worker is not None and first.worker.serving_since is None)
-        for place in range(1, 2 if alone and not self._all_served else self.workers + 1):
+        for place in range(1, 2 if alone and not self._served else self.workers + 1):
             slot = self._slots.setdefault(place, Slot())
             if slot.worker is None and now >= slot.due:
                 slot.worker = self._spawn(place)
@@ -184,9 +184,7 @@ class Supervisor:
         worker.heard = time.monotonic()
         if worker.serving_since is None:
             worker.serving_since = worker.heard
-            everyone = len(self._slots) == self.workers
-            if everyone and all(slot.worker and slot.worker.serving_since for slot in self._slots.values()):
-                self._all_served = True
+            self._served = True
 
     def _look_after(self, place: int, stopping: bool) -> None:
         slot = self._slots[place]
@@ -218,10 +216,10 @@ class Supervisor:
 
     def _replace(self, place: int, slot: Slot, worker: Worker, code: int, now: float) -> None:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if not self._all_served:
-            if worker.serving_since is None and code > 0:
+        if not self._served:
+            if code > 0:
                 raise SystemExit(code)
-            raise WorkerFailed(f"worker {place} ended with {how} before all of them served")
+            raise WorkerFailed(f"worker {place} ended with {how} before it served")
         steady = worker.serving_since is not None and now - worker.serving_since >= STEADY_SECONDS
         slot.deaths = 0 if steady else slot.deaths + 1
         # The first time at once; when it keeps dying, something is wrong that more starts would not mend.

@@ -143,7 +143,8 @@ class TestServe:
             ([], {"LTRR_HOST": "0.0.0.0"}, "LTRR_ADMIN_KEY"),
             ([], {"LTRR_SINGING_KEYS": "x"}, "LTRR_SIGNING_KEYS"),
             ([], {"LTRR_SIGNING_KEYS": "x"}, "signing_keys"),
-            ([], {"LTRR_REDIS_URL": "redis://127.0.0.1"}, "LTRR_REDIS_URL"),
+            ([], {"LTRR_REDIS_URL": "redis://127.0.0.1"}, "LTRR_SIGNING_KEYS"),
+            ([], {"LTRR_REDIS_URL": "http://127.0.0.1"}, "LTRR_REDIS_URL"),
             ([], {"LTRR_ENCODER": "/nowhere"}, "/nowhere"),
         ],
     )

@@ -147,10 +147,21 @@ class TestRefusals:
         assert refusal({"LTRR_ADMIN_KEY": key}).startswith("LTRR_ADMIN_KEY: ")
 
     @pytest.mark.parametrize("name", ["OPENSEARCH_URL", "QDRANT_URL", "REDIS_URL"])
-    def test_backends_that_this_version_has_not(self, tmp_path: Path, name: str) -> None:
-        settings = Settings.load({f"LTRR_{name}": "http://127.0.0.1:1"}, data_dir=tmp_path)
-        with pytest.raises(SettingsInvalid, match=f"LTRR_{name}"):
-            check(settings)
+    @pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://127.0.0.1", "http://", "https://[::1", f"x://u:{SECRET}@h:1"])
+    def test_addresses_that_cannot_be(self, name: str, url: str) -> None:
+        said = refusal({f"LTRR_{name}": url, "LTRR_SIGNING_KEYS": f"k1:{SECRET}"})
+        assert said.startswith(f"LTRR_{name}: ")
+        assert SECRET not in said
+
+    def test_redis_needs_signing_keys_that_every_process_has(self) -> None:
+        assert refusal({"LTRR_REDIS_URL": "redis://127.0.0.1:1"}).startswith("LTRR_SIGNING_KEYS: ")
+        assert Settings.load({"LTRR_REDIS_URL": "redis://h:1", "LTRR_SIGNING_KEYS": f"k1:{SECRET}"}).embedded == [
+            "LTRR_OPENSEARCH_URL",
+            "LTRR_QDRANT_URL",
+        ]
+
+    def test_the_mirror_needs_opensearch(self) -> None:
+        assert refusal({"LTRR_UBI": "true"}).startswith("LTRR_UBI: ")
 
     def test_signing_keys_are_checked_and_not_repeated(self, tmp_path: Path) -> None:
         for keys in (SECRET, f"k1:{SECRET},k1:{SECRET}", "k1:short", f"bad kid:{SECRET}", f"k1:{SECRET},{SECRET}x"):

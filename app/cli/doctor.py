@@ -1,0 +1,54 @@
+"""`ltrr doctor`: look at settings, engines, disk, clock, log, learner and models, and say what to do."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from dataclasses import asdict
+
+import orjson
+
+from app.doctor import Finding, Verdict, examine
+from app.settings import Settings
+
+MARKS = {Verdict.OK: "ok      ", Verdict.WARNING: "warning ", Verdict.FAILED: "FAILED  "}
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "doctor",
+        help="check the installation and say what to do",
+        description=__doc__,
+        epilog="Changes nothing, also beside a running service. Exit code 1 when something failed.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    settings = Settings.load()
+    found = asyncio.run(_found(settings, shown=not asked.json))
+    if asked.json:
+        print(orjson.dumps([asdict(finding) for finding in found]).decode())
+    else:
+        print(_summary(found))
+    return int(any(finding.verdict is Verdict.FAILED for finding in found))
+
+
+async def _found(settings: Settings, shown: bool) -> list[Finding]:
+    found = []
+    async for finding in examine(settings):
+        found.append(finding)
+        if shown:
+            print(f"{MARKS[finding.verdict]}{finding.part:11} {finding.detail}", flush=True)
+            if finding.advice:
+                print(f"{'':19} -> {finding.advice}", flush=True)
+    return found
+
+
+def _summary(found: list[Finding]) -> str:
+    failures = sum(finding.verdict is Verdict.FAILED for finding in found)
+    warnings = sum(finding.verdict is Verdict.WARNING for finding in found)
+    if not failures and not warnings:
+        return "all is well"
+    return f"{failures} failed, {warnings} to look at"
