@@ -432,6 +432,7 @@ def test_a_sound_answer_of_the_stub_is_taken() -> None:
         Answer(hits(hit(), total={"value": "1", "relation": "eq"}, **COUNTED)),
         Answer(hits(hit(score=None), **COUNTED)),
         Answer(hits(hit(score="NaN"), **COUNTED)),
+        Answer(orjson.dumps(hits(hit(score=12345), **COUNTED)).replace(b"12345", b"1e999")),
         Answer(hits(hit(score=True), **COUNTED)),
         Answer(hits(hit(object_id=5), **COUNTED)),
         Answer(hits(hit(object_id=""), **COUNTED)),

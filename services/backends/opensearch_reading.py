@@ -3,7 +3,6 @@ it must raises StorageFailed, and an incomplete answer is none."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -137,10 +136,10 @@ def _id(hit: Mapping[str, Any]) -> str:
 
 
 def _key(hit: Mapping[str, Any]) -> float:
-    """What a hit is ordered by first."""
+    """What a hit is ordered by first; finite, as the JSON that we read knows nothing else."""
     order = hit.get("sort")
     key = order[0] if isinstance(order, list) and order else None
-    if isinstance(key, bool) or not isinstance(key, (int, float)) or not math.isfinite(key):
+    if isinstance(key, bool) or not isinstance(key, (int, float)):
         raise Garbage("scores")
     return float(key)
 
