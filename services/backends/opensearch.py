@@ -47,6 +47,8 @@ CONNECTIONS = 32
 """At most this many at once from one process; further calls wait their turn, within their deadline."""
 WRITE_SECONDS = 30.0
 """For one request that writes."""
+UPKEEP_SECONDS = 5.0
+"""For one request that asks what indexes there are."""
 BULK_ITEMS = 500
 BULK_BYTES = 1_000_000
 """At most this much in one bulk request, but for a single item that is larger: more would hold up the event loop."""
@@ -272,7 +274,7 @@ class OpenSearchIndex:
     async def _read(self, work: Callable[[float], Awaitable[T]]) -> T:
         """What the upkeep of the index wants to know."""
         try:
-            return await self._remote.read(work, Deadline.after(WRITE_SECONDS))
+            return await self._remote.read(work, Deadline.after(UPKEEP_SECONDS))
         except TimeoutError as error:
             raise StorageFailed("OpenSearch does not answer") from error
 
