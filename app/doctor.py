@@ -29,7 +29,7 @@ SHORTEST_SECRET = 32
 SILENT_SECONDS = 15.0
 """A learner that has said nothing for so long is taken to be gone."""
 MOST_LAG = 10_000
-OLDEST_OPENSEARCH = (2, 11)
+OLDEST_OPENSEARCH = 3
 
 
 class Verdict(StrEnum):
@@ -161,8 +161,8 @@ async def _opensearch(settings: Settings) -> Findings:
     index = open_opensearch(settings, schema or Schema())
     try:
         version = await index.version(Deadline.after(SECONDS))
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_OPENSEARCH:
-            yield warning("opensearch", f"version {version} is older than what is supported", "upgrade to 3.x")
+        if int(version.split(".")[0]) < OLDEST_OPENSEARCH:
+            yield warning("opensearch", f"version {version} scores words otherwise than 3.x", "upgrade to 3.x")
         else:
             yield ok("opensearch", f"version {version}")
         if schema is not None and await index.stale():

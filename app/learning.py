@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 from app.settings import Settings
-from app.stores import Stores, open_stores
+from app.stores import Stores, model_store, open_stores
 from app.wiring import background, new_learner
 from services.backends.redis import Redis
 from services.backends.redis_locks import Lease
@@ -28,8 +29,10 @@ class LearnerSystem:
 
     def __init__(self, settings: Settings, stores: Stores, redis: Redis) -> None:
         self._settings = settings
-        self._stores = stores
         self._lease = Lease(redis, LEASE)
+        # A learner that was stopped while another took over writes no model when it goes on.
+        fenced = model_store(settings, lambda: (self._lease.epoch_key, self._lease.epoch))
+        self._stores = replace(stores, models=fenced)
         self._learner: Learner | None = None
 
     async def ready(self) -> tuple[bool, dict[str, str]]:

@@ -8,8 +8,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from fastapi import Depends, FastAPI, params
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.telemetry import TelemetryConfig
 
-from app import errors, metrics_export
+from app import errors, metrics_export, tracing
 from app.middleware import GuardOrigin, LimitBody, Measure
 from app.pages import pages
 from app.routes import autocomplete, explain, feedback, health, items, models, policy, search, users
@@ -22,6 +23,9 @@ from services.fusion import FUSION_WEIGHTS
 
 COLLECT = (50_000, 20, 50)
 """Thresholds of the garbage collector: new objects, then collections of each generation before the next older one."""
+
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+"""The framework's own would record the text of searches; see app/tracing.py for ours."""
 
 PUBLIC = tuple(part.router for part in (search, feedback, autocomplete, items, health))
 ADMIN = (
@@ -47,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         redoc_url=None,
         lifespan=_lifespan(settings, opened),
+        telemetry=NO_TELEMETRY,
     )
     admin = _prepare(app, settings)
     for router in (*PUBLIC, pages.router):
@@ -60,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def create_learner_app(settings: Settings, learning: Opened) -> FastAPI:
     """Probes and metrics of the process that learns, which is `learning` for as long as it is served."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(settings, learning))
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(settings, learning), telemetry=NO_TELEMETRY)
     admin = _prepare(app, settings)
     app.include_router(health.router)
     app.include_router(health.metrics_router, dependencies=admin)
@@ -86,12 +91,12 @@ def _install_middleware(app: FastAPI, settings: Settings) -> None:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["content-type"],
-            expose_headers=["X-Query-Id"],
+            expose_headers=["X-Query-Id", "X-Request-Id", "traceparent"],
         )
     if settings.admin_key is None:
         hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
         app.add_middleware(GuardOrigin, guard=OriginGuard(hosts, settings.cors_origins))
-    app.add_middleware(Measure)
+    app.add_middleware(Measure, log_queries=settings.log_queries)
 
 
 def _lifespan(settings: Settings, opened: Opened) -> Lifespan:
@@ -99,6 +104,7 @@ def _lifespan(settings: Settings, opened: Opened) -> Lifespan:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
+                await stack.enter_async_context(tracing.exporting(settings))
                 app.state.system = await stack.enter_async_context(opened(settings))
             except LtrrError as error:
                 app.state.failure = error  # for who started us: the server only says that it failed

@@ -70,6 +70,7 @@ def configured(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         access_log=False,
+        log_config=None,  # our own is in force: the server's would print beside it
         log_level="warning",
         server_header=False,
         proxy_headers=False,

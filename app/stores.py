@@ -22,6 +22,7 @@ from services.models.store import ModelStore
 
 if TYPE_CHECKING:
     from services.backends.redis import Redis
+    from services.models.redis_files import Fence
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +118,13 @@ async def open_items(settings: Settings) -> AsyncIterator[ItemStore]:
         await items.close()
 
 
-def model_store(settings: Settings) -> ModelStore:
+def model_store(settings: Settings, fence: Fence | None = None) -> ModelStore:
+    """With a `fence` (key and number of a lease's epoch), nothing is written to Redis once that epoch is over."""
     if settings.redis_url is None:
         return ModelStore(settings.data_dir / MODELS_FOLDER)
     from services.models.redis_files import RedisFiles
 
-    return ModelStore(RedisFiles(settings.redis_url.get_secret_value(), settings.namespace))
+    return ModelStore(RedisFiles(settings.redis_url.get_secret_value(), settings.namespace, fence))
 
 
 def _files(settings: Settings, stack: AsyncExitStack) -> Stores:

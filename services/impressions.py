@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from services.backends.base import EventLog
-from services.errors import StorageFailed
+from services.errors import StorageFailed, Unavailable
 from services.types import Deadline, Degraded, Impression
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ async def record(log: EventLog, impression: Impression, deadline: Deadline) -> t
             await log.append(impression)
     except TimeoutError:
         return (Degraded(LOG, "timeout"),)
+    except Unavailable as error:  # counted, and said, where the engine is called
+        return (Degraded(LOG, error.reason),)
     except StorageFailed as error:
         logger.warning("answer_not_logged error=%s", type(error).__name__)
         return (Degraded(LOG, "unavailable"),)

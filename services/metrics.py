@@ -26,6 +26,7 @@ STAGE_SECONDS = Histogram("ltrr_stage_duration_seconds", "Time of one stage", ["
 ARM_SECONDS = Histogram("ltrr_arm_duration_seconds", "Time of one retrieval by an arm", ["arm"], buckets=FAST_SECONDS)
 ARM_REQUESTS = Counter("ltrr_arm_requests", "Retrievals asked of an arm", ["arm", "outcome"])
 ARM_CANDIDATES = Counter("ltrr_arm_candidates", "Candidates an arm returned", ["arm"])
+DEGRADED = Counter("ltrr_degraded_searches", "Searches whose answer lacks a part")
 CANDIDATES = Histogram("ltrr_candidates", "Candidates taken per search, over all arms", buckets=COUNTS)
 HITS_SHOWN = Counter("ltrr_hits_shown", "Hits shown, by the arms that found them", ["arm"])
 

@@ -176,7 +176,7 @@ class SearchEngine:
         with metrics.stage("recall"):
             context, degraded = await self._recall(query, understanding, schema, now, deadline)
         with metrics.stage("decide"):
-            options = self._options(context)
+            options, left_out = self._options(context)
             seen = features(context, options, schema.title)
             decision = decider.decide(seen, options, secrets.randbits(63))
         with metrics.stage("retrieve"):
@@ -210,7 +210,7 @@ class SearchEngine:
             # An item deleted since an arm listed it has no document any more.
             pool=[pooled for pooled in pool if pooled.object_id in documents],
             documents=documents,
-            degraded=[*degraded, *failed],
+            degraded=[*degraded, *left_out, *failed],
         )
 
     async def _recall(
@@ -256,12 +256,13 @@ class SearchEngine:
             async with deadline.enforced():
                 await self._follow_mode(deadline)
 
-    def _options(self, context: Context) -> tuple[ArmOption, ...]:
-        """What may be chosen: an arm that keeps failing is not offered, so that others are chosen in its place."""
-        return tuple(ArmOption(arm.name, arm.counts if self._can_ask(arm, context) else (0,)) for arm in self._arms)
-
-    def _can_ask(self, arm: Arm, context: Context) -> bool:
-        return self._circuits[arm.name].willing and arm.available(context)
+    def _options(self, context: Context) -> tuple[tuple[ArmOption, ...], list[Degraded]]:
+        """What may be chosen, and the arms that are left out because they keep failing: others are chosen instead."""
+        able = [arm for arm in self._arms if arm.available(context)]
+        tired = [arm.name for arm in able if not self._circuits[arm.name].willing]
+        asked = {arm.name for arm in able if arm.name not in tired}
+        options = tuple(ArmOption(arm.name, arm.counts if arm.name in asked else (0,)) for arm in self._arms)
+        return options, [Degraded(name, "circuit_open") for name in tired]
 
     async def _retrieve(
         self, context: Context, decision: Decision, deadline: Deadline
@@ -281,7 +282,7 @@ class SearchEngine:
         counts = {
             arm.name: RESCUED
             for arm in self._arms
-            if decision.arms[arm.name].count == 0 and self._can_ask(arm, context)
+            if decision.arms[arm.name].count == 0 and self._circuits[arm.name].willing and arm.available(context)
         }
         lists, _ = await retrieve(self._arms, counts, context, deadline, self._circuits)
         return lists
@@ -362,6 +363,8 @@ def _unavailable(arm: str, error: BaseException) -> Degraded:
 
 def _count(answer: Answer, lists: Mapping[str, Sequence[Candidate]]) -> None:
     metrics.STAGE_SECONDS.labels("total").observe(answer.took)
+    if answer.degraded:
+        metrics.DEGRADED.inc()
     metrics.CANDIDATES.observe(sum(len(found) for found in lists.values()))
     metrics.DECISIONS.labels(answer.decision.policy, answer.decision.mode).inc()
     for name, choice in answer.decision.arms.items():

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
+from app import logs
 from app.requests import PROBLEM_RESPONSES, json_response
 from app.schemas import AutocompleteResponse, Integer, Name, Parameters, Text
 from app.wiring import System
@@ -27,5 +28,6 @@ class Completion(Parameters):
 @router.get("/v1/autocomplete", summary="Completions", response_model=AutocompleteResponse, responses=PROBLEM_RESPONSES)
 async def autocomplete(request: Request, parameters: Annotated[Completion, Query()]) -> Response:
     system: System = request.app.state.system
+    logs.note(query=parameters.q)
     found = await system.autocomplete.suggest(parameters.q, parameters.limit, Deadline.after(TIMEOUT))
     return json_response({"suggestions": [{"text": text, "score": score} for text, score in found]})

@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
+from app import logs
 from app.requests import PROBLEM_RESPONSES, json_body, json_response, parse
 from app.schemas import (
     MAX_DEPTH,
@@ -81,6 +82,7 @@ async def search_by_address(request: Request, parameters: Annotated[SearchParame
 
 async def _answer(request: Request, asked: SearchRequest) -> Response:
     system: System = request.app.state.system
+    logs.note(query=asked.query)
     with system.admission.admit("/v1/search"):
         answer = await system.search.answer(query_of(asked, system.search.knowledge.schema))
     return json_response(views.answer(answer), headers={"X-Query-Id": answer.query_id})

@@ -4,8 +4,9 @@
     <namespace>-items                   alias of the one in force
     <namespace>-items-of-<fingerprint>  alias of the same, named after what it was built from
 
-All aliases move to another index in one step. Searches and writes go through the last one: who still has another
-schema in mind finds no such index, instead of nonsense in one that it would read wrongly.
+All aliases move to another index in one step. Searches and writes go through the last one: who still has the schema of
+before in mind finds the index of before, for a moment, and then none, instead of nonsense in one that it would read
+wrongly.
 
 The whole item is kept beside what is indexed of it, so that this is a second copy of the catalogue.
 """
@@ -38,6 +39,7 @@ from services.backends.remote import Remote
 from services.backends.tantivy_layout import clean, prefix_key
 from services.errors import SettingsInvalid, StorageFailed
 from services.schema import from_json
+from services.tracing import outgoing_headers
 from services.types import Deadline, Document, Schema
 
 T = TypeVar("T")
@@ -174,7 +176,9 @@ class OpenSearchIndex:
         async with self._writing:
             await self._cleaned()
             known = await self._indexes()
-            await self._remove([name for name, aliases in known.items() if not aliases])  # of rebuilds that broke off
+            # Of rebuilds that broke off, and those replaced by one that did not live to remove them.
+            await self._remove([name for name, aliases in known.items() if self._alias not in aliases])
+            known = {name: aliases for name, aliases in known.items() if self._alias in aliases}
             fresh = f"{self._alias}-g{time.time_ns() // 1_000_000:x}{secrets.token_hex(2)}"
             try:
                 await self._write("PUT", f"/{fresh}", {"settings": self._settings(), "mappings": layout.mappings()})
@@ -186,7 +190,7 @@ class OpenSearchIndex:
                 with suppress(StorageFailed):
                     await self._remove([fresh])
                 raise
-            old = [name for name, aliases in known.items() if aliases]
+            old = list(known)
             # Should the answer be lost, either index may be in force; the next rebuild removes the other.
             await self._write("POST", "/_aliases", {"actions": self._switch(layout, fresh, known)})
             self._layout = layout
@@ -230,7 +234,9 @@ class OpenSearchIndex:
         }
 
     def _switch(self, layout: Layout, fresh: str, known: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-        gone = [(name, alias) for name, aliases in known.items() for alias in aliases]
+        # The index before stays findable by those who still have its schema in mind, until they have looked again.
+        moving = (self._alias, self._named(layout))
+        gone = [(name, alias) for name, aliases in known.items() for alias in aliases if alias in moving]
         return [
             *({"remove": {"index": name, "alias": alias}} for name, alias in gone),
             *({"add": {"index": fresh, "alias": alias}} for alias in (self._alias, self._named(layout))),
@@ -313,7 +319,12 @@ class OpenSearchIndex:
             raise StorageFailed("the lexical index is closed")
         try:
             answer = await self._client.transport.perform_request(
-                method, path, params=dict(options or {}), body=body, timeout=seconds
+                method,
+                path,
+                params=dict(options or {}),
+                body=body,
+                timeout=seconds,
+                headers=outgoing_headers(),
             )
         except ConnectionTimeout:
             raise TimeoutError from None

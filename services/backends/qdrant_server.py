@@ -20,6 +20,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from services.backends.remote import Remote
 from services.errors import StorageFailed
+from services.tracing import outgoing_headers
 from services.types import Deadline
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class QdrantServer:
                 max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
             ),
             trust_env=False,
+            event_hooks={"request": [_traced]},
             verify=ssl.create_default_context(),
         )
         self._remote = Remote(NAME, retryable=(EngineFailed,))
@@ -149,3 +151,8 @@ def _told(error: Exception) -> Exception:
     if isinstance(cause, httpx.TimeoutException):
         return TimeoutError()
     return EngineFailed(type(cause).__name__)
+
+
+async def _traced(request: httpx.Request) -> None:
+    """The engine's part of a trace goes by the same name as ours."""
+    request.headers.update(outgoing_headers())
