@@ -8,7 +8,7 @@ services.types; no client type leaks.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -233,6 +233,42 @@ class Forget:
 Record = Impression | Interaction | Tick | Forget
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record as the log keeps it, to be put into another log just so."""
+
+    offset: int
+    at: float
+    kind: int
+    """As in services.codec."""
+    query_id: str
+    user_id: str
+    """Both "" for none; a blanked record has no user."""
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An event id that must not count again."""
+
+    event_id: str
+    digest: str
+    left: float
+    """Seconds for which it is still to be remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What counted on an answer and must not count again, whatever the event id."""
+
+    query_id: str
+    object_id: str
+    """"" for actions without an object."""
+    action_name: str
+    left: float
+    """Seconds for which it is still to be remembered."""
+
+
 class EventLog(Protocol):
     """The one durable, ordered log of what was shown and what people did. Offsets ascend by 1 from 1, without gaps."""
 
@@ -282,6 +318,27 @@ class EventLog(Protocol):
         """Blank the user's id and query text in past records and append a Forget; how many records were blanked."""
         ...
 
+    # For backups: what goes out here goes into an empty log, of this kind or another, and is the same log again.
+
+    async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
+        """Hand what counts every event once to `take`, portion by portion (some of it perhaps twice). Returns an
+        offset: of the events up to there all was handed out, of later ones nothing."""
+        ...
+
+    async def entries(self, after: int, until: int) -> list[Entry]:
+        """Some of the records with after < offset <= until, in order; none when there are none."""
+        ...
+
+    async def consumers(self) -> dict[str, int]:
+        """What every consumer last said to `consumed`."""
+        ...
+
+    async def put_known(self, known: Sequence[Known | Counted]) -> None: ...
+
+    async def put_entries(self, entries: Sequence[Entry]) -> None:
+        """Behind the last record; durable when it returns."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -302,6 +359,19 @@ class MemoryChange:
     """(person, object_id, weight)."""
     forget_user: str | None = None
     at: float = 0.0
+
+
+MemoryRow = tuple[Any, ...]
+"""One thing that a memory keeps, as a name and its values:
+
+    query         key, shown, at, used                  text      text, key, asked, at
+    asker         text, principal, weight, at, used     score     key, object_id, clicks, at
+    contribution  key, object_id, principal, weight, at, used
+    person        person, used                          history   person, used, object_id, weight, at
+    state         offset, used, at
+
+`used` numbers changes, the later the higher; `state` tells the last of all. What is predicted is not among them: it
+comes from the catalogue."""
 
 
 class MemoryIndex(Protocol):
@@ -329,6 +399,15 @@ class MemoryIndex(Protocol):
 
     async def forget_items(self, object_ids: Sequence[str]) -> None: ...
 
+    def rows(self) -> AsyncIterator[list[MemoryRow]]:
+        """Everything that came from the log, as it was at one moment; every row after those that it belongs to, the
+        state last. Raises StorageFailed when no such moment can be had; what was handed out is then worth nothing."""
+        ...
+
+    async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
+        """Into an empty memory, in the order of `rows()`; durable when it returns."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -342,6 +421,10 @@ class StateStore(Protocol):
 
     async def set(self, key: str, value: Any) -> None:
         """Durable and in force for every reader when it returns."""
+        ...
+
+    async def all(self) -> dict[str, Any]:
+        """Everything that was ever set."""
         ...
 
     async def close(self) -> None: ...

@@ -25,6 +25,11 @@ TRIM_AT_ONCE = 500
 TRIM_STEPS = 20
 """Such steps for one word of a consumer."""
 
+COPY_AT_ONCE = 250
+"""Records of one read for a backup ..."""
+KNOWN_AT_ONCE = 1000
+"""... and things that count events once."""
+
 
 class Row(NamedTuple):
     offset: int

@@ -7,16 +7,20 @@ meanwhile, so that a batch should not have many more than a thousand changes.
 
 from __future__ import annotations
 
+import asyncio
 import math
+import secrets
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, cast
 
 import orjson
 
-from services.backends.base import MemoryChange
+from services.backends.base import MemoryChange, MemoryRow
 from services.backends.redis import Redis
+from services.backends.redis_memory_rows import read
 from services.errors import StorageFailed
 from services.memory import (
     MIN_SIMILARITY,
@@ -37,6 +41,9 @@ _KEYS_PER_VARIANT = 64
 """Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
 _AT_ONCE = 100
 """Items that share a run of the script: reads get in between."""
+_HOLD_MILLISECONDS = 10_000
+"""After which the learner goes on when whoever copied the memory died."""
+_COPIED = -2
 _PAIR = struct.Struct("<dd")
 _SCORE = struct.Struct("<d")
 
@@ -63,6 +70,7 @@ class RedisMemory:
     ) -> None:
         self._redis = redis
         self._prefix = redis.key("m", "")
+        self._held = redis.key("lock", "memory")
         self._half_life = half_life
         self._limits = {
             "half_life": half_life,
@@ -143,6 +151,8 @@ class RedisMemory:
             "changes": [_given(change) for change in changes],
         }
         state, committed = await self._change("apply", given)
+        if state == _COPIED:
+            raise StorageFailed("the memory is being copied for a backup and takes nothing in meanwhile")
         if state < 0:
             raise StorageFailed(f"the memory stands at {committed}: another process has applied the log as well")
         self._seen = max(offset, self._seen or 0)
@@ -162,14 +172,54 @@ class RedisMemory:
             while left:
                 left = left[await self._change("forget", left) :]
 
+    # --- for backups ---
+
+    async def rows(self) -> AsyncIterator[list[MemoryRow]]:
+        """While they are read, `apply` raises StorageFailed: the learner waits, nobody else notices."""
+        key, token = self._held, secrets.token_hex(8)
+        if not await self._redis.write(lambda c: c.set(key, token, nx=True, px=_HOLD_MILLISECONDS)):
+            raise StorageFailed("the memory is being copied for another backup")
+        holding = asyncio.create_task(self._hold(token))
+        try:
+            before = await self.offset()
+            last: list[MemoryRow] = []
+            async for rows in read(self._redis, self._prefix):
+                if last:
+                    yield last
+                last = rows
+            # Before the last row, which makes it all count.
+            if not await self._keep(token) or before != await self.offset():
+                raise StorageFailed("the memory changed while it was copied")
+            yield last
+        finally:
+            holding.cancel()
+            await asyncio.wait([holding])
+            release = self._redis.script("lock_release")
+            await self._redis.write(lambda c: cast(Any, release(keys=[key], args=[token], client=c)))
+
+    async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
+        await self._change("put", {"limits": self._limits, "rows": rows})
+
     async def close(self) -> None:
         """Nothing to let go of: the connections are the server's."""
 
     async def _change(self, what: str, given: object) -> Any:
         run, body = self._redis.script("memory_changes"), orjson.dumps(given)
         return await self._redis.write(
-            lambda client: cast(Any, run(keys=[self._prefix], args=[what, body], client=client))
+            lambda client: cast(Any, run(keys=[self._prefix, self._held], args=[what, body], client=client))
         )
+
+    async def _hold(self, token: str) -> None:
+        while True:
+            await asyncio.sleep(_HOLD_MILLISECONDS / 1000.0 / 4)
+            with suppress(StorageFailed):
+                await self._keep(token)
+
+    async def _keep(self, token: str) -> bool:
+        """Whether we still hold the memory, for as long again."""
+        renew = self._redis.script("lock_renew")
+        arguments: list[str | int] = [token, _HOLD_MILLISECONDS]
+        return bool(await self._redis.write(lambda c: cast(Any, renew(keys=[self._held], args=arguments, client=c))))
 
 
 def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

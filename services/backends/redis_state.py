@@ -34,5 +34,9 @@ class RedisState:
             raise ValueError(f"the value of {key} is not JSON: {error}") from error
         await self._redis.write(lambda c: c.hset(self._key, key, body))
 
+    async def all(self) -> dict[str, Any]:
+        values: Any = await self._redis.read(lambda c: c.hgetall(self._key))
+        return {key.decode(): orjson.loads(value) for key, value in values.items()}
+
     async def close(self) -> None:
         """Nothing: whoever opened the connection closes it."""

@@ -10,12 +10,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
-from services.backends.base import Forget, Record
+from services.backends.base import Counted, Entry, Forget, Known, Record
 from services.backends.log_records import (
+    COPY_AT_ONCE,
+    KNOWN_AT_ONCE,
     MOST_BURIED,
     REMEMBER,
     STORED,
@@ -114,7 +119,7 @@ class SqliteLog:
 
         def work(connection: sqlite3.Connection) -> Impression | None:
             row = connection.execute(
-                "SELECT offset, body FROM log WHERE kind = 1 AND query_id = ?", (query_id,)
+                "SELECT offset, body, at FROM log WHERE kind = 1 AND query_id = ?", (query_id,)
             ).fetchone()
             found = None if row is None else decode_row(Row(*row))
             return found if isinstance(found, Impression) else None
@@ -125,7 +130,7 @@ class SqliteLog:
         """Raises TimeoutError, RecordDamaged, StorageFailed."""
         rows = await self._database.read(
             lambda connection: connection.execute(
-                "SELECT offset, body FROM log WHERE kind = 2 AND query_id = ? ORDER BY offset", (query_id,)
+                "SELECT offset, body, at FROM log WHERE kind = 2 AND query_id = ? ORDER BY offset", (query_id,)
             ).fetchall(),
             deadline,
         )
@@ -137,7 +142,7 @@ class SqliteLog:
 
         rows = await self._database.read(
             lambda connection: connection.execute(
-                "SELECT offset, body FROM log WHERE offset > ? ORDER BY offset LIMIT ?", (after, limit)
+                "SELECT offset, body, at FROM log WHERE offset > ? ORDER BY offset LIMIT ?", (after, limit)
             ).fetchall()
         )
         # Not on the reading thread: a long batch would hold up the look-ups of searches and feedback.
@@ -184,8 +189,79 @@ class SqliteLog:
         await self._database.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
         return blanked
 
+    async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
+        """Short reads up to a mark: a long one would keep what `forget` blanked in the write-ahead log."""
+        end, at, last_event, last_counted = await self._database.read(_mark)
+        since = at - self._remember
+        kinds: dict[str, Callable[..., Known | Counted]] = {"events": Known, "counted": Counted}
+        for (table, kind), last in zip(kinds.items(), (last_event, last_counted), strict=True):
+            number = 0
+            while rows := await self._database.read(partial(_known, table, number, last, at)):
+                number = rows[-1][0]
+                take([kind(*row[1:-1], row[-1] - since) for row in rows])
+        return end
+
+    async def entries(self, after: int, until: int) -> list[Entry]:
+        rows = await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT offset, at, kind, coalesce(query_id, ''), coalesce(user_id, ''), body FROM log"
+                " WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?",
+                (after, until, COPY_AT_ONCE),
+            ).fetchall()
+        )
+        return [Entry(*row) for row in rows]
+
+    async def consumers(self) -> dict[str, int]:
+        return dict(await self._database.read(lambda c: c.execute("SELECT name, offset FROM consumers").fetchall()))
+
+    async def put_known(self, known: Sequence[Known | Counted]) -> None:
+        since = time.time() - self._remember
+        events = [(one.event_id, one.digest, since + one.left) for one in known if isinstance(one, Known)]
+        counted = [
+            (one.query_id, one.object_id, one.action_name, since + one.left)
+            for one in known
+            if isinstance(one, Counted)
+        ]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR IGNORE INTO events (event_id, digest, at) VALUES (?, ?, ?)", events)
+            connection.executemany(
+                "INSERT OR IGNORE INTO counted (query_id, object_id, action_name, at) VALUES (?, ?, ?, ?)", counted
+            )
+
+        await self._database.write(work)
+
+    async def put_entries(self, entries: Sequence[Entry]) -> None:
+        rows = [(e.offset, e.kind, e.at, e.query_id or None, e.user_id or None, e.body) for e in entries]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+        await self._database.write(work)
+
     async def close(self) -> None:
         await self._database.close()
+
+
+def _mark(connection: sqlite3.Connection) -> tuple[int, float, int, int]:
+    """Where the log and what counts its events stand at one moment: (offset, time, last event, last counted)."""
+    return cast(
+        "tuple[int, float, int, int]",
+        connection.execute(
+            "SELECT coalesce(max(offset), 0), coalesce((SELECT at FROM log ORDER BY offset DESC LIMIT 1), 0.0),"
+            " (SELECT coalesce(max(number), 0) FROM events), (SELECT coalesce(max(number), 0) FROM counted) FROM log"
+        ).fetchone(),
+    )
+
+
+def _known(table: str, after: int, last: int, at: float, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """By time too: a table that was emptied meanwhile numbers its rows anew."""
+    columns = "event_id, digest" if table == "events" else "query_id, object_id, action_name"
+    return connection.execute(
+        f"SELECT number, {columns}, at FROM {table}"  # noqa: S608
+        " WHERE number > ? AND number <= ? AND at <= ? ORDER BY number LIMIT ?",
+        (after, last, at, KNOWN_AT_ONCE),
+    ).fetchall()
 
 
 def _end(connection: sqlite3.Connection) -> tuple[int, float]:

@@ -6,14 +6,17 @@ What a change of the log does to the tables is in sqlite_memory_changes; here is
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from services.backends.base import MemoryChange
+from services.backends.base import MemoryChange, MemoryRow
 from services.backends.sqlite import Database
 from services.backends.sqlite_memory_changes import TABLES, Changes, link, marks, set_state, state, unlink
+from services.backends.sqlite_memory_rows import READINGS, put
+from services.errors import StorageFailed
 from services.memory import (
     MIN_SIMILARITY,
     PRIOR,
@@ -34,6 +37,7 @@ _KEYS_PER_VARIANT = 64
 _SHORT_PREFIX = 3
 _PREDICT_AT_ONCE = 500
 """Items whose predictions share a transaction; the learner's writes get in between."""
+_ROWS_AT_ONCE = 1000
 
 
 class SqliteMemory:
@@ -58,6 +62,7 @@ class SqliteMemory:
         queries: int = 500_000,
         people: int = 500_000,
     ) -> None:
+        self._path = path
         self._database = Database(path, TABLES)
         self._half_life = half_life
         self._items_per_query = items_per_query
@@ -183,6 +188,29 @@ class SqliteMemory:
                     unlink(connection, key)
 
         await self._database.write(work)
+
+    # --- for backups ---
+
+    async def rows(self) -> AsyncIterator[list[MemoryRow]]:
+        """On a connection of its own, whose view of the file stays as it is while others write."""
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = await asyncio.to_thread(
+                sqlite3.connect, self._path, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("BEGIN")
+            for name, query in READINGS.items():
+                cursor = await asyncio.to_thread(connection.execute, query)
+                while found := await asyncio.to_thread(cursor.fetchmany, _ROWS_AT_ONCE):
+                    yield [(name, *row) for row in found]
+        except sqlite3.Error as error:
+            raise StorageFailed(f"{self._path.name}: {error}") from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
+        await self._database.write(lambda connection: put(connection, self._changes, rows))
 
     async def close(self) -> None:
         await self._database.close()

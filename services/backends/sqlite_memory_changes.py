@@ -81,7 +81,7 @@ class Changes:
         self._use(connection, key, at, used)
         added = self._contribute(connection, "askers", {"text": text}, principal, 1.0, at, used)
         row = connection.execute("SELECT asked, at FROM texts WHERE text = ?", (text,)).fetchone()
-        self._put_text(connection, text, key, *self._add(row, added, at))
+        self.put_text(connection, text, key, *self._add(row, added, at))
         if row is None:
             self._drop_least(connection, "texts", "text", "asked", key, text, self.texts_per_query)
         row = connection.execute("SELECT shown, at FROM queries WHERE key = ?", (key,)).fetchone()
@@ -115,7 +115,7 @@ class Changes:
     ) -> None:
         if connection.execute("UPDATE people SET used = ? WHERE person = ?", (used, person)).rowcount == 0:
             connection.execute("INSERT INTO people VALUES (?, ?)", (person, used))
-            if _count(connection, "people", 1) > self.people:
+            if count_rows(connection, "people", 1) > self.people:
                 oldest = connection.execute("SELECT person FROM people ORDER BY used LIMIT 1").fetchone()[0]
                 _forget_person(connection, oldest)
         connection.execute("INSERT INTO histories VALUES (?, ?, ?, ?, ?)", (person, used, object_id, weight, at))
@@ -130,13 +130,13 @@ class Changes:
         if connection.execute("UPDATE queries SET used = ? WHERE key = ?", (used, key)).rowcount:
             return
         connection.execute("INSERT INTO queries VALUES (?, 0.0, ?, ?)", (key, at, used))
-        if _count(connection, "queries", 1) > self.queries:
+        if count_rows(connection, "queries", 1) > self.queries:
             oldest = connection.execute("SELECT key FROM queries ORDER BY used LIMIT 1").fetchone()[0]
             for text in connection.execute("SELECT text FROM texts WHERE key = ?", (oldest,)).fetchall():
                 connection.execute("DELETE FROM askers WHERE text = ?", text)
             for table in ("texts", "scores", "contributions", "queries"):
                 connection.execute(f"DELETE FROM {table} WHERE key = ?", (oldest,))
-            _count(connection, "queries", -1)
+            count_rows(connection, "queries", -1)
             unlink(connection, oldest)
 
     def _contribute(
@@ -183,7 +183,7 @@ class Changes:
             return stored * decay(at - since, self.half_life) + weight, at
         return stored + weight * decay(since - at, self.half_life), since
 
-    def _put_text(self, connection: sqlite3.Connection, text: str, key: str, asked: float, at: float) -> None:
+    def put_text(self, connection: sqlite3.Connection, text: str, key: str, asked: float, at: float) -> None:
         """`rank` orders texts by what they weigh at any one moment: log2 of the weight, with its time in half-lives."""
         rank = math.log2(max(asked, _NOTHING)) + at / self.half_life
         connection.execute("INSERT OR REPLACE INTO texts VALUES (?, ?, ?, ?, ?)", (text, key, asked, at, rank))
@@ -240,7 +240,7 @@ class Changes:
                 connection.execute("DELETE FROM texts WHERE text = ?", (text,))
                 connection.execute("DELETE FROM askers WHERE text = ?", (text,))
             else:
-                self._put_text(connection, text, key, asked, since)
+                self.put_text(connection, text, key, asked, since)
             row = connection.execute("SELECT shown, at FROM queries WHERE key = ?", (key,)).fetchone()
             shown, since = self._add((row[0], row[1]), -weight, at)
             connection.execute("UPDATE queries SET shown = ?, at = ? WHERE key = ?", (max(0.0, shown), since, key))
@@ -249,7 +249,7 @@ class Changes:
             kept = "SELECT 1 FROM texts WHERE key = ? UNION ALL SELECT 1 FROM scores WHERE key = ? LIMIT 1"
             if connection.execute(kept, (key, key)).fetchone() is None:
                 connection.execute("DELETE FROM queries WHERE key = ?", (key,))
-                _count(connection, "queries", -1)
+                count_rows(connection, "queries", -1)
         if connection.execute("SELECT 1 FROM people WHERE person = ?", (principal,)).fetchone():
             _forget_person(connection, principal)
 
@@ -267,7 +267,7 @@ def set_state(connection: sqlite3.Connection, name: str, value: float) -> None:
     connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, value))
 
 
-def _count(connection: sqlite3.Connection, table: str, change: int) -> int:
+def count_rows(connection: sqlite3.Connection, table: str, change: int) -> int:
     """Rows of a table, kept as a number because SQLite would count them one by one."""
     count = int(state(connection, table)) + change
     set_state(connection, table, count)
@@ -290,4 +290,4 @@ def unlink(connection: sqlite3.Connection, key: str) -> None:
 def _forget_person(connection: sqlite3.Connection, person: str) -> None:
     connection.execute("DELETE FROM histories WHERE person = ?", (person,))
     connection.execute("DELETE FROM people WHERE person = ?", (person,))
-    _count(connection, "people", -1)
+    count_rows(connection, "people", -1)

@@ -36,5 +36,9 @@ class SqliteState:
             lambda connection: connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, body)).rowcount
         )
 
+    async def all(self) -> dict[str, Any]:
+        rows = await self._database.read(lambda c: c.execute("SELECT key, value FROM state").fetchall())
+        return {key: orjson.loads(value) for key, value in rows}
+
     async def close(self) -> None:
         await self._database.close()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.backends.base import EventLog, Forget, Record, Tick
+from services.backends.base import Counted, EventLog, Forget, Known, Record, Tick
 from services.types import ArmChoice, ArmOption, Deadline, Decision, Degraded, Impression, Interaction
 
 DAY = 24 * 3600.0
@@ -414,6 +414,121 @@ class EventLogContract:
             assert await kept(log) == [1, 2]
 
         self.use(tmp_path, work)
+
+    # --- for backups ---
+
+    def test_its_entries_and_what_is_known_make_the_same_log_elsewhere(self, tmp_path: Path) -> None:
+        async def work(one: EventLog, other: EventLog) -> None:
+            await filled(one)
+            await copied(one, other)
+            assert await other.read(0, 100) == await one.read(0, 100)
+            assert await other.end() == await one.end()
+            for query in ("q1", "q2", "q3"):
+                assert await other.impression(query, soon()) == await one.impression(query, soon())
+                assert await other.interactions(query, soon()) == await one.interactions(query, soon())
+            for log in (one, other):  # and both go on alike
+                assert await log.append(Tick(5.0)) == 9
+                again = [(make_interaction(), "d1"), (make_interaction("e9"), "d9"), (make_interaction("e1"), "other")]
+                assert await log.accept(again) == ["duplicate", "duplicate", "invalid"]
+                assert await log.accept([(make_interaction("e8", query_id="q3", object_id=None), "d")]) == ["accepted"]
+                with pytest.raises(ValueError, match="in the log already"):
+                    await log.append(make_impression("q2"))
+                assert await log.forget("bob", 6000.0) == 2
+            assert [o for o, _ in await other.read(0, 100)] == [o for o, _ in await one.read(0, 100)]
+
+        self.use_two(tmp_path, work)
+
+    def test_a_log_without_its_beginning_is_copied_with_its_offsets(self, tmp_path: Path) -> None:
+        async def work(one: EventLog, other: EventLog) -> None:
+            for n in range(1, 6):
+                await one.append(make_impression(f"q{n}", at=100.0 * n))
+            await one.consumed("memory", 3)
+            await one.consumed("policy", 5)
+            await copied(one, other)
+            assert [offset for offset, _ in await other.read(0, 10)] == [3, 4, 5]
+            assert await other.consumers() == await one.consumers() == {"memory": 3, "policy": 5}
+            assert await other.append(Tick(501.0)) == 6
+
+        self.use_two(tmp_path, work, retention=250.0)
+
+    def test_an_empty_log_is_copied_too(self, tmp_path: Path) -> None:
+        async def work(one: EventLog, other: EventLog) -> None:
+            assert await one.entries(0, 0) == []
+            assert await one.consumers() == {}
+            await copied(one, other)
+            assert await other.end() == (0, 0.0)
+            assert await other.append(Tick(1.0)) == 1
+
+        self.use_two(tmp_path, work)
+
+    def test_what_is_known_is_of_the_log_up_to_an_end_while_others_write(self, tmp_path: Path) -> None:
+        """Of the events up to the end all, of later ones none: or they would count twice, or never."""
+
+        async def work(log: EventLog) -> None:
+            stop = asyncio.Event()
+
+            async def write(name: str) -> None:
+                number = 0
+                while not stop.is_set():
+                    number += 1
+                    events = [
+                        make_interaction(f"{name}-{number}-{n}", query_id=f"{name}-{number}", object_id=str(n))
+                        for n in range(3)
+                    ]
+                    assert await log.accept([(event, "d") for event in events]) == ["accepted"] * 3
+
+            writers = [asyncio.create_task(write(name)) for name in "abc"]
+            while (await log.end())[0] < 3000:  # noqa: ASYNC110 - the writers are real
+                await asyncio.sleep(0.01)
+            for _ in range(5):
+                known: list[Known | Counted] = []
+                end = await log.known(known.extend)
+                assert end >= 3000
+                records = [record for _, record in await log.read(0, end)]
+                events = {record.event_id for record in records if isinstance(record, Interaction)}
+                assert len(events) == end
+                assert {one.event_id for one in known if isinstance(one, Known)} == events
+                counted = {(one.query_id, one.object_id) for one in known if isinstance(one, Counted)}
+                assert counted == {(r.query_id, r.object_id) for r in records if isinstance(r, Interaction)}
+            stop.set()
+            await asyncio.gather(*writers)
+
+        self.use(tmp_path, work)
+
+    def use_two(
+        self, folder: Path, work: Callable[[EventLog, EventLog], Awaitable[None]], retention: float | None = None
+    ) -> None:
+        (folder / "other").mkdir()
+
+        async def both(one: EventLog) -> None:
+            async with self.open(folder / "other", retention) as other:
+                await work(one, other)
+
+        self.use(folder, both, retention)
+
+
+async def filled(log: EventLog) -> None:
+    """Eight records of all kinds, one person forgotten, one clock that went back."""
+    await log.append(make_impression(at=2000.0))
+    await log.append(make_impression("q2", user_id="bob", at=1000.0))
+    await log.accept([(make_interaction(), "d1"), (make_interaction("e2", query_id="q2", user_id="bob"), "d2")])
+    await log.accept([(make_interaction("e3", status="late", action_name="play"), "d3")])
+    await log.append(make_impression("q3", user_id=None))
+    await log.append(Tick(3000.0))
+    await log.forget("ann", 3001.0)
+
+
+async def copied(one: EventLog, other: EventLog) -> None:
+    portions: list[Sequence[Known | Counted]] = []
+    end = await one.known(portions.append)
+    for known in portions:
+        await other.put_known(known)
+    after = 0
+    while entries := await one.entries(after, end):
+        await other.put_entries(entries)
+        after = entries[-1].offset
+    for name, offset in (await one.consumers()).items():
+        await other.consumed(name, offset)
 
 
 async def kept(log: EventLog) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.backends.base import MemoryChange, MemoryIndex
+from services.backends.base import MemoryChange, MemoryIndex, MemoryRow
 from services.memory import memory_key
 from services.types import Deadline, Remembered
 
@@ -309,3 +309,82 @@ class MemoryIndexContract:
                 await memory.popular_queries("t", 10, late)
 
         self.use(tmp_path, work)
+
+    # --- for backups ---
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_its_rows_make_the_same_memory_elsewhere(self, tmp_path: Path, seed: int) -> None:
+        changes = random_changes(300, seed)
+        people = [f"u:{number}" for number in range(6)]
+
+        async def work(one: MemoryIndex, other: MemoryIndex) -> None:
+            await one.apply(changes[:200], 200)
+            await copied(one, other)
+            assert await other.offset() == 200
+            assert await told(other, people) == await told(one, people)
+            for memory in (one, other):  # and it goes on as the first does
+                await memory.apply(changes[200:], 300)
+            assert await told(other, people) == await told(one, people)
+            assert await everything(other) == await everything(one)
+
+        self.use_two(tmp_path, work)
+
+    def test_names_of_all_kinds_are_put_back(self, tmp_path: Path) -> None:
+        odd = 'a:b "c" \U0001f600 é'
+
+        async def work(one: MemoryIndex, other: MemoryIndex) -> None:
+            await one.apply([asked(odd, odd, 1e9), took(odd, odd, odd, 1 / 7, 1e9), did(odd, odd, 1 / 3, 1e9)], 7)
+            await copied(one, other)
+            assert await everything(other) == await everything(one)
+            assert (await other.person(odd, 10, soon())).recent == ((odd, 1 / 3, 1e9),)
+            assert ids(await other.remembered(memory_key(odd), 10, soon())) == [odd]
+
+        self.use_two(tmp_path, work)
+
+    def test_an_empty_memory_is_copied_too(self, tmp_path: Path) -> None:
+        async def work(one: MemoryIndex, other: MemoryIndex) -> None:
+            await copied(one, other)
+            assert await everything(other) == [("state", 0, 0, 0.0)]
+            await other.apply([took("toy story", "1")], 1)
+            assert await other.offset() == 1
+
+        self.use_two(tmp_path, work)
+
+    def test_what_is_predicted_stays_behind(self, tmp_path: Path) -> None:
+        async def work(one: MemoryIndex, other: MemoryIndex) -> None:
+            await one.predict({"1": [("toy story", 0.5)]})
+            await copied(one, other)
+            assert await other.remembered(TOY, 10, soon()) == []
+
+        self.use_two(tmp_path, work)
+
+    def use_two(self, folder: Path, work: Callable[[MemoryIndex, MemoryIndex], Awaitable[None]]) -> None:
+        (folder / "other").mkdir()
+
+        async def both(one: MemoryIndex) -> None:
+            other = self.open(folder / "other")
+            try:
+                await work(one, other)
+            finally:
+                await other.close()
+
+        self.use(folder, both)
+
+
+async def everything(memory: MemoryIndex) -> list[MemoryRow]:
+    """Its rows, sorted."""
+    return sorted([row async for rows in memory.rows() for row in rows], key=repr)
+
+
+async def copied(one: MemoryIndex, other: MemoryIndex) -> None:
+    async for rows in one.rows():
+        await other.put_rows(rows)
+
+
+async def told(memory: MemoryIndex, people: list[str]) -> list[object]:
+    keys = {memory_key(text) for text, _ in await memory.popular_queries("", 50, soon())}
+    return [
+        await memory.popular_queries("", 50, soon()),
+        [await memory.remembered(key, 50, soon()) for key in sorted(keys)],
+        [await memory.person(person, 50, soon()) for person in people],
+    ]

@@ -67,6 +67,15 @@ class StateStoreContract:
 
         asyncio.run(main())
 
+    def test_everything_that_was_set_is_told(self, tmp_path: Path) -> None:
+        async def work(state: StateStore) -> None:
+            assert await state.all() == {}
+            for key, value in (("mode", "static"), ("é", None), ("note", {"by": ["ann"]}), ("mode", "learned")):
+                await state.set(key, value)
+            assert await state.all() == {"mode": "learned", "é": None, "note": {"by": ["ann"]}}
+
+        self.use(tmp_path, work)
+
     def test_of_many_writers_at_once_one_wins(self, tmp_path: Path) -> None:
         async def work(state: StateStore) -> None:
             await asyncio.gather(*(state.set("mode", {"n": n, "again": n}) for n in range(50)))

@@ -1,9 +1,12 @@
--- Every change to the memory index. KEYS[1] begins all its keys; ARGV[1] names what to do, ARGV[2] holds it as JSON.
+-- Every change to the memory index. KEYS[1] begins all its keys, KEYS[2] is there while somebody copies the memory;
+-- ARGV[1] names what to do, ARGV[2] holds it as JSON.
 --
 --   apply   {offset, seen, limits, changes}: the changes of the log, and with them `offset`. Returns {1, offset}, or
---           {0, committed} when `offset` is committed already, or {-1, committed} when not `seen` (if given) is.
+--           {0, committed} when `offset` is committed already, {-1, committed} when not `seen` (if given) is, or
+--           {-2, committed} while the memory is being copied.
 --   predict {limits, items: [[object_id, [[key, score], ...]], ...]}: replaces what is predicted for these items.
 --   forget  [object_id, ...]: forgets items, as many as fit into one run. Returns how many that were.
+--   put     {limits, rows}: puts back rows of another memory (see MemoryRow). Returns how many.
 --
 -- Numbers are kept as doubles in binary form. What is kept under which key (texts, memory keys, ids and principals are
 -- the users' own words and stand at the end of a key, or are members):
@@ -306,6 +309,7 @@ local function apply(given)
   local state = call('HMGET', P .. 'state', 'offset', 'used', 'at')
   local committed, used, latest = tonumber(state[1] or 0), tonumber(state[2] or 0), tonumber(state[3] or 0)
   if given.offset <= committed then return {0, committed} end
+  if call('EXISTS', KEYS[2]) == 1 then return {-2, committed} end
   if given.seen >= 0 and given.seen ~= committed then return {-1, committed} end
   -- First: where there is no memory left for writing, this is what is refused.
   call('HSET', P .. 'state', 'offset', given.offset)
@@ -375,4 +379,53 @@ local function forget_items(objects)
   return #objects
 end
 
-return ({apply = apply, predict = predict, forget = forget_items})[ARGV[1]](cjson.decode(ARGV[2]))
+-- --- rows of another memory ---
+
+local put = {}
+
+function put.query(key, weight, at, used)
+  call('ZADD', P .. 'queries', used, key)
+  call('HSET', P .. 'shown', key, pack('<dd', weight, at))
+end
+
+function put.text(text, key, asked, at)
+  put_text(text, key, asked, at)
+  call('ZADD', P .. 'lex', 0, text)
+  call('ZADD', P .. 't:' .. key, 0, text)
+end
+
+-- A name without the total that it stands behind (an item that was forgotten while the rows were read) goes.
+function put.asker(text, principal, weight, at, used)
+  if call('HEXISTS', P .. 'texts', text) == 0 then return end
+  call('HSET', P .. 'a:' .. text, principal, pack('<ddd', weight, at, used))
+  call('ZADD', P .. 'b:' .. principal, 0, 'a' .. text)
+end
+
+function put.score(key, object, clicks, at)
+  call('HSET', P .. 's:' .. key, object, pack('<dd', clicks, at))
+  call('ZADD', P .. 'o:' .. object, 0, key)
+  link(key, 's:')
+end
+
+function put.contribution(key, object, principal, weight, at, used)
+  if call('HEXISTS', P .. 's:' .. key, object) == 0 then return end
+  local pair = pair_of(key, object)
+  call('HSET', P .. 'c:' .. pair, principal, pack('<ddd', weight, at, used))
+  call('ZADD', P .. 'b:' .. principal, 0, 'c' .. pair)
+end
+
+function put.person(person, used) call('ZADD', P .. 'people', used, person) end
+
+function put.history(person, _, object, weight, at)
+  call('LPUSH', P .. 'h:' .. person, pack('<dd', weight, at) .. object)
+end
+
+function put.state(offset, used, at) call('HSET', P .. 'state', 'offset', offset, 'used', used, 'at', at) end
+
+local function put_rows(given)
+  limits = given.limits
+  for _, row in ipairs(given.rows) do put[row[1]](unpack(row, 2)) end
+  return #given.rows
+end
+
+return ({apply = apply, predict = predict, forget = forget_items, put = put_rows})[ARGV[1]](cjson.decode(ARGV[2]))
