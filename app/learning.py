@@ -1,4 +1,4 @@
-"""The learner as a process of its own: it waits for the lease, learns while it holds it, begins again when it is lost."""
+"""The learner as a process of its own: it waits for the lease, learns while it holds it, and begins again."""
 
 from __future__ import annotations
 

@@ -24,7 +24,13 @@ from services.fusion import FUSION_WEIGHTS
 COLLECT = (50_000, 20, 50)
 """Thresholds of the garbage collector: new objects, then collections of each generation before the next older one."""
 
-NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 """The framework's own would record the text of searches; see app/tracing.py for ours."""
 
 PUBLIC = tuple(part.router for part in (search, feedback, autocomplete, items, health))
@@ -65,7 +71,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 def create_learner_app(settings: Settings, learning: Opened) -> FastAPI:
     """Probes and metrics of the process that learns, which is `learning` for as long as it is served."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(settings, learning), telemetry=NO_TELEMETRY)
+    app = FastAPI(
+        openapi_url=None, redirect_slashes=False, lifespan=_lifespan(settings, learning), telemetry=NO_TELEMETRY
+    )
     admin = _prepare(app, settings)
     app.include_router(health.router)
     app.include_router(health.metrics_router, dependencies=admin)

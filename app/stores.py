@@ -9,10 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.backends.local_locks import LocalLocks
-
 from app.settings import Settings
 from services.backends.base import EventLog, ItemStore, Locks, MemoryIndex, StateStore
+from services.backends.local_locks import LocalLocks
 from services.backends.sqlite_items import SqliteItems
 from services.backends.sqlite_log import SqliteLog
 from services.backends.sqlite_memory import SqliteMemory
@@ -48,7 +47,8 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings, tell: bool = False) -> AsyncIterator[Stores]:
-    """With `tell`, what may lose data is said in the log. Raises StorageFailed when a file does not open or Redis cannot be reached."""
+    """With `tell`, what may lose data is said in the log. Raises StorageFailed when a file does not open or Redis
+    cannot be reached."""
     async with AsyncExitStack() as stack:
         if settings.redis_url is None:
             yield _files(settings, stack)
@@ -144,9 +144,8 @@ def _shared(settings: Settings, redis: Redis) -> Stores:
     from services.backends.redis_items import RedisItems
     from services.backends.redis_locks import RedisLocks
     from services.backends.redis_log import RedisLog
-    from services.backends.redis_state import RedisState
-
     from services.backends.redis_memory import RedisMemory
+    from services.backends.redis_state import RedisState
 
     return Stores(
         log=RedisLog(redis, retention=settings.retention_days * DAY),

@@ -12,8 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.backends.fallback_items import FallbackItems
-
 from app.admission import Admission
 from app.derived import LexicalDerived, PredictionDerived, UnderstandingDerived, VectorDerived
 from app.encoders import TASTE, TEXT, current_taste, current_text_encoder
@@ -34,6 +32,7 @@ from services.arms.structured import StructuredArm
 from services.arms.vector import VectorArm
 from services.autocomplete import Autocomplete
 from services.backends.base import EventLog, ItemStore, MemoryIndex, StateStore
+from services.backends.fallback_items import FallbackItems
 from services.catalogue import Catalogue
 from services.errors import ModelInvalid, SettingsInvalid, StorageFailed
 from services.explain import Explainer

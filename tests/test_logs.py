@@ -85,7 +85,7 @@ class TestForms:
             stream.seek(0)
             stream.truncate()
             configured(stream, log_format=form, log_level=level)
-            for name in ("app.x", "services.y", "opensearch", "httpx"):
+            for name in ("app.x", "services.y", "asyncio", "httpx"):
                 logger = logging.getLogger(name)
                 for say in (logger.debug, logger.info, logger.warning, logger.error):
                     say("said")

@@ -2,11 +2,12 @@
 
     <namespace>-items-g<generation>     an index, built whole for one schema; its mappings' _meta says which
     <namespace>-items                   alias of the one in force
-    <namespace>-items-of-<fingerprint>  alias of the same, named after what it was built from
+    <namespace>-items-into-<fingerprint> and
+    <namespace>-items-of-<fingerprint>  aliases of the same for writes and searches, named after what it was built from
 
-All aliases move to another index in one step. Searches and writes go through the last one: who still has the schema of
-before in mind finds the index of before, for a moment, and then none, instead of nonsense in one that it would read
-wrongly.
+All aliases move to another index in one step, but for the last one: who still has the schema of before in mind finds
+the index of before, for a moment, and then none, instead of nonsense in one that it would read wrongly. It writes
+nowhere.
 
 The whole item is kept beside what is indexed of it, so that this is a second copy of the catalogue.
 """
@@ -168,7 +169,7 @@ class OpenSearchIndex:
             for i, (body, count) in enumerate(parts):
                 # At once rather than at the next turn: writes come one after the other under a lock.
                 refresh = "true" if i == len(parts) - 1 else "false"
-                await self._bulk(self._named(layout), body, count, {"refresh": refresh, "require_alias": "true"})
+                await self._bulk(self._into(layout), body, count, {"refresh": refresh, "require_alias": "true"})
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
         """Raises StorageFailed; then the old index stays in force."""
@@ -222,6 +223,9 @@ class OpenSearchIndex:
     def _named(self, layout: Layout) -> str:
         return f"{self._alias}-of-{layout.fingerprint[:16]}"
 
+    def _into(self, layout: Layout) -> str:
+        return f"{self._alias}-into-{layout.fingerprint[:16]}"
+
     def _settings(self) -> dict[str, Any]:
         replicas = {"auto_expand_replicas": "0-1"} if self._replicas is None else {"number_of_replicas": self._replicas}
         return {
@@ -235,11 +239,13 @@ class OpenSearchIndex:
 
     def _switch(self, layout: Layout, fresh: str, known: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
         # The index before stays findable by those who still have its schema in mind, until they have looked again.
-        moving = (self._alias, self._named(layout))
-        gone = [(name, alias) for name, aliases in known.items() for alias in aliases if alias in moving]
+        ours = (self._alias, self._named(layout), self._into(layout))
+        staying = f"{self._alias}-of-"
+        held = [(name, alias) for name, aliases in known.items() for alias in aliases]
+        gone = [(name, alias) for name, alias in held if alias in ours or not alias.startswith(staying)]
         return [
             *({"remove": {"index": name, "alias": alias}} for name, alias in gone),
-            *({"add": {"index": fresh, "alias": alias}} for alias in (self._alias, self._named(layout))),
+            *({"add": {"index": fresh, "alias": alias}} for alias in ours),
         ]
 
     async def _search(self, layout: Layout, body: dict[str, Any], deadline: Deadline, read: Callable[[Any], T]) -> T:

@@ -2,8 +2,8 @@
 
     python -m tests.servers.stack [--workers 2] -- COMMAND …
 
-runs COMMAND with the LTRR_* settings of that stack in its environment (OpenSearch, Redis and the learner are real; Qdrant
-is the stub of tests/servers/qdrant.py) and ends with its exit code.
+runs COMMAND with the LTRR_* settings of that stack in its environment (OpenSearch, Redis and the learner are real;
+Qdrant is the stub of tests/servers/qdrant.py) and ends with its exit code.
 """
 
 from __future__ import annotations
