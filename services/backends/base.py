@@ -199,7 +199,7 @@ class ItemStore(Protocol):
     async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:
         """(sequence, upserts, deletes) of the changes after number `after`, oldest first, each item once in its latest
         state, at most some hundreds: ask again from `sequence` on until there are none. Other processes' writes are
-        among them, and no cache of `get` is older than they are. Deletions that every index confirmed may be missing
+        among them, and no cache of `get` is older than they are, or than the last scan. Deletions that every index confirmed may be missing
         after some hours."""
         ...
 
@@ -312,6 +312,10 @@ class EventLog(Protocol):
     async def consumed(self, consumer: str, offset: int) -> None:
         """`consumer` will not read records up to `offset` again. What every consumer that ever said so is done with,
         and what is older than the log's retention by log time, may go, but never the last record."""
+        ...
+
+    async def forget_consumer(self, consumer: str) -> None:
+        """`consumer` will not read any more, and nothing waits for it from now on; whoever never was one is none."""
         ...
 
     async def forget(self, user_id: str, at: float) -> int:

@@ -137,6 +137,13 @@ class RedisLog:
             if await self._run("log_consumed", [consumer, offset, retention, TRIM_AT_ONCE]) < TRIM_AT_ONCE:
                 return
 
+    async def forget_consumer(self, consumer: str) -> None:
+        async def destroy(c: Any) -> None:
+            if await c.exists(self._log):
+                await c.xgroup_destroy(self._log, consumer)
+
+        await self._redis.write(destroy)
+
     async def forget(self, user_id: str, at: float) -> int:
         """Blank the person in past records (see services.codec.forgotten) and append a Forget; how many were blanked.
 

@@ -172,6 +172,9 @@ class SqliteLog:
             if retention is None or await self._database.write(lambda c: _trim(c, retention)) < TRIM_AT_ONCE:
                 return
 
+    async def forget_consumer(self, consumer: str) -> None:
+        await self._database.write(lambda c: c.execute("DELETE FROM consumers WHERE name = ?", (consumer,)))
+
     async def forget(self, user_id: str, at: float) -> int:
         """Blank the person in past records (see services.codec.forgotten) and append a Forget; how many were blanked.
 

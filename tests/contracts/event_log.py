@@ -387,6 +387,25 @@ class EventLogContract:
 
         self.use(tmp_path, work, retention=150.0)
 
+    def test_nothing_waits_for_a_consumer_that_is_no_more(self, tmp_path: Path) -> None:
+        async def work(log: EventLog) -> None:
+            await log.forget_consumer("mirror")  # There is no log yet, and no such consumer.
+            await log.append(Tick(100.0))
+            await log.append(Tick(900.0))
+            await log.consumed("mirror", 0)
+            await log.consumed("memory", 2)
+            assert await kept(log) == [1, 2]
+            await log.forget_consumer("mirror")
+            assert await log.consumers() == {"memory": 2}
+            await log.consumed("memory", 2)
+            assert await kept(log) == [2]
+            await log.consumed("mirror", 1)  # It may come again, and is waited for again.
+            await log.append(Tick(2000.0))
+            await log.consumed("memory", 3)
+            assert await kept(log) == [2, 3]
+
+        self.use(tmp_path, work, retention=150.0)
+
     def test_the_last_record_never_goes_and_offsets_go_on(self, tmp_path: Path) -> None:
         async def first(log: EventLog) -> None:
             await log.consumed("memory", 0)
