@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench loop lock clean
+.PHONY: help install demo test lint format bench loop loop-production outage dashboards lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 install: $(STAMP) ## create .venv from the lock file, with the command ltrr in it
 
@@ -38,8 +38,17 @@ format: install ## format and fix what can be fixed
 bench: install ## measure latency per stage and CPU against the sum of the parts
 	$(BIN)/python -m load_tests.latency $(if $(DATA),--data $(DATA))
 
+loop-production: install ## the same loop on OpenSearch, Redis and Qdrant, with two workers and a learner
+	$(BIN)/python -m tests.servers.stack --workers 2 -- $(BIN)/python -m load_tests.loop
+
+outage: install ## engines die and come back under load
+	$(BIN)/python -m load_tests.outage
+
 loop: install ## the whole loop over HTTP: search, click, remember, refuse, kill, recover
 	$(BIN)/python -m load_tests.loop
+
+dashboards: install ## generate the Grafana dashboards anew
+	$(BIN)/python -m deploy.grafana.generate
 
 lock: install ## resolve the lock files again: of everything, and of what the image serves with
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \

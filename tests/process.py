@@ -125,6 +125,11 @@ class Process:
         self.client.close()
         self._output.close()
 
+    def workers(self) -> list[int]:
+        """Process ids of the gateways, when there are several."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [int(child) for child in children.split()]
+
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The body of an answer that must be a good one."""
         response = self.client.request(method, path, **options)

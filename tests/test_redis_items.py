@@ -489,3 +489,15 @@ async def slow(object_ids: Sequence[str], deadline: Deadline) -> dict[str, Docum
     async with deadline.enforced():
         await asyncio.Event().wait()
     raise AssertionError
+
+
+def test_what_another_process_deleted_is_gone_from_memory_after_a_scan(server: RedisServer, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with opened(server, tmp_path) as one, opened(server, tmp_path) as other:
+            await one.put([item("a"), item("b")])
+            await other.get(["a", "b"], soon())
+            await one.delete(["a"])
+            assert [d["id"] async for d in other.scan()] == ["b"]
+            assert list(await other.get(["a", "b"], soon())) == ["b"]
+
+    asyncio.run(work())

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import socket
+from contextlib import nullcontext
 
 from app.main import create_app
 from app.ownership import owned
@@ -45,18 +46,10 @@ def check_workers(settings: Settings, workers: int) -> None:
     """Raises SettingsInvalid unless this many gateways can share what is configured."""
     if not 1 <= workers <= MOST_WORKERS:
         raise SettingsInvalid(f"--workers: from 1 to {MOST_WORKERS}")
-    embedded = [
-        name
-        for name, url in (
-            ("LTRR_OPENSEARCH_URL", settings.opensearch_url),
-            ("LTRR_QDRANT_URL", settings.qdrant_url),
-            ("LTRR_REDIS_URL", settings.redis_url),
-        )
-        if url is None
-    ]
-    if workers > 1 and embedded:
+    if workers > 1 and settings.embedded:
         raise SettingsInvalid(
-            f"--workers {workers}: embedded backends belong to one process; set {', '.join(embedded)} or use 1 worker"
+            f"--workers {workers}: embedded backends belong to one process;"
+            f" set {', '.join(settings.embedded)} or use 1 worker"
         )
 
 
@@ -65,7 +58,9 @@ def serve(settings: Settings) -> None:
     check_workers(settings, settings.workers)
     url = address(settings)
     check(settings)
-    with owned(settings.data_dir, url), listening(settings.host, settings.port) as listener:
+    # Of a service whose engines are all elsewhere nothing is kept here.
+    folder = owned(settings.data_dir, url) if settings.embedded else nullcontext()
+    with folder, listening(settings.host, settings.port) as listener:
         logging.getLogger(__name__).info("serving url=%s console=%s/console docs=%s/docs", url, url, url)
         if settings.workers == 1:
             app = create_app(settings)

@@ -90,7 +90,9 @@ class RedisItems:
         return int(await self._redis.read(lambda client: cast(Any, client.hlen(f"{self._prefix}bodies"))))
 
     async def scan(self) -> AsyncIterator[Document]:
-        """A page at a time: items written meanwhile may or may not be among them."""
+        """A page at a time: items written meanwhile may or may not be among them. What is in memory is as new as what
+        the scan gives."""
+        self._forget(list(self._cache))
         last = ""
         while page := await self._ask("items_page", last, _AT_ONCE, _BYTES_AT_ONCE):
             last = page[-2].decode()

@@ -48,6 +48,11 @@ class Learner:
             time.sleep(0.05)
         raise AssertionError("the learner did not become ready")
 
+    def ready(self) -> dict[str, str]:
+        """The checks of its readiness."""
+        checks: dict[str, str] = httpx.get(f"{self._url}/readyz").json()["checks"]
+        return checks
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -65,7 +70,9 @@ class Learner:
 class Stack:
     """The engines, all running, and the settings that use them."""
 
-    def __init__(self, opensearch: OpenSearchNode, qdrant: QdrantStub, redis: RedisServer, workers: int) -> None:
+    def __init__(
+        self, opensearch: OpenSearchNode, qdrant: QdrantStub, redis: RedisServer, settings: dict[str, str]
+    ) -> None:
         self.opensearch = opensearch
         self.qdrant = qdrant
         self.redis = redis
@@ -75,18 +82,19 @@ class Stack:
             "LTRR_REDIS_URL": redis.url,
             "LTRR_SIGNING_KEYS": KEYS,
             "LTRR_LEARNER_PORT": str(free_port()),
-            "LTRR_WORKERS": str(workers),
-        }
+        } | settings
         self.learner = Learner(self.settings)
 
 
 @contextmanager
-def stack(workers: int = 1, learner: bool = True) -> Iterator[Stack]:
+def stack(workers: int = 1, learner: bool = True, **settings: object) -> Iterator[Stack]:
+    """`settings` (names without LTRR_, in lower case) are for gateways and learner alike."""
+    given = {f"LTRR_{name.upper()}": str(value) for name, value in (settings | {"workers": workers}).items()}
     with ExitStack() as opened:
         redis = opened.enter_context(RedisServer())
         qdrant = opened.enter_context(QdrantStub())
         opensearch = opened.enter_context(OpenSearchNode())
-        running = Stack(opensearch, qdrant, redis, workers)
+        running = Stack(opensearch, qdrant, redis, given)
         if learner:
             running.learner.start()
             opened.callback(running.learner.kill)
