@@ -1,0 +1,211 @@
+"""The file of a backup: a tar that is there whole or not at all, and of which every byte is checked.
+
+First stands a member that tells the format alone, so that it can be told in every later version; last the manifest,
+with the size and the SHA-256 of every member before it, and a checksum of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from services.errors import LtrrError
+
+FORMAT = 1
+FIRST = "ltrr-backup.json"
+MANIFEST = "manifest.json"
+BLOCK = tarfile.BLOCKSIZE
+_CHUNK = 1 << 20
+_END = bytes(2 * BLOCK)
+
+
+class BackupInvalid(LtrrError):
+    """A file that is no backup, is damaged, or is of a format that this version does not know."""
+
+
+class Member:
+    """One file of the archive, while it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._sum = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sum.update(data)
+        self.size += len(data)
+
+    @property
+    def sha256(self) -> str:
+        return self._sum.hexdigest()
+
+
+class ArchiveWriter:
+    """Writes under another name beside `path`, readable by its owner alone; `finish` gives it its name. A context: what
+    is not finished at its end is removed."""
+
+    def __init__(self, path: Path, version: str, created: float) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self._created = created
+        self._members: list[dict[str, Any]] = []
+        self._about = {"format": FORMAT, "product": "ltrr", "version": version, "created": created}
+        descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file: IO[bytes] = os.fdopen(descriptor, "w+b")
+        self.add(FIRST, json.dumps(self._about).encode() + b"\n")
+
+    def __enter__(self) -> ArchiveWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[Member]:
+        """Its size is written into its header when it is known: at the end."""
+        start = self._file.tell()
+        self._file.write(_header(name, 0, self._created))
+        member = Member(self._file)
+        yield member
+        self._file.write(_padding(member.size))
+        end = self._file.tell()
+        self._file.seek(start)
+        self._file.write(_header(name, member.size, self._created))
+        self._file.seek(end)
+        self._members.append({"name": name, "bytes": member.size, "sha256": member.sha256})
+
+    def add(self, name: str, data: bytes) -> None:
+        with self.member(name) as member:
+            member.write(data)
+
+    def finish(self, told: Mapping[str, Any]) -> None:
+        """Write the manifest with what is `told` in it; on disk under its name when this returns."""
+        body = {**told, **self._about, "members": self._members}
+        self.add(MANIFEST, json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode())
+        self._file.write(_END)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._path.exists():
+            raise FileExistsError(f"{self._path} came into being meanwhile; it stays as it is")
+        self._temporary.rename(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class Archive:
+    """A backup to read from. `check` comes first; the file stays open, so that it is this one that was checked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb")
+        self._members: dict[str, tarfile.TarInfo] = {}
+        self.manifest: dict[str, Any] = {}
+        """What `finish` was told, with format, version, created and members."""
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def check(self, progress: Callable[[int], None]) -> None:
+        """Read every byte; `progress` is told how many members are done. Raises BackupInvalid, also for a newer format,
+        which says what to do."""
+        try:
+            self._check(progress)
+        except (tarfile.TarError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError) as error:
+            raise self._damaged("cut short or damaged") from error
+
+    def names(self) -> list[str]:
+        return list(self._members)
+
+    def open(self, name: str) -> IO[bytes]:
+        """Raises BackupInvalid when there is no such member."""
+        if name not in self._members:
+            raise self._damaged(f"without {name}")
+        found = self._tar.extractfile(self._members[name])
+        if found is None:
+            raise self._damaged(f"{name} is no file")
+        return found
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def _check(self, progress: Callable[[int], None]) -> None:
+        self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - closed with the file
+        first = self._tar.next()
+        if first is None or first.name != FIRST or first.size > _CHUNK:
+            raise BackupInvalid(f"{self._path} is not a backup of LTRR")
+        self._members[FIRST] = first
+        about = json.loads(self.read(FIRST))
+        if about["format"] != FORMAT:
+            raise BackupInvalid(
+                f"{self._path} has format {about['format']}, and this version reads format {FORMAT}: restore it with"
+                f" LTRR {about['version']} or newer"
+            )
+        self._members = {info.name: info for info in self._tar.getmembers()}
+        manifest = json.loads(self.read(MANIFEST))
+        checksum = manifest.pop("checksum")
+        if _checksum(manifest) != checksum or any(manifest[name] != value for name, value in about.items()):
+            raise self._damaged("the manifest does not match its checksum")
+        place, created = 0, float(about["created"])
+        told = {entry["name"]: entry for entry in manifest["members"]}
+        if [*told, MANIFEST] != [info.name for info in self._tar.getmembers()]:
+            raise self._damaged("other members than its manifest says")
+        for done, (name, info) in enumerate(self._members.items(), 1):
+            place = self._check_member(place, name, info.size, created, told.get(name))
+            progress(done)
+        self._file.seek(place)
+        if self._file.read(len(_END) + 1) != _END:
+            raise self._damaged("its end is missing")
+        self.manifest = manifest
+
+    def _check_member(self, place: int, name: str, size: int, created: float, told: Mapping[str, Any] | None) -> int:
+        """Where the next one begins."""
+        header = _header(name, size, created)
+        self._file.seek(place)
+        if self._file.read(len(header)) != header:
+            raise self._damaged(f"the header of {name}")
+        summed, left = hashlib.sha256(), size
+        while left:
+            chunk = self._file.read(min(left, _CHUNK))
+            if not chunk:
+                raise self._damaged("cut short")
+            summed.update(chunk)
+            left -= len(chunk)
+        padding = _padding(size)
+        if self._file.read(len(padding)) != padding:
+            raise self._damaged(f"behind {name}")
+        if told is not None and (told["bytes"], told["sha256"]) != (size, summed.hexdigest()):
+            raise self._damaged(f"{name} does not match its checksum")
+        return place + len(header) + size + len(padding)
+
+    def _damaged(self, how: str) -> BackupInvalid:
+        return BackupInvalid(f"{self._path} is damaged ({how}); nothing was changed")
+
+
+def _header(name: str, size: int, created: float) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o600, int(created)
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % BLOCK)
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

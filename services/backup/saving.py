@@ -1,0 +1,208 @@
+"""Making a backup of stores that are in use.
+
+The order is what makes it whole. Whoever reads the log has its place saved before the log is: a memory or a policy
+that is behind its log catches up, one that is ahead of it could not. The places of consumers come before what they
+have made of the records, so that retention leaves what that needs. What counts events once is saved up to an offset,
+and the log up to the same one: an event is in both or in neither. Items come after the memory; those that went in
+between are noted, so that the memory can forget them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.backends.base import Counted, Known
+from services.backup.archive import ArchiveWriter, Member
+from services.backup.contents import (
+    CONSUMERS,
+    DEAD,
+    ITEMS,
+    KEYS,
+    KNOWN,
+    LOG,
+    MEMORY,
+    MODELS,
+    SCHEMA,
+    SETTINGS,
+    STATE,
+    Parts,
+    Progress,
+    framed,
+    line,
+    noted,
+)
+from services.errors import ModelInvalid, NotFound, StorageFailed
+from services.learner_link import ANSWER, REQUEST, STATUS
+from services.models.files import Files
+from services.models.store import META, ModelStore
+from services.schema import to_json
+
+PREDICTIONS = "predictions"
+"""Under this name the memory confirms which changes of the catalogue it knows."""
+PASSING = (STATUS, REQUEST, ANSWER)
+ENCODED_BY = "_encoded_by"
+"""State of this kind tells what an index was made with; the indexes are made anew."""
+MOST_DEAD = 10_000
+_TRIES = 3
+
+
+async def save(
+    parts: Parts,
+    archive: ArchiveWriter,
+    settings: Mapping[str, Any],
+    keys: bytes | None,
+    told: Mapping[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """The manifest, without what the archive itself adds. Raises StorageFailed when a store fails, or changes in a way
+    that needs another try."""
+    consumers = await parts.log.consumers()
+    archive.add(CONSUMERS, line(consumers))
+    sequence = await parts.items.confirmed(PREDICTIONS)
+    if sequence is None:
+        sequence = await parts.items.sequence()
+    memory = await _memory(parts, archive, progress)
+    models, damaged = await _models(parts.files, archive, progress)
+    state = {
+        key: value
+        for key, value in (await parts.state.all()).items()
+        if key not in PASSING and not key.endswith(ENCODED_BY)
+    }
+    archive.add(STATE, line(state))
+    items = await _items(parts, archive, progress)
+    deleted = await _deleted(parts, sequence)
+    counts, end = await _known(parts, archive, progress)
+    log = await _log(parts, archive, end, progress)
+    dead = [(offset, reason) for offset, reason in reversed(await parts.log.buried(MOST_DEAD)) if offset <= end]
+    archive.add(DEAD, b"".join(map(line, dead)))
+    archive.add(SETTINGS, json.dumps(settings, indent=1).encode())
+    if keys is not None:
+        archive.add(KEYS, keys)
+    warnings = _warnings(log["whole_from"], memory["offset"], damaged)
+    counts = {"items": items, "records": log.pop("records"), **counts, "dead": len(dead), **models}
+    return {**told, "counts": counts, "log": log, "memory": memory, "deleted": deleted, "warnings": warnings}
+
+
+async def _memory(parts: Parts, archive: ArchiveWriter, progress: Progress) -> dict[str, Any]:
+    count, state = 0, (0, 0, 0.0)
+    with archive.member(MEMORY) as member:
+        async for rows in parts.memory.rows():
+            member.write(b"".join(map(line, rows)))
+            count += len(rows)
+            progress("memory", count)
+            if rows[-1][0] == "state":
+                state = rows[-1][1:]
+    return {"rows": count, "offset": state[0]}
+
+
+async def _items(parts: Parts, archive: ArchiveWriter, progress: Progress) -> int:
+    """The schema comes after the items: it knows all their fields."""
+    count = 0
+    with archive.member(ITEMS) as member:
+        async for document in parts.items.scan():
+            member.write(line(dict(document)))
+            count += 1
+            if count % 1000 == 0:
+                progress("items", count)
+    progress("items", count)
+    schema = await parts.items.schema()
+    archive.add(SCHEMA, line(None if schema is None else to_json(schema)))
+    return count
+
+
+async def _deleted(parts: Parts, sequence: int) -> list[str]:
+    """Items that went since the memory knew all."""
+    found: list[str] = []
+    while True:
+        after, upserts, deletes = await parts.items.changes(sequence)
+        if not upserts and not deletes:
+            return found
+        found += deletes
+        sequence = after
+
+
+async def _known(parts: Parts, archive: ArchiveWriter, progress: Progress) -> tuple[dict[str, int], int]:
+    counts = {"events": 0, "counted": 0}
+
+    def take(some: Sequence[Known | Counted], member: Member) -> None:
+        for one in some:
+            member.write(noted(one))
+            counts["events" if isinstance(one, Known) else "counted"] += 1
+        progress("event ids", counts["events"])
+
+    with archive.member(KNOWN) as member:
+        end = await parts.log.known(lambda some: take(some, member))
+    return counts, end
+
+
+async def _log(parts: Parts, archive: ArchiveWriter, end: int, progress: Progress) -> dict[str, Any]:
+    count, first, last, whole_from = 0, 0, 0, 1
+    with archive.member(LOG) as member:
+        while found := await parts.log.entries(last, end):
+            for entry in found:
+                first = first or entry.offset
+                if entry.offset != last + 1:  # retention cut the beginning, before or meanwhile
+                    whole_from = entry.offset
+                last = entry.offset
+                member.write(framed(entry))
+            count += len(found)
+            progress("records", count)
+    if last != end:
+        raise StorageFailed("the log was cut by retention faster than it could be copied; try again")
+    return {"records": count, "first": first, "last": last, "whole_from": whole_from}
+
+
+async def _models(files: Files, archive: ArchiveWriter, progress: Progress) -> tuple[dict[str, int], list[str]]:
+    """How many, and which are damaged and were left out."""
+    store = ModelStore(files)
+    versions = promotions = 0
+    damaged: list[str] = []
+    for kind in await asyncio.to_thread(files.kinds):
+        # Records first: what they put in force is then among the versions, unless it went meanwhile.
+        for tries in range(1, _TRIES + 1):
+            records = await asyncio.to_thread(_records, files, kind)
+            in_force = await asyncio.to_thread(store.current_version, kind)
+            names = await asyncio.to_thread(files.versions, kind)
+            if in_force is None or in_force in names or tries == _TRIES:
+                break
+        for number, record in records.items():
+            archive.add(f"{MODELS}/{kind}/promotions/{number}.json", record)
+        promotions += len(records)
+        # The one in force first: it is the last that may go meanwhile.
+        for name in sorted(names, key=lambda name: name != in_force):
+            try:
+                model = await asyncio.to_thread(store.load, kind, name)
+                meta = await asyncio.to_thread(files.read, kind, name, META)
+            except (NotFound, FileNotFoundError):
+                continue  # pruned meanwhile
+            except ModelInvalid:
+                damaged.append(f"{kind} {name}")
+                continue
+            for file, data in {**model.files, META: meta}.items():
+                archive.add(f"{MODELS}/{kind}/versions/{name}/{file}", data)
+            versions += 1
+            progress("model versions", versions)
+    return {"model_versions": versions, "promotions": promotions}, damaged
+
+
+def _records(files: Files, kind: str) -> dict[int, bytes]:
+    found = {}
+    for number in files.promotions(kind):
+        try:
+            found[number] = files.promotion(kind, number)
+        except FileNotFoundError:
+            continue  # pruned meanwhile
+    return found
+
+
+def _warnings(whole_from: int, memory: int, damaged: Sequence[str]) -> list[str]:
+    warnings = [f"model {name} is damaged and was left out" for name in damaged]
+    if whole_from > memory + 1:
+        warnings.append(
+            f"the memory stands at record {memory}, but the log begins at {whole_from}: what is in between was lost"
+            " before this backup"
+        )
+    return warnings
