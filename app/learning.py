@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from app.settings import Settings
 from app.stores import Stores, model_store, open_stores
+from app.ubi import Work, mirroring
 from app.wiring import background, new_learner
-from services.backends.redis import Redis
 from services.backends.redis_locks import Lease
 from services.errors import StorageFailed
 from services.learner import Learner
@@ -27,9 +27,10 @@ OBSERVE_SECONDS = 2.0
 class LearnerSystem:
     """`run` until told to stop; the rest may be asked meanwhile."""
 
-    def __init__(self, settings: Settings, stores: Stores, redis: Redis) -> None:
+    def __init__(self, settings: Settings, stores: Stores, lease: Lease, mirror: Work) -> None:
         self._settings = settings
-        self._lease = Lease(redis, LEASE)
+        self._lease = lease
+        self._mirror = mirror
         # A learner that was stopped while another took over writes no model when it goes on.
         fenced = model_store(settings, lambda: (self._lease.epoch_key, self._lease.epoch))
         self._stores = replace(stores, models=fenced)
@@ -88,7 +89,8 @@ class LearnerSystem:
         learner = new_learner(self._settings, self._stores, guard=self._lease.verify)
         await learner.restore()
         self._learner = learner
-        async with background(learner.run), background(lambda until: attend(learner, self._stores.state, until)):
+        attending = background(lambda until: attend(learner, self._stores.state, until))
+        async with background(learner.run), attending, background(self._mirror):
             lost = asyncio.create_task(self._lease.wait_lost())
             await asyncio.wait([stopping, lost], return_when=asyncio.FIRST_COMPLETED)
             if lost.done() and not stop.is_set():
@@ -102,6 +104,8 @@ async def learning(settings: Settings) -> AsyncIterator[LearnerSystem]:
     async with open_stores(settings, tell=True) as stores:
         if stores.redis is None:
             raise StorageFailed("the event log is a file: its learner runs inside `ltrr serve`")
-        system = LearnerSystem(settings, stores, stores.redis)
-        async with background(system.run):
-            yield system
+        lease = Lease(stores.redis, LEASE)
+        async with mirroring(settings, stores, lease.verify) as mirror:
+            system = LearnerSystem(settings, stores, lease, mirror)
+            async with background(system.run):
+                yield system

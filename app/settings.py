@@ -114,7 +114,11 @@ class Settings(BaseModel):
     trace_ratio: float = Field(
         1.0, ge=0.0, le=1.0, description="share of traces recorded where the caller did not decide"
     )
-    ubi: bool = Field(False, description="mirror answers and events into ubi_queries and ubi_events of OpenSearch")
+    ubi: bool = Field(
+        False,
+        description="mirror answers and events, query texts and user ids among them, into ubi_queries and ubi_events"
+        " of OpenSearch",
+    )
     encoder: Path | None = Field(
         None, description="folder of an ONNX sentence encoder (default: trained on the catalogue)"
     )

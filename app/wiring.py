@@ -21,6 +21,7 @@ from app.registry import Registry
 from app.reloading import Reloader
 from app.settings import Settings
 from app.stores import Stores, open_stores
+from app.ubi import mirroring
 from services import metrics
 from services.activity import Activity
 from services.arms.base import Arm
@@ -193,7 +194,9 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
             logger.warning("model_not_taken_up error=%s", type(error).__name__)
         if learning:
             if isinstance(learner, Learner):
+                mirror = await stack.enter_async_context(mirroring(settings, stores))
                 await stack.enter_async_context(background(learner.run))
+                await stack.enter_async_context(background(mirror))
             await stack.enter_async_context(background(reloader.run))
             if len(settings.embedded) < ENGINES:
                 await stack.enter_async_context(background(upkeep.follow))
