@@ -183,6 +183,15 @@ def test_every_file_and_folder_that_is_named_exists() -> None:
         assert list(ROOT.glob(f"*/**/{name}")), name
 
 
+def test_every_test_that_is_named_exists() -> None:
+    resiliency = (ROOT / "RESILIENCY.md").read_text("utf-8")
+    named = re.findall(r"`((?:tests|load_tests)/\S+?\.py)(?:::(\w+))?`", resiliency)
+    assert len(named) > 50
+    for path, test in named:
+        text = (ROOT / path).read_text("utf-8")
+        assert not test or f"def {test}(" in text, f"{path}::{test}"
+
+
 def test_links_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", BOTH) if "://" not in link]
     assert links
