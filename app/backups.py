@@ -39,7 +39,7 @@ STAGING = "restoring.part"
 FILES = (MEMORY_FILE, STATE_FILE, ITEMS_FILE, LOG_FILE)
 """The log last: without it, no learner goes on from the rest."""
 DERIVED = ("lexical", "vectors", "taste")
-LEASE_SECONDS = 5.0
+LEASE_SECONDS = 3.0
 LEASE_PATIENCE = 12.0
 """Seconds after which the lease of a learner that died is free."""
 UNLINK_AT_ONCE = 1000

@@ -72,7 +72,7 @@ def run_restore(asked: argparse.Namespace) -> None:
     if not asked.file.is_file():
         raise SettingsInvalid(f"restore: no such file {asked.file}")
     with Archive(asked.file) as archive, Progress() as progress:
-        archive.check(lambda members: progress.done("checked members", members))
+        archive.check(lambda size: progress.done("checked bytes", size))
         notes = asyncio.run(put_back(settings, archive, asked.force, progress.done))
         summary = {"file": str(asked.file), **_summary(archive.manifest)}
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(archive.manifest["created"]))

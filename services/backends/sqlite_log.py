@@ -199,7 +199,7 @@ class SqliteLog:
         kinds: dict[str, Callable[..., Known | Counted]] = {"events": Known, "counted": Counted}
         for (table, kind), last in zip(kinds.items(), (last_event, last_counted), strict=True):
             number = 0
-            while rows := await self._database.read(partial(_known, table, number, last, at)):
+            while rows := await self._database.read(partial(_known, table, number, last)):
                 number = rows[-1][0]
                 take([kind(*row[1:-1], row[-1] - since) for row in rows])
         return end
@@ -257,13 +257,12 @@ def _mark(connection: sqlite3.Connection) -> tuple[int, float, int, int]:
     )
 
 
-def _known(table: str, after: int, last: int, at: float, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
-    """By time too: a table that was emptied meanwhile numbers its rows anew."""
+def _known(table: str, after: int, last: int, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
     columns = "event_id, digest" if table == "events" else "query_id, object_id, action_name"
     return connection.execute(
         f"SELECT number, {columns}, at FROM {table}"  # noqa: S608
-        " WHERE number > ? AND number <= ? AND at <= ? ORDER BY number LIMIT ?",
-        (after, last, at, KNOWN_AT_ONCE),
+        " WHERE number > ? AND number <= ? ORDER BY number LIMIT ?",
+        (after, last, KNOWN_AT_ONCE),
     ).fetchall()
 
 

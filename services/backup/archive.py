@@ -121,7 +121,7 @@ class Archive:
         self._file.close()
 
     def check(self, progress: Callable[[int], None]) -> None:
-        """Read every byte; `progress` is told how many members are done. Raises BackupInvalid, also for a newer format,
+        """Read every byte; `progress` is told how many bytes are done. Raises BackupInvalid, also for a newer format,
         which says what to do."""
         try:
             self._check(progress)
@@ -165,15 +165,22 @@ class Archive:
         told = {entry["name"]: entry for entry in manifest["members"]}
         if [*told, MANIFEST] != [info.name for info in self._tar.getmembers()]:
             raise self._damaged("other members than its manifest says")
-        for done, (name, info) in enumerate(self._members.items(), 1):
-            place = self._check_member(place, name, info.size, created, told.get(name))
-            progress(done)
+        for name, info in self._members.items():
+            place = self._check_member(place, name, info.size, created, told.get(name), progress)
         self._file.seek(place)
         if self._file.read(len(_END) + 1) != _END:
             raise self._damaged("its end is missing")
         self.manifest = manifest
 
-    def _check_member(self, place: int, name: str, size: int, created: float, told: Mapping[str, Any] | None) -> int:
+    def _check_member(
+        self,
+        place: int,
+        name: str,
+        size: int,
+        created: float,
+        told: Mapping[str, Any] | None,
+        progress: Callable[[int], None],
+    ) -> int:
         """Where the next one begins."""
         header = _header(name, size, created)
         self._file.seek(place)
@@ -186,6 +193,7 @@ class Archive:
                 raise self._damaged("cut short")
             summed.update(chunk)
             left -= len(chunk)
+            progress(place + size - left)
         padding = _padding(size)
         if self._file.read(len(padding)) != padding:
             raise self._damaged(f"behind {name}")
