@@ -96,12 +96,13 @@ class VectorDerived:
 
     async def stale(self) -> bool:
         """Where the index is shared, another encoder than ours is not: we may be the one that is behind (see adopt)."""
+        stale = await self._index.stale()  # asked first: raises while the engine is away
         encoded_by = await self._state.get(self._encoded_by)
         if encoded_by is None:
             return True
         if encoded_by != self._arm.encoder.version:
             return not self._shared
-        return await self._index.stale()
+        return stale
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         """Raises StorageFailed while another process has put another encoder in force than this one has."""

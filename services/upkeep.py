@@ -196,6 +196,8 @@ class Upkeep:
         stale = index.name in self._doubtful and await index.stale()
         place = None if stale or index.name in self._forced else await self._place(index)
         if place is None:
+            if not index.volatile:
+                await index.stale()  # raises while its engine is away: before the whole catalogue is read for it
             # Before the scan: what changes while it goes on is pending after it, and told to the index again.
             sequence, documents = await scanned.documents()
             if documents or not index.volatile:

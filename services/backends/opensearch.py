@@ -38,7 +38,7 @@ from services.backends.opensearch_layout import ITEM, K1, B, Layout
 from services.backends.opensearch_query import Translator
 from services.backends.remote import Remote
 from services.backends.tantivy_layout import clean, prefix_key
-from services.errors import SettingsInvalid, StorageFailed
+from services.errors import SettingsInvalid, StorageFailed, Unavailable
 from services.schema import from_json
 from services.tracing import outgoing_headers
 from services.types import Deadline, Document, Schema
@@ -69,11 +69,10 @@ class EngineTrouble(Exception):
     """Connections refused or broken off, gateway errors, shards that do not answer."""
 
 
-class NoSuchIndex(StorageFailed):
+class NoSuchIndex(Unavailable):
     def __init__(self) -> None:
-        super().__init__(
-            "OpenSearch has no index of this schema: it is to be built, or another process has built another"
-        )
+        super().__init__("OpenSearch")
+        self.args = ("OpenSearch has no index of this schema: it is to be built, or another process has built another",)
 
 
 class OpenSearchIndex:
