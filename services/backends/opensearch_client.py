@@ -31,7 +31,7 @@ class EngineTrouble(Exception):
     """Connections refused or broken off, gateway errors, shards that do not answer."""
 
 
-class NoSuchIndex(StorageFailed):
+class IndexMissing(StorageFailed):
     def __init__(self) -> None:
         super().__init__("OpenSearch has no such index")
 
@@ -68,8 +68,8 @@ class OpenSearchClient:
         body: Body | None = None,
         options: Mapping[str, str] | None = None,
     ) -> Any:
-        """One request, sent once; the answer is a JSON object. Raises TimeoutError, EngineTrouble, NoSuchIndex, Garbage
-        and, for what is refused, StorageFailed: the client's own errors quote what was sent."""
+        """One request, sent once; the answer is a JSON object. Raises TimeoutError, EngineTrouble, IndexMissing, Garbage,
+        and StorageFailed for what is refused: the client's own errors quote what was sent."""
         try:
             answer = await self._client.transport.perform_request(
                 method, path, params=dict(options or {}), body=body, timeout=seconds, headers=outgoing_headers()
@@ -79,7 +79,7 @@ class OpenSearchClient:
         except EngineAway as error:
             raise EngineTrouble(type(error.info).__name__) from None
         except NotFoundError:
-            raise NoSuchIndex from None
+            raise IndexMissing from None
         except TransportError as error:
             status = error.status_code
         except SerializationError:

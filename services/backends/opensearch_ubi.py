@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from services.backends.opensearch_client import Body, EngineTrouble, NoSuchIndex, OpenSearchClient
+from services.backends.opensearch_client import Body, EngineTrouble, IndexMissing, OpenSearchClient
 from services.backends.opensearch_reading import Garbage, written
 from services.backends.remote import Remote
 from services.errors import StorageFailed
@@ -147,7 +147,7 @@ class OpenSearchUbi:
         async def ask(seconds: float) -> Any:
             try:
                 return await self._client.call("GET", f"/{index}/_mapping", seconds)
-            except NoSuchIndex:
+            except IndexMissing:
                 return None
 
         answer = await self._read(ask)
