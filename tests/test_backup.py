@@ -13,7 +13,7 @@ import tarfile
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,14 @@ from app.settings import Settings
 from app.stores import Stores, open_stores
 from app.unfinished import refuse_folder, refuse_redis
 from app.wiring import new_learner
-from services.backends.base import Known, MemoryChange, MemoryRow, Tick
+from services.backends.base import Counted, Known, MemoryChange, MemoryRow, Tick
 from services.backends.redis import Redis
 from services.backends.redis_locks import Lease
 from services.backends.redis_memory import RedisMemory
+from services.backends.sqlite_log import SqliteLog
 from services.backends.sqlite_memory import SqliteMemory
 from services.backup.archive import FIRST, Archive, ArchiveWriter, BackupInvalid
-from services.backup.contents import KNOWN, LOG, SETTINGS, Parts, entries, known, lines
+from services.backup.contents import CONSUMERS, KNOWN, LOG, SETTINGS, Parts, entries, known, lines
 from services.backup.saving import save
 from services.codec import decode
 from services.errors import StorageFailed
@@ -351,6 +352,36 @@ class TestRound:
         other = in_folder(tmp_path / "other")
         assert "memory stands at record 0" in other.done("restore", tmp_path / "1.tar")
 
+    def test_nothing_is_saved_that_is_ahead_of_the_log(self, tmp_path: Path) -> None:
+        """A learner that goes on while the log is copied; it would find that this is not its log."""
+        place, file = in_folder(tmp_path / "one"), tmp_path / "1.tar"
+
+        async def make(stores: Stores) -> None:
+            class Busy(SqliteLog):
+                async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
+                    end = await super().known(take)
+                    await self.append(Tick(2.0))
+                    await stores.memory.apply([], end + 1)
+                    stores.models.publish("policy", {"policy.bin": b"ahead"}, {}, "ahead")
+                    await self.consumed("policy", end + 1)
+                    return end
+
+            await stores.log.append(Tick(1.0))
+            await stores.log.consumed("policy", 1)
+            await stores.items.put(TRACKS)
+            log, files = Busy(place.folder / "log.sqlite3"), FolderFiles(place.folder / "models")
+            parts = Parts(log, stores.items, stores.memory, stores.state, files, shared=False)
+            with ArchiveWriter(file, "1.0", 1.0) as archive:
+                archive.finish(await save(parts, archive, {}, None, {}, lambda *_: None))
+            await log.close()
+
+        place.use(make)
+        with Archive(file) as archive:
+            archive.check(lambda _: None)
+            assert (archive.manifest["log"]["last"], archive.manifest["memory"]["offset"]) == (1, 0)
+            assert not [name for name in archive.names() if "ahead" in name]
+            assert json.loads(archive.read(CONSUMERS)) == {"policy": 1}
+
     def test_items_that_go_while_it_is_made_are_forgotten(self, tmp_path: Path) -> None:
         """Between the copy of the memory and that of the items."""
         place, file = in_folder(tmp_path / "one"), tmp_path / "1.tar"
@@ -358,7 +389,7 @@ class TestRound:
 
         async def make(stores: Stores) -> None:
             class Slow(SqliteMemory):
-                async def rows(self) -> AsyncIterator[list[MemoryRow]]:
+                async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
                     async for rows in super().rows():
                         yield rows
                     await stores.items.delete(["t000"])
@@ -470,7 +501,7 @@ class TestBesideAService:
             await learners.apply(changes, 2)
             rows = memory.rows()
             await anext(rows)
-            await rows.aclose()  # type: ignore[attr-defined]
+            await rows.aclose()
             await learners.apply(changes, 3)
 
             rows = memory.rows()

@@ -8,7 +8,7 @@ services.types; no client type leaks.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -403,7 +403,7 @@ class MemoryIndex(Protocol):
 
     async def forget_items(self, object_ids: Sequence[str]) -> None: ...
 
-    def rows(self) -> AsyncIterator[list[MemoryRow]]:
+    def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
         """Everything that came from the log, as it was at one moment; every row after those that it belongs to, the
         state last. Raises StorageFailed when no such moment can be had; what was handed out is then worth nothing."""
         ...

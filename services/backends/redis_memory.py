@@ -11,7 +11,7 @@ import asyncio
 import math
 import secrets
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, cast
@@ -174,7 +174,7 @@ class RedisMemory:
 
     # --- for backups ---
 
-    async def rows(self) -> AsyncIterator[list[MemoryRow]]:
+    async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
         """While they are read, `apply` raises StorageFailed: the learner waits, nobody else notices."""
         key, token = self._held, secrets.token_hex(8)
         if not await self._redis.write(lambda c: c.set(key, token, nx=True, px=_HOLD_MILLISECONDS)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -191,7 +191,7 @@ class SqliteMemory:
 
     # --- for backups ---
 
-    async def rows(self) -> AsyncIterator[list[MemoryRow]]:
+    async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
         """On a connection of its own, whose view of the file stays as it is while others write."""
         connection: sqlite3.Connection | None = None
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from services.backends.base import Counted, Known
@@ -88,13 +89,15 @@ async def save(
 
 async def _memory(parts: Parts, archive: ArchiveWriter, progress: Progress) -> dict[str, Any]:
     count, state = 0, (0, 0, 0.0)
+    # Closed at once when something fails: until then, a learner may have to wait.
     with archive.member(MEMORY) as member:
-        async for rows in parts.memory.rows():
-            member.write(b"".join(map(line, rows)))
-            count += len(rows)
-            progress("memory", count)
-            if rows[-1][0] == "state":
-                state = rows[-1][1:]
+        async with aclosing(parts.memory.rows()) as portions:
+            async for rows in portions:
+                member.write(b"".join(map(line, rows)))
+                count += len(rows)
+                progress("memory", count)
+                if rows[-1][0] == "state":
+                    state = rows[-1][1:]
     return {"rows": count, "offset": state[0]}
 
 
