@@ -315,3 +315,24 @@ def test_the_circuit_closes_after_the_engine_is_back() -> None:
             assert await failing(back, engine, 10) == []
 
     play(story)
+
+
+def test_an_engine_that_refuses_requests_is_there() -> None:
+    """An empty engine that came back answers "no such index" until its index is built: so it can be built."""
+
+    async def refused(_: float) -> None:
+        raise ValueError
+
+    async def story() -> None:
+        now = [0.0]
+        async with Engine(*["reset"] * ROW) as engine:
+            back = remote("refusing", clock=lambda: now[0])
+            while back.state == "closed":
+                await failing(back, engine, 1)
+            for _ in range(SUCCESSES):
+                now[0] += PROBE_SECONDS
+                with pytest.raises(ValueError):  # noqa: PT011
+                    await back.read(refused, long())
+            assert back.state == "closed"
+
+    play(story)

@@ -144,7 +144,7 @@ def test_both_extend_the_schema_at_once_and_neither_field_is_lost(path: Path) ->
             for member in (left, right):
                 await until(lambda m=member: {"colour", "shape"} <= {f.name for f in m.catalogue.schema.fields})  # type: ignore[misc]
             assert set(one.items) == {"a", "b", "c"}
-            assert one.schema == left.catalogue.schema
+            await until(lambda: one.schema == two.schema == left.catalogue.schema == right.catalogue.schema)
 
     run(path, work)
 

@@ -1,8 +1,8 @@
 """Calls to one engine over the network: deadline, circuit breaker, retry budget, shared calls.
 
 An error in `retryable` means that the engine is in trouble (connection refused or reset, 502, 503): it counts against
-the engine's circuit, as a timeout does. Any other error of a call is somebody else's fault (a bad request, no free
-connection in our own pool), counts as nothing, and is passed on.
+the engine's circuit, as a timeout does. Any other error of a call is the answer of an engine that is well (a bad
+request, no such index): it counts for it, and is passed on.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Remote:
                 self._settle(token, outcome, given, time.perf_counter() - start)
 
     def _settle(self, token: int, outcome: str, given: float, took: float) -> None:
-        if outcome == "ok":
+        if outcome in ("ok", "error"):  # an engine that refuses a request is there
             self._circuit.settle(token, True)
         elif outcome == "unavailable" or (outcome == "timeout" and given >= FAIR):
             self._circuit.settle(token, False)
