@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.settings import Settings
+from app.unfinished import refuse_folder, refuse_redis
 from services.backends.base import EventLog, ItemStore, Locks, MemoryIndex, StateStore
 from services.backends.local_locks import LocalLocks
 from services.backends.sqlite_items import SqliteItems
@@ -47,13 +48,15 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings, tell: bool = False) -> AsyncIterator[Stores]:
-    """With `tell`, what may lose data is said in the log. Raises StorageFailed when a file does not open or Redis
-    cannot be reached."""
+    """With `tell`, what may lose data is said in the log. Raises StorageFailed when a file does not open, Redis cannot
+    be reached, or a restore was broken off."""
     async with AsyncExitStack() as stack:
         if settings.redis_url is None:
+            refuse_folder(settings.data_dir)
             yield _files(settings, stack)
         else:
             redis = await stack.enter_async_context(open_redis(settings, tell))
+            await refuse_redis(redis)
             yield _shared(settings, redis)
 
 

@@ -90,6 +90,8 @@ class TestSettings:
                 assert default is None
             elif isinstance(default, Path):
                 assert Path(said.strip("`")) == default
+            elif isinstance(default, bool):
+                assert said == str(default).lower()
             elif isinstance(default, str):
                 assert said == default
             else:

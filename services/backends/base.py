@@ -199,8 +199,8 @@ class ItemStore(Protocol):
     async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:
         """(sequence, upserts, deletes) of the changes after number `after`, oldest first, each item once in its latest
         state, at most some hundreds: ask again from `sequence` on until there are none. Other processes' writes are
-        among them, and no cache of `get` is older than they are, or than the last scan. Deletions that every index confirmed may be missing
-        after some hours."""
+        among them, and no cache of `get` is older than they are, or than the last scan. Deletions that every index
+        confirmed may be missing after some hours."""
         ...
 
     async def confirmed(self, index: str) -> int | None:
