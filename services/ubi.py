@@ -240,9 +240,7 @@ class UbiMirror:
             return 0
         documents = _Documents()
         for offset, record in records:
-            if isinstance(record, Forget):
-                await self._put(documents)
-                documents = _Documents()
+            if isinstance(record, Forget):  # The person is blanked in all records up to this one by now.
                 await self._forget(record)
                 continue
             try:

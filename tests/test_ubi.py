@@ -575,7 +575,21 @@ def test_retention_waits_for_the_mirror(stores: Opened) -> None:
             await consumer.step()
             assert await kept(log) == [4]
 
+    async def from_the_start() -> None:
+        """Also for one that has not got anywhere yet."""
+        async with stores(retention=0.0) as (log, state), Stub([RESET]) as stub:
+            sink = OpenSearchUbi(stub.url)
+            await log.forget_consumer(CONSUMER)
+            await state.set(PLACE, 4)
+            await written(log, *(make_impression(f"q{n}", at=100.0 * n) for n in range(5, 9)))
+            with pytest.raises(StorageFailed):
+                await UbiMirror(log, state, sink, APP).step()
+            await log.consumed("memory", 8)
+            assert await kept(log) == [5, 6, 7, 8]
+            await sink.close()
+
     run(main())
+    run(from_the_start())
 
 
 @pytest.mark.usefixtures("empty")

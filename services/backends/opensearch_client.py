@@ -68,8 +68,8 @@ class OpenSearchClient:
         body: Body | None = None,
         options: Mapping[str, str] | None = None,
     ) -> Any:
-        """One request, sent once; the answer is a JSON object. Raises TimeoutError, EngineTrouble, IndexMissing, Garbage,
-        and StorageFailed for what is refused: the client's own errors quote what was sent."""
+        """One request, sent once; the answer is a JSON object. Raises TimeoutError, EngineTrouble, IndexMissing,
+        Garbage, and StorageFailed for what is refused: the client's own errors quote what was sent."""
         try:
             answer = await self._client.transport.perform_request(
                 method, path, params=dict(options or {}), body=body, timeout=seconds, headers=outgoing_headers()
