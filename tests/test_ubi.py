@@ -704,7 +704,9 @@ def test_refusals_are_counted_by_type_and_nothing_else_of_them_is_told() -> None
 )
 def test_nobody_counts_as_forgotten_by_half_an_answer(hits: dict[str, Any]) -> None:
     async def main() -> None:
-        async with Stub([Answer(FIT), Answer({}), Answer(hits)]) as stub:
+        nothing = {"timed_out": False, "_shards": {"failed": 0}, "hits": {"hits": []}}
+        rest = [Answer(FIT), Answer({}), Answer(nothing)]
+        async with Stub([Answer(FIT), Answer({}), Answer(hits), *rest]) as stub:
             sink = OpenSearchUbi(stub.url)
             with pytest.raises(StorageFailed):
                 await sink.forget(APP, "ann")
