@@ -21,6 +21,8 @@ from services.upkeep import INDEXING
 PAST_QUERIES = 5_000
 PATIENCE = 10.0
 ENCODED_AT_ONCE = 500
+TAKEN_AT_ONCE = 25
+"""Items whose words are taken in at a time: some milliseconds."""
 
 
 class LexicalDerived:
@@ -107,13 +109,18 @@ class VectorDerived:
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         """Raises StorageFailed while another process has put another encoder in force than this one has."""
         async with self._lock:
-            if await self._state.get(self._encoded_by) != self._arm.encoder.version:
-                raise StorageFailed(f"{self.name}: another encoder is in force; this process takes it up in a moment")
+            encoded_by = await self._state.get(self._encoded_by)
+            if encoded_by != self._arm.encoder.version:
+                raise self._out_of_step(encoded_by)
             points = await asyncio.to_thread(_encode, self._arm.encoder, upserts, self._schema.value)
             await self._index.apply(points, deletes)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
+        """Raises StorageFailed as `apply` does: an encoder is changed by `adopt` alone."""
         async with self._lock:
+            encoded_by = await self._state.get(self._encoded_by)
+            if self._shared and encoded_by not in (None, self._arm.encoder.version):
+                raise self._out_of_step(encoded_by)
             await self._rebuild(self._arm.encoder, schema, documents)
 
     async def adopt(self, encoder: Encoder) -> None:
@@ -131,6 +138,12 @@ class VectorDerived:
         """Use the fields that another process has rebuilt the index with."""
         if self._under is not self._schema.value and not self._lock.locked():
             self._adopt(self._arm.encoder)
+
+    def _out_of_step(self, encoded_by: str | None) -> StorageFailed:
+        return StorageFailed(
+            f"{self.name}: the vectors are of encoder {encoded_by}, this process has {self._arm.encoder.version};"
+            " every process needs the same LTRR_ENCODER"
+        )
 
     def _adopt(self, encoder: Encoder) -> None:
         # No await in between: a search never meets the one without the other.
@@ -163,10 +176,18 @@ class UnderstandingDerived:
         return True
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        gone = [self._documents.pop(i) for i in (*deletes, *(d["id"] for d in upserts)) if i in self._documents]
+        self._take([self._documents[i] for i in deletes if i in self._documents], ())
+        for start in range(0, len(upserts), TAKEN_AT_ONCE):
+            part = upserts[start : start + TAKEN_AT_ONCE]
+            self._take([self._documents[d["id"]] for d in part if d["id"] in self._documents], part)
+            await asyncio.sleep(0)  # searches share this thread
+
+    def _take(self, gone: Sequence[Document], new: Sequence[Document]) -> None:
         self._understander.remove(gone)
-        self._understander.add(upserts)
-        self._documents.update((document["id"], document) for document in upserts)
+        for document in gone:
+            del self._documents[document["id"]]
+        self._understander.add(new)
+        self._documents.update((document["id"], document) for document in new)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
         known: Mapping[str, Document] = {document["id"]: document for document in documents}

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from app.client import Client
-from app.wiring import System
+from app.system import System
 from services.datasets.folder import HISTORY, Dataset, HistoryEvent
 from services.errors import InvalidRequest
 from services.lines import Line, stream
@@ -51,6 +51,7 @@ async def index_opened(
         await system.catalogue.set_schema(schema)
     summary = Summary()
     kept: set[str | None] = set()
+    began = await system.items.sequence()
     for result in await system.catalogue.put_stream(_chunks(dataset.catalogue, progress)):
         if result.status == "accepted":
             summary.accepted += 1
@@ -59,6 +60,7 @@ async def index_opened(
             summary.invalid += 1
             summary.problems.append(_told(result.line, result.line, str(result.detail)))
     if replace:
+        kept |= await _written_since(system, began)  # by others too: what was acknowledged meanwhile stays
         await system.catalogue.delete([d["id"] async for d in system.items.scan() if d["id"] not in kept])
         await system.upkeep.rebuild()
 
@@ -67,6 +69,15 @@ async def index_opened(
 
     await _index_history(dataset, record, summary, progress)
     return summary
+
+
+async def _written_since(system: System, sequence: int) -> set[str]:
+    written: set[str] = set()
+    while True:
+        sequence, upserts, deletes = await system.items.changes(sequence)
+        if not upserts and not deletes:
+            return written
+        written |= {document["id"] for document in upserts}
 
 
 async def index_served(client: Client, source: Path, progress: Progress) -> Summary:

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+from app.background import background
 from app.settings import Settings
 from app.stores import Stores, model_store, open_stores
 from app.ubi import Work, mirroring
-from app.wiring import background, new_learner
+from app.wiring import new_learner
 from services.backends.redis_locks import Lease
-from services.errors import StorageFailed
+from services.errors import LtrrError, StorageFailed
 from services.learner import Learner
 from services.learner_link import attend
 
@@ -55,13 +56,19 @@ class LearnerSystem:
 
     async def run(self, stop: asyncio.Event) -> None:
         stopping = asyncio.create_task(stop.wait())
+        said = ""
         try:
             while not stop.is_set():
                 try:
                     if await self._acquired(stopping):
                         await self._learn(stop, stopping)
-                except StorageFailed as error:
-                    logger.warning("learner_waits error=%s", type(error).__name__)
+                    said = ""
+                except Exception as error:
+                    # Said once: Redis may be away for long. Our own errors say what to do.
+                    why = str(error) if isinstance(error, LtrrError) else type(error).__name__
+                    if why != said:
+                        logger.warning("learner_waits error=%s", why)
+                    said = why
                     await asyncio.wait([stopping], timeout=RETRY_SECONDS)
                 finally:
                     self._learner = None

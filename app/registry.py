@@ -7,10 +7,10 @@ from typing import Any
 
 from app.reloading import Reloader
 from services.errors import ModelInvalid, NotFound
-from services.learner import ADOPTED
-from services.learner import KIND as POLICY
 from services.learner_link import LearnerView
 from services.models.store import ModelStore, Version
+from services.snapshots import ADOPTED
+from services.snapshots import KIND as POLICY
 
 BY_HAND = "rolled back by hand"
 

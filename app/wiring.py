@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from app.admission import Admission
+from app.background import background, briefly
 from app.derived import LexicalDerived, PredictionDerived, UnderstandingDerived, VectorDerived
 from app.encoders import TASTE, TEXT, current_taste, current_text_encoder
 from app.indexes import Indexes, open_indexes
@@ -21,8 +19,8 @@ from app.registry import Registry
 from app.reloading import Reloader
 from app.settings import Settings
 from app.stores import Stores, open_stores
+from app.system import System, follow_mode
 from app.ubi import mirroring
-from services import metrics
 from services.activity import Activity
 from services.arms.base import Arm
 from services.arms.explore import ExploreArm
@@ -32,21 +30,19 @@ from services.arms.personal import PersonalArm
 from services.arms.structured import StructuredArm
 from services.arms.vector import VectorArm
 from services.autocomplete import Autocomplete
-from services.backends.base import EventLog, ItemStore, MemoryIndex, StateStore
+from services.backends.base import ItemStore
 from services.backends.fallback_items import FallbackItems
 from services.catalogue import Catalogue
-from services.errors import ModelInvalid, SettingsInvalid, StorageFailed
+from services.errors import ModelInvalid, SettingsInvalid
 from services.explain import Explainer
 from services.feedback import FeedbackService
 from services.fusion import FUSION_WEIGHTS
-from services.learner import KIND as POLICY
-from services.learner import POLICY_FILE, Learner
-from services.learner_link import LearnerLink, LearnerView
+from services.learner import Learner
+from services.learner_link import LearnerLink
 from services.listing import Lister
 from services.models.store import ModelStore
 from services.paging import Pager
 from services.policies.modes import PolicySwitch
-from services.progress import Progress
 from services.query_ids import Signer, load_or_create_keys, parse_keys
 from services.rankers.base import Ranker
 from services.rankers.onnx import FILE as RANKER_FILE
@@ -54,80 +50,21 @@ from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
 from services.schema_in_force import SchemaInForce
 from services.search import Knowledge, SearchEngine
+from services.snapshots import KIND as POLICY
+from services.snapshots import POLICY_FILE
 from services.types import Deadline
 from services.upkeep import DerivedIndex, SharedIndex, Upkeep
 
 logger = logging.getLogger(__name__)
 
 RANKER = "ranker"
-MODE = "policy_mode"
-READY_SECONDS = 1.0
-OBSERVE_SECONDS = 2.0
+ENCODER = "gateways_encoder"
+"""Where gateways say which sentence encoder they were told to use."""
+START_SECONDS = 5.0
+"""How long a start waits for models to be taken up. Encoding a catalogue, or waiting for another process that does,
+takes longer, and is no reason not to serve."""
 ENGINES = 3
 """Engines that can be elsewhere; with all of them embedded, nobody else writes to the catalogue."""
-
-
-@dataclass(slots=True)
-class System:
-    """The parts that routes and commands use, and the few operations that concern several of them."""
-
-    settings: Settings
-    admission: Admission
-    search: SearchEngine
-    feedback: FeedbackService
-    autocomplete: Autocomplete
-    catalogue: Catalogue
-    explain: Explainer
-    store: ModelStore
-    models: Registry
-    learner: LearnerView
-    activity: Activity
-    log: EventLog
-    items: ItemStore
-    memory: MemoryIndex
-    state: StateStore
-    switch: PolicySwitch
-    upkeep: Upkeep
-    pings: Mapping[str, Callable[[Deadline], Awaitable[Any]]] = field(default_factory=dict)
-    """Per engine elsewhere, a call that fails when it is away."""
-
-    @property
-    def admin_key(self) -> str | None:
-        return self.settings.admin_key.get_secret_value() if self.settings.admin_key else None
-
-    @property
-    def mode(self) -> str:
-        return self.switch.mode
-
-    async def set_mode(self, mode: str) -> None:
-        """Durable and in force when this returns."""
-        await self.state.set(MODE, mode)
-        self.switch.mode = mode
-
-    async def forget_user(self, user_id: str) -> int:
-        """How many log records were blanked; histories and memory have followed when this returns."""
-        blanked = await self.log.forget(user_id, time.time())
-        await self.learner.catch_up(policy=False)
-        return blanked
-
-    async def ready(self) -> tuple[bool, dict[str, str]]:
-        """Whether searches can be answered, and the state of what they need: items, from one place or another. What
-        else is away degrades answers, and taking this process out of service would help nobody."""
-        deadline = Deadline.after(READY_SECONDS)
-        asked: dict[str, Awaitable[Any]] = {"log": self.log.end(), "items": self.items.count()}
-        asked |= {name: ping(deadline) for name, ping in self.pings.items()}
-        checks = dict(zip(asked, await asyncio.gather(*map(_state, asked.values())), strict=True))
-        return "ok" in (checks["items"], checks.get("opensearch")), checks
-
-    async def observe(self) -> Progress | None:
-        """Bring the gauges that nobody else keeps up to date; where the learner stands, None while that cannot be
-        said."""
-        try:
-            async with asyncio.timeout(OBSERVE_SECONDS):
-                metrics.ITEMS.set(await self.items.count())
-                return await self.learner.observe()
-        except (StorageFailed, TimeoutError):
-            return None
 
 
 @asynccontextmanager
@@ -141,6 +78,7 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
         await schema.refresh()
         text_encoder = await asyncio.to_thread(current_text_encoder, settings.encoder, stores.models)
         taste = await asyncio.to_thread(current_taste, stores.models)
+        await _agree_on_encoder(settings, stores, text_encoder.version, serving=learning)
         indexes = await open_indexes(settings, schema.value, text_encoder, taste, stack)
         vector_arm = VectorArm(indexes.texts, text_encoder)
         personal_arm = PersonalArm(indexes.tastes, taste)
@@ -157,14 +95,12 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
         knowledge = Knowledge(schema.value, PassthroughRanker())
         texts, tastes, upkeep = _upkeep(settings, stores, indexes, schema, knowledge, vector_arm, personal_arm)
         catalogue = Catalogue(stores.items, schema, upkeep)
+        stack.push_async_callback(upkeep.close)
         stack.push_async_callback(catalogue.close)
         await upkeep.recover()
 
-        switch = PolicySwitch(
-            served_policy(settings, load_policy(settings)),
-            fixed_policy(settings),
-            await stores.state.get(MODE) or "learned",
-        )
+        switch = PolicySwitch(served_policy(settings, load_policy(settings)), fixed_policy(settings))
+        await follow_mode(stores.state, switch)
 
         async def load_ranker() -> None:
             knowledge.ranker = await asyncio.to_thread(_ranker, stores.models)
@@ -188,10 +124,11 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
             loads[POLICY] = load_learned
         reloader = Reloader(stores.models, loads)
         system = _system(settings, stores, indexes, knowledge, arms, switch, learner, catalogue, upkeep, reloader)
-        try:
+        # What takes longer, or fails because an engine is away, goes on in the background.
+        if learning:
+            await briefly(reloader.reload_all(), START_SECONDS)
+        else:
             await reloader.reload_all()
-        except (StorageFailed, TimeoutError) as error:  # an engine is away: tried again in the background
-            logger.warning("model_not_taken_up error=%s", type(error).__name__)
         if learning:
             if isinstance(learner, Learner):
                 mirror = await stack.enter_async_context(mirroring(settings, stores))
@@ -201,6 +138,20 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
             if len(settings.embedded) < ENGINES:
                 await stack.enter_async_context(background(upkeep.follow))
         yield system
+
+
+async def _agree_on_encoder(settings: Settings, stores: Stores, version: str, serving: bool) -> None:
+    """Shared vectors are of one encoder. Gateways say which one they were told to use; a command that was told another
+    one would take it away from them. Raises SettingsInvalid."""
+    if stores.redis is None or settings.qdrant_url is None:
+        return
+    mine = None if settings.encoder is None else version
+    if serving:
+        await stores.state.set(ENCODER, {"version": mine})
+        return
+    told = await stores.state.get(ENCODER)
+    if told is not None and told["version"] != mine:
+        raise SettingsInvalid("LTRR_ENCODER: not the one that the gateways have; set it, or leave it out, as they do")
 
 
 def _upkeep(
@@ -250,9 +201,6 @@ def _system(
     if indexes.qdrant is not None:
         pings["qdrant"] = indexes.qdrant.version
 
-    async def follow_mode(deadline: Deadline) -> None:
-        switch.mode = await stores.state.get(MODE) or "learned"
-
     return System(
         settings=settings,
         admission=Admission(settings.max_concurrency),
@@ -275,7 +223,7 @@ def _system(
                 log=log,
                 signer=signer,
             ),
-            follow_mode=None if stores.redis is None else follow_mode,
+            follow_mode=None if stores.redis is None else lambda: follow_mode(stores.state, switch),
         ),
         feedback=FeedbackService(log, signer, settings.query_ttl_seconds, settings.attribution_seconds),
         autocomplete=Autocomplete(index, stores.memory),
@@ -293,28 +241,6 @@ def _system(
         upkeep=upkeep,
         pings=pings,
     )
-
-
-async def _state(call: Awaitable[Any]) -> str:
-    try:
-        async with asyncio.timeout(READY_SECONDS):
-            await call
-        return "ok"
-    except Exception as error:
-        return type(error).__name__
-
-
-@asynccontextmanager
-async def background(work: Any) -> AsyncIterator[None]:
-    """`work(stop)` runs beside everything else; at the end it is told to stop and waited for."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(work(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def local_learner(settings: Settings, stores: Stores, switch: PolicySwitch) -> Learner:

@@ -27,7 +27,7 @@ import tantivy
 import uvloop
 
 from app.settings import Settings
-from app.wiring import System
+from app.system import System
 from app.wiring import opened as wired
 from load_tests.figures import ENCODER, JSON, ONNX, QDRANT, SQLITE, TANTIVY, VW
 from load_tests.loader import body, chunks, traffic

@@ -21,6 +21,7 @@ T = TypeVar("T")
 BATCH = 500
 """Items that are checked and stored at a time."""
 _GET_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,12 @@ class Catalogue:
         return deleted
 
     async def close(self) -> None:
-        """Wait for the writing that callers have turned away from."""
+        """Wait for the writing that callers have turned away from. What still waits for other processes after
+        CLOSE_SECONDS is broken off: it is stored, and they will bring the indexes up to date."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
+        for task in self._running:
+            task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     # --- storing --------------------------------------------------------------------------------------------------

@@ -13,15 +13,13 @@ Nothing here depends on the clock but when to write a snapshot and when to log a
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from services import metrics
+from services import metrics, snapshots
 from services.attribution import Window, Windows
 from services.backends.base import EventLog, Forget, MemoryChange, MemoryIndex, Record, Tick
 from services.errors import ModelInvalid, RecordDamaged, StorageFailed
@@ -31,22 +29,17 @@ from services.policies.base import LearningPolicy, Outcome
 from services.progress import Progress, gauges
 from services.rewards import arm_rewards, examination, principal_weight, reward, strength
 from services.shares import Shares
+from services.snapshots import ADOPTED, KIND, Snapshot
 from services.types import Deadline, EventStatus, Impression, Interaction, Query
 
 logger = logging.getLogger(__name__)
-
-KIND = "policy"
-POLICY_FILE = "policy.bin"
-STATE_FILE = "state.json"
-ADOPTED = "adopted"
-"""In the meta data of a snapshot: the earlier one whose model it goes on from."""
-KEEP = 10
-"""Snapshots kept."""
 
 POLL_SECONDS = 0.1
 STEP_RECORDS = 250
 """Records taken in at once: where the memory is shared, it serves nobody while it takes them in."""
 RETRY_SECONDS = 1.0
+CONSUMED_SECONDS = 60.0
+"""How often the log is told what it may drop, beside every snapshot."""
 LOOKUP_SECONDS = 5.0
 OUTCOMES_A_STEP = 64
 """Decisions learned before the log is read again: memory must not wait for a pile of windows."""
@@ -111,6 +104,9 @@ class Learner:
         self._changed = False
         self._snapshot: str | None = None
         self._snapshot_at = clock()
+        self._told_at = clock()
+        self._needed = 1
+        """First record that is needed after a crash."""
 
     async def restore(self) -> None:
         """Continue from the newest intact snapshot, or from the beginning of the log when there is none.
@@ -124,20 +120,19 @@ class Learner:
             stored = await asyncio.to_thread(self._store.current, KIND)
             if stored is not None:
                 try:
-                    policy = self._load_policy(stored.files[POLICY_FILE])
-                    state = json.loads(stored.files[STATE_FILE])
-                    offset, low = int(state["offset"]), int(state["low"])
-                except (ModelInvalid, KeyError, ValueError) as error:
+                    snapshot = snapshots.read(stored)
+                    policy = self._load_policy(snapshot.model)
+                except ModelInvalid as error:
                     logger.error("snapshot_unusable version=%s error=%s", stored.version, type(error).__name__)
                 else:
-                    if offset > end:
-                        raise StorageFailed(f"policy {stored.version} has read to {offset}, but the log ends at {end}")
-                    self._policy = policy
-                    self._learned = int(state["learned"])
-                    self._shares = Shares(int(state["hour"]), dict(state["principals"]))
+                    if snapshot.offset > end:
+                        raise StorageFailed(
+                            f"policy {stored.version} has read to {snapshot.offset}, but the log ends at {end}"
+                        )
+                    self._policy, self._learned, self._shares = policy, snapshot.learned, snapshot.shares
                     self._snapshot, self._snapshot_at = stored.version, self._clock()
-                    await self._reopen(low, offset)
-                    self._announce(stored.version, stored.files[POLICY_FILE])
+                    await self._reopen(snapshot.low, snapshot.offset)
+                    self._announce(stored.version, snapshot.model)
             if self._memory_offset > end:
                 raise StorageFailed(f"the memory has read to {self._memory_offset}, but the log ends at {end}")
 
@@ -154,6 +149,8 @@ class Learner:
                     await self._tick()
                 if self._changed and self._clock() - self._snapshot_at >= self._snapshot_seconds:
                     await self.publish()
+                if self._clock() - self._told_at >= CONSUMED_SECONDS:
+                    await self._tell_consumed()
                 failing = False
             except StorageFailed as error:
                 if not failing:  # said once: a store may be away for long
@@ -204,10 +201,13 @@ class Learner:
         dropped and not learned again. The version of the snapshot that says so."""
         async with self._lock:
             stored = await asyncio.to_thread(self._store.load, KIND, version)
-            if POLICY_FILE not in stored.files:
-                raise ModelInvalid(f"{KIND} {version}: not a snapshot of a policy")
-            self._policy = self._load_policy(stored.files[POLICY_FILE])
-            return await self._publish(f"adopted {version}", {ADOPTED: version})
+            before = self._policy
+            self._policy = self._load_policy(snapshots.read(stored).model)
+            try:
+                return await self._publish(f"adopted {version}", {ADOPTED: version})
+            except BaseException:  # refused, so it must not come with the next snapshot
+                self._policy = before
+                raise
 
     @property
     def offset(self) -> int:
@@ -383,38 +383,33 @@ class Learner:
         metrics.REWARD.observe(reward(impression, window.interactions, self._weights))
 
     async def _publish(self, reason: str, said: Mapping[str, str] | None = None) -> str:
-        offset = self.offset
-        oldest = self._closed[0][1] if self._closed else self._windows.oldest
-        # Nothing before record `low` is needed again. Windows close in log order, so those that the record after
-        # `offset` closed and that are learned already lie before it.
-        low = offset + 1 if oldest is None else oldest.offset
-        state = {
-            "offset": offset,
-            "low": low,
-            "learned": self._learned,
-            "hour": self._shares.hour,
-            "principals": self._shares.counts,
-        }
-        model = self._policy.dump()
-        files = {POLICY_FILE: model, STATE_FILE: json.dumps(state, sort_keys=True).encode()}
-        digest = hashlib.sha256(b"".join(files.values())).hexdigest()[:8]
-        version = f"{offset:012d}-{digest}"
-        meta = {"policy": self._policy.name, "offset": offset, "learned": self._learned, **(said or {})}
+        snapshot = Snapshot(self.offset, self._low(), self._learned, self._shares, self._policy.dump())
+        version = snapshot.version
+        meta = {"policy": self._policy.name, "offset": snapshot.offset, "learned": self._learned, **(said or {})}
         if self._guard is not None:
             await self._guard()
-        await asyncio.to_thread(self._write, version, files, meta, reason)
+        await asyncio.to_thread(snapshots.write, self._store, snapshot, meta, reason)
         self._changed = False
         self._snapshot, self._snapshot_at = version, self._clock()
         metrics.SNAPSHOT_TIME.set(self._snapshot_at)
-        self._announce(version, model)
-        await self._log.consumed("policy", low - 1)
-        await self._log.consumed("memory", self._memory_offset)
+        self._announce(version, snapshot.model)
+        await self._tell_consumed()
         return version
 
-    def _write(self, version: str, files: Mapping[str, bytes], meta: Mapping[str, object], reason: str) -> None:
-        self._store.publish(KIND, files, meta, version)
-        self._store.promote(KIND, version, reason)
-        self._store.prune(KIND, KEEP)
+    async def _tell_consumed(self) -> None:
+        """Let the log drop what neither consumer needs, nor would need after a crash: what a policy has learned since
+        its last snapshot would be learned again."""
+        if not self._changed:
+            self._needed = self._low()
+        await self._log.consumed("policy", self._needed - 1)
+        await self._log.consumed("memory", self._memory_offset)
+        self._told_at = self._clock()
+
+    def _low(self) -> int:
+        """The first record that is needed to learn on. Windows close in log order, so those that the record after
+        `offset` closed and that are learned already lie before it."""
+        oldest = self._closed[0][1] if self._closed else self._windows.oldest
+        return self.offset + 1 if oldest is None else oldest.offset
 
     def _announce(self, version: str, model: bytes) -> None:
         if self._on_publish is not None:

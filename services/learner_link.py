@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 from services.backends.base import EventLog, MemoryIndex, StateStore
@@ -58,16 +59,18 @@ class LearnerLink:
         """The learner looks at the log by itself."""
 
     async def catch_up(self, policy: bool = True) -> None:
-        """Wait until memory and histories (and the policy) have what is in the log by now. Raises Unavailable when the
-        learner does not get there in time: it will when it runs."""
+        """Wait until memory and histories (and the policy) have what is in the log by now, for as long as the learner
+        gets on. Raises Unavailable when it does not move for PATIENCE seconds."""
         end, _ = await self._log.end()
-
-        async def there() -> bool:
-            if await self._memory.offset() < end:
-                return False
-            return not policy or int((await self._status()).get("offset", 0)) >= end
-
-        await self._until(there)
+        reached = (-1, -1)
+        while True:
+            place = await self._memory.offset(), int((await self._status()).get("offset", 0))
+            if place[0] >= end and (not policy or place[1] >= end):
+                return
+            if place == reached:
+                raise Unavailable("the learner process (ltrr learn)")
+            reached = place
+            await self._until(partial(self._moved, place, end, policy))
 
     async def publish(self) -> str | None:
         """Nothing to do here: the learner writes its snapshots by itself. The newest one it told of."""
@@ -76,7 +79,7 @@ class LearnerLink:
     async def adopt(self, version: str) -> str:
         """See Learner.adopt. Raises what that raises, and Unavailable when no learner answers in time."""
         number = secrets.token_hex(8)
-        await self._state.set(REQUEST, {"number": number, "adopt": version})
+        await self._state.set(REQUEST, {"number": number, "adopt": version, "until": self._clock() + PATIENCE})
         answer: dict[str, Any] = {}
 
         async def answered() -> bool:
@@ -112,6 +115,10 @@ class LearnerLink:
         at = (await self._status()).get("at")
         return None if at is None else max(0.0, self._clock() - float(at))
 
+    async def _moved(self, before: tuple[int, int], end: int, policy: bool) -> bool:
+        memory, learned = await self._memory.offset(), int((await self._status()).get("offset", 0))
+        return (memory, learned) != before or (memory >= end and (not policy or learned >= end))
+
     async def _status(self) -> dict[str, Any]:
         return dict(await self._state.get(STATUS) or {})
 
@@ -129,18 +136,23 @@ async def attend(
 ) -> None:
     """In the learner's process: say where it stands and do what is asked, until `stop` is set."""
     said = -STATUS_SECONDS
-    last = ((await state.get(ANSWER)) or {}).get("number")
+    failing = False
     while not stop.is_set():
         try:
             request = await state.get(REQUEST) or {}
-            if request.get("number") not in (None, last):
-                last = request["number"]
-                await state.set(ANSWER, {"number": last} | await _adopted(learner, str(request["adopt"])))
+            answered = (await state.get(ANSWER) or {}).get("number")
+            # Whoever asked has been told by then that nobody answered: it must not happen later.
+            if request.get("number") not in (None, answered) and clock() <= float(request["until"]):
+                outcome = await _adopted(learner, str(request["adopt"]))
+                await state.set(ANSWER, {"number": request["number"]} | outcome)
             if time.monotonic() - said >= STATUS_SECONDS:
                 await state.set(STATUS, await _standing(learner, clock()))
                 said = time.monotonic()
+            failing = False
         except LtrrError as error:
-            logger.warning("learner_status_failed error=%s", type(error).__name__)
+            if not failing:  # said once: the store may be away for long
+                logger.warning("learner_status_failed error=%s", type(error).__name__)
+            failing = True
         try:
             await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
         except TimeoutError:

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from services import metrics, views
@@ -108,7 +109,7 @@ class SearchEngine:
         fusion_weights: Mapping[str, float],
         pager: Pager,
         lister: Lister,
-        follow_mode: Callable[[Deadline], Awaitable[None]] | None = None,
+        follow_mode: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.knowledge = knowledge
@@ -132,6 +133,8 @@ class SearchEngine:
         if query.page_of is not None:
             return await self._pager.page(query, knowledge.understand(query.text), knowledge.schema)
         if query.sort is not None or not normalize(query.text):
+            with suppress(StorageFailed, TimeoutError):
+                await self._mode(Deadline.after(RECALL * query.timeout))
             return await self._lister.list(query, knowledge.understand(query.text), knowledge.schema)
         return await self.search(query)
 
@@ -254,7 +257,7 @@ class SearchEngine:
         """Where others may change the policy's mode: the one in force now, or, if that cannot be had, the last."""
         if self._follow_mode is not None:
             async with deadline.enforced():
-                await self._follow_mode(deadline)
+                await self._follow_mode()
 
     def _options(self, context: Context) -> tuple[tuple[ArmOption, ...], list[Degraded]]:
         """What may be chosen, and the arms that are left out because they keep failing: others are chosen instead."""

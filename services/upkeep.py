@@ -33,6 +33,8 @@ SAMPLE = 2_000
 """Items that a schema is guessed from. A guess from fewer is revised as the catalogue grows."""
 INDEXING = "indexing"
 """Name of the lock under which shared indexes change."""
+START_SECONDS = 5.0
+"""How long a start waits for shared indexes to be brought up to date; it goes on beside the service."""
 FOLLOW_SECONDS = 0.25
 MEND_SECONDS = 2.0
 CHECK_EVERY = 5
@@ -91,6 +93,7 @@ class Upkeep:
         self._own = own
         self._shared = shared
         self._working = asyncio.Lock()
+        self._running: set[asyncio.Task[None]] = set()
         self._places: dict[str, tuple[int, Schema]] = {}
         """Of volatile indexes: what they have taken in, and under which schema."""
         self._doubtful = {index.name for index in (*own, *shared) if not index.volatile}
@@ -106,11 +109,10 @@ class Upkeep:
             await self.settle()
             return
         await self._catch_up_own()
-        try:
-            await self._refresh()
-            await self.settle()
-        except (StorageFailed, TimeoutError) as error:
-            logger.warning("index_behind error=%s", type(error).__name__)
+        settling = asyncio.create_task(self._settle_shared())
+        self._running.add(settling)
+        settling.add_done_callback(self._running.discard)
+        await asyncio.wait([settling], timeout=START_SECONDS)
 
     async def settle(self) -> None:
         """Bring every index up to date with the store. What writers before us left is done with ours. Raises what an
@@ -118,6 +120,19 @@ class Upkeep:
         async with self._locks.hold(INDEXING), self._working:
             while not await self._round():
                 pass
+
+    async def close(self) -> None:
+        """Break off what a start left to go on."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _settle_shared(self) -> None:
+        try:
+            await self._refresh()
+            await self.settle()
+        except (StorageFailed, TimeoutError) as error:
+            logger.warning("index_behind error=%s", type(error).__name__)
 
     async def rebuild(self) -> None:
         """Build every index anew, under a new guess where the schema is a guess, while searches go on."""

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from app.main import create_app
 from app.settings import Settings
-from app.wiring import System
+from app.system import System
 from services.arms.base import Arm
 from services.types import Context, Deadline
 

@@ -18,9 +18,10 @@ from app.policies import load_policy
 from app.settings import Settings
 from services.backends.sqlite_log import SqliteLog
 from services.backends.sqlite_memory import SqliteMemory
-from services.learner import KIND, POLICY_FILE, STATE_FILE, Learner
+from services.learner import Learner
 from services.models.store import ModelStore
 from services.policies.fixed import FIXED_COUNTS
+from services.snapshots import KIND, POLICY_FILE, STATE_FILE
 from tests.process import Process, done, eventually, serving
 from tests.service import TRACKS, Service, replaced, with_tracks
 

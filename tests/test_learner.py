@@ -17,12 +17,13 @@ from services.backends.base import Forget, MemoryChange, Record, Tick
 from services.backends.sqlite_log import SqliteLog
 from services.backends.sqlite_memory import SqliteMemory
 from services.errors import ModelInvalid, StorageFailed
-from services.learner import KIND, Learner
+from services.learner import Learner
 from services.memory import memory_key
 from services.models.store import ModelStore
 from services.policies.base import LearningPolicy, Outcome
 from services.policies.fixed import FixedPolicy
 from services.policies.vw import VWPolicy
+from services.snapshots import KIND
 from services.types import ArmChoice, ArmOption, Deadline, Decision, Impression, Interaction
 from tests.contracts.event_log import make_impression, make_interaction
 

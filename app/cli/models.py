@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -14,11 +13,12 @@ from app.client import Client
 from app.ownership import owned, owner
 from app.registry import BY_HAND, listing, previous, promote
 from app.settings import Settings
-from app.stores import model_store
+from app.stores import model_store, open_stores
 from app.wiring import opened
 from services.errors import NotFound
-from services.learner import KIND as POLICY
+from services.learner_link import LearnerLink
 from services.models.store import ModelStore
+from services.snapshots import KIND as POLICY
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -86,9 +86,12 @@ def run_rollback(asked: argparse.Namespace) -> None:
 
 
 def _adopt(settings: Settings, version: str) -> None:
-    """A policy is changed by whoever learns it, or learning would go on from the one before: the running service, or
-    else a learner opened for it. Raises Owned while another command is at work."""
-    running = owner(settings.data_dir) if settings.redis_url is None else None
+    """A policy is changed by whoever learns it, or learning would go on from the one before: the learner process, the
+    running service, or else a learner opened for it. Raises Owned while another command is at work."""
+    if settings.redis_url is not None:
+        asyncio.run(_ask_learner(settings, version))
+        return
+    running = owner(settings.data_dir)
     if running is not None and running.url is not None:
         Client.of(settings, running.url).send("POST", f"/v1/models/{POLICY}/{version}/promote", b"{}")
         return
@@ -97,8 +100,13 @@ def _adopt(settings: Settings, version: str) -> None:
         async with opened(settings, learning=False) as system:
             await system.learner.adopt(version)
 
-    with owned(settings.data_dir) if settings.embedded else nullcontext():
+    with owned(settings.data_dir):
         asyncio.run(alone())
+
+
+async def _ask_learner(settings: Settings, version: str) -> None:
+    async with open_stores(settings) as stores:
+        await LearnerLink(stores.log, stores.memory, stores.state).adopt(version)
 
 
 def _done(asked: argparse.Namespace, version: str) -> None:

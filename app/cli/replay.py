@@ -12,9 +12,9 @@ from app.policies import fixed_policy, load_policy
 from app.settings import Settings
 from app.stores import model_store, open_log
 from services.errors import LtrrError
-from services.learner import KIND, POLICY_FILE
 from services.policies.base import Policy
 from services.replay import Report, replay
+from services.snapshots import KIND, POLICY_FILE
 
 SHOWN = 20
 

@@ -17,7 +17,8 @@ from app.indexing import Summary, index_opened
 from app.policies import fixed_policy
 from app.settings import Settings
 from app.stores import model_store, open_items, open_log
-from app.wiring import RANKER, System, opened
+from app.system import System
+from app.wiring import RANKER, opened
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, ModelInvalid, SettingsInvalid
 from services.policies.modes import PolicySwitch

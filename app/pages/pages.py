@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from app.pages import assets
 from app.pages.figures import figures
 from app.requests import ADMIN_RESPONSES, json_response
-from app.wiring import System
+from app.system import System
 from services.errors import NotFound, Unavailable
 from services.types import Field, Role, Schema
 
@@ -91,7 +91,7 @@ async def activity(request: Request) -> Response:
         raise Unavailable("the event log")
     return json_response(
         {
-            "mode": system.mode,
+            "mode": await system.mode(),
             "learner": asdict(progress) | {"attribution_seconds": system.settings.attribution_seconds},
             "activity": await system.activity.view(),
             "process": figures(),

@@ -10,7 +10,7 @@ from pydantic import Field
 from app import logs
 from app.requests import PROBLEM_RESPONSES, json_response
 from app.schemas import AutocompleteResponse, Integer, Name, Parameters, Text
-from app.wiring import System
+from app.system import System
 from services.types import Deadline
 
 TIMEOUT = 0.2

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.requests import json_response, problems
-from app.wiring import System
+from app.system import System
 
 router = APIRouter(tags=["explain"])
 

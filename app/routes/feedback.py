@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from app.requests import PROBLEM_RESPONSES, json_response, read_json
 from app.schemas import FeedbackEvent, FeedbackResponse
 from app.security import is_admin
-from app.wiring import System
+from app.system import System
 from services import metrics
 from services.errors import InvalidRequest, TooLarge
 from services.types import EventStatus

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.requests import ADMIN_RESPONSES, json_response, problems, read_json
 from app.schemas import ItemDeleted, ItemOutcome, ItemsResponse
-from app.wiring import System
+from app.system import System
 from services.errors import InvalidRequest, NotFound
 
 router = APIRouter(tags=["items"])

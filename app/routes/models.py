@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.requests import ADMIN_RESPONSES, json_body, json_response, parse, problems
 from app.schemas import ModelInForce, Promotion
-from app.wiring import System
+from app.system import System
 
 router = APIRouter(tags=["models"])
 

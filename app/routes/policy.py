@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.requests import ADMIN_RESPONSES, json_body, json_response, parse
 from app.schemas import PolicyMode
-from app.wiring import System
+from app.system import System
 
 router = APIRouter(tags=["policy"])
 
@@ -14,7 +14,7 @@ router = APIRouter(tags=["policy"])
 @router.get("/v1/policy", summary="The mode in force", response_model=PolicyMode, responses=ADMIN_RESPONSES)
 async def get_policy(request: Request) -> Response:
     system: System = request.app.state.system
-    return json_response({"mode": system.mode})
+    return json_response({"mode": await system.mode()})
 
 
 @router.put(
@@ -28,5 +28,6 @@ async def get_policy(request: Request) -> Response:
 )
 async def put_policy(request: Request) -> Response:
     system: System = request.app.state.system
-    await system.set_mode(parse(PolicyMode, await request.body()).mode)
-    return json_response({"mode": system.mode})
+    mode = parse(PolicyMode, await request.body()).mode
+    await system.set_mode(mode)
+    return json_response({"mode": mode})

@@ -20,7 +20,7 @@ from app.schemas import (
     SearchResponse,
     Text,
 )
-from app.wiring import System
+from app.system import System
 from services import types, views
 from services.errors import InvalidRequest
 from services.filters import check_facets, parse_sort

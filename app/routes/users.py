@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.requests import ADMIN_RESPONSES, json_response
 from app.schemas import ID_LENGTH, UserForgotten
-from app.wiring import System
+from app.system import System
 
 router = APIRouter(tags=["users"])
 

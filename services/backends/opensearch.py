@@ -15,36 +15,28 @@ The whole item is kept beside what is indexed of it, so that this is a second co
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import secrets
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import orjson
-from opensearchpy import AsyncOpenSearch
-from opensearchpy.exceptions import ConnectionError as EngineAway
-from opensearchpy.exceptions import ConnectionTimeout, NotFoundError, SerializationError, TransportError
-from opensearchpy.serializer import JSONSerializer
 
 from services.backends import opensearch_reading as reading
 from services.backends.base import IndexQuery, IndexResult
+from services.backends.opensearch_client import Body, EngineTrouble, IndexMissing, OpenSearchClient
 from services.backends.opensearch_layout import ITEM, K1, B, Layout
 from services.backends.opensearch_query import Translator
 from services.backends.remote import Remote
 from services.backends.tantivy_layout import clean, prefix_key
-from services.errors import SettingsInvalid, StorageFailed, Unavailable
+from services.errors import StorageFailed, Unavailable
 from services.schema import from_json
-from services.tracing import outgoing_headers
 from services.types import Deadline, Document, Schema
 
 T = TypeVar("T")
-Body = Mapping[str, Any] | bytes
 
 CONNECTIONS = 32
 """At most this many at once from one process; further calls wait their turn, within their deadline."""
@@ -59,14 +51,6 @@ REFRESH = "500ms"
 """Said outright: an index without it stops refreshing when nobody searches for a while."""
 GRACE_SECONDS = 1.0
 """An index that was replaced stays this much longer for the searches that had found their way to it."""
-TROUBLE = (502, 503, 504)
-
-# The client logs addresses with their queries, and bodies; what failed is counted and said by us.
-logging.getLogger("opensearch").setLevel(logging.CRITICAL)
-
-
-class EngineTrouble(Exception):
-    """Connections refused or broken off, gateway errors, shards that do not answer."""
 
 
 class NoSuchIndex(Unavailable):
@@ -99,7 +83,7 @@ class OpenSearchIndex:
         self._ours = re.compile(rf"{re.escape(self._alias)}-g[0-9a-f]+")
         self._shards = shards
         self._replicas = replicas
-        self._client = _client(url, ca)
+        self._client = OpenSearchClient(url, ca, CONNECTIONS)
         self._remote = Remote("opensearch", (EngineTrouble,))
         self._writing = asyncio.Lock()
         self._cleaning: asyncio.Task[None] | None = None
@@ -318,70 +302,12 @@ class OpenSearchIndex:
         body: Body | None = None,
         options: Mapping[str, str] | None = None,
     ) -> Any:
-        """One request, sent once; the answer is a JSON object. What goes wrong has names of ours: the client's errors
-        quote what was sent."""
         if self._closed:
             raise StorageFailed("the lexical index is closed")
         try:
-            answer = await self._client.transport.perform_request(
-                method,
-                path,
-                params=dict(options or {}),
-                body=body,
-                timeout=seconds,
-                headers=outgoing_headers(),
-            )
-        except ConnectionTimeout:
-            raise TimeoutError from None
-        except EngineAway as error:
-            raise EngineTrouble(type(error.info).__name__) from None
-        except NotFoundError:
+            return await self._client.call(method, path, seconds, body, options)
+        except IndexMissing:
             raise NoSuchIndex from None
-        except TransportError as error:
-            status = error.status_code
-        except SerializationError:
-            raise reading.Garbage("JSON") from None
-        else:
-            if not isinstance(answer, dict):
-                raise reading.Garbage("a JSON object")
-            return answer
-        if status in TROUBLE:
-            raise EngineTrouble(f"status {status}")
-        raise StorageFailed(f"OpenSearch refused with status {status}")
-
-
-class _Json(JSONSerializer):
-    """Strict, and an order of magnitude faster than the client's own."""
-
-    def loads(self, s: str) -> Any:
-        try:
-            return orjson.loads(s)
-        except ValueError:
-            raise SerializationError("not JSON") from None
-
-    def dumps(self, data: Any) -> Any:
-        return data if isinstance(data, bytes) else orjson.dumps(data)
-
-
-def _client(url: str, ca: Path | None) -> AsyncOpenSearch:
-    parts = urlsplit(url)
-    login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-    secure = parts.scheme == "https"
-    try:
-        trusted = ssl.create_default_context(cafile=ca) if secure else None
-    except OSError as error:
-        raise SettingsInvalid(f"{ca}: not a file of certificates ({type(error).__name__})") from error
-    return AsyncOpenSearch(
-        hosts=[{"host": parts.hostname, "port": parts.port or (443 if secure else 9200), "url_prefix": parts.path}],
-        use_ssl=secure,
-        ssl_context=trusted,
-        http_auth=login,
-        serializer=_Json(),
-        maxsize=CONNECTIONS,
-        # Tries are counted by Remote; the client's own come at once and repeat writes too.
-        max_retries=0,
-        retry_on_timeout=False,
-    )
 
 
 def _bulks(layout: Layout, upserts: Iterable[Document], deletes: Iterable[str]) -> Iterator[tuple[bytes, int]]:
