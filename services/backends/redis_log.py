@@ -20,13 +20,10 @@ import asyncio
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from services.backends.base import Counted, Entry, Forget, Known, Record
 from services.backends.log_records import (
-    COPY_AT_ONCE,
-    KNOWN_AT_ONCE,
     MOST_BURIED,
     REMEMBER,
     TRIM_AT_ONCE,
@@ -37,9 +34,10 @@ from services.backends.log_records import (
     decode_rows,
 )
 from services.backends.redis import Redis
-from services.codec import IMPRESSION, INTERACTION, decode, encode, forgotten, kind_of
+from services.backends.redis_log_copy import LogCopy, action_text, offset_of
+from services.codec import IMPRESSION, INTERACTION, encode, forgotten, kind_of
 from services.errors import RecordDamaged
-from services.types import Deadline, EventStatus, Impression, Interaction
+from services.types import Deadline, Impression, Interaction
 
 RECENT_SECONDS = 60.0
 """Most seconds for which an impression is answered from memory: another process may have blanked it meanwhile."""
@@ -67,6 +65,7 @@ class RedisLog:
         self._remember = math.ceil(remember)
         self._recent = RecentImpressions(recent, RECENT_SECONDS)
         self._log = redis.key("log")
+        self._copy = LogCopy(redis, self._log, self._remember)
 
     async def append(self, record: Record) -> int:
         """Raises ValueError when the record cannot be encoded or its query_id was logged before, StorageFailed.
@@ -164,81 +163,20 @@ class RedisLog:
 
     async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
         """Goes through the keys of the whole server (SCAN), a thousand at a time."""
-        before, _ = await self.end()
-        cursor = 0
-        while True:
-            cursor, some = await self._known_at(cursor)
-            take(some)
-            if cursor == 0:
-                break
-        # A key that came in the meantime may have been passed over; the log itself tells which these are.
-        end, _ = await self.end()
-        after = before
-        while entries := await self.entries(after, end):
-            after = entries[-1].offset
-            events = [e for e in await asyncio.to_thread(_interactions, entries) if e.event_id]
-            take(await self._known_of([f"{self._log}:event:{event.event_id}" for event in events]))
-            take(
-                [
-                    Counted(event.query_id, event.object_id or "", event.action_name, self._remember)
-                    for event in events
-                    if event.query_id is not None and event.status == EventStatus.ACCEPTED
-                ]
-            )
-        return end
+        return await self._copy.known(take)
 
     async def entries(self, after: int, until: int) -> list[Entry]:
-        while after < until:
-            found: Any = await self._redis.read(
-                lambda c, of=after: c.xrange(self._log, f"{of + 1}-0", f"{until}-0", COPY_AT_ONCE)  # type: ignore[misc]
-            )
-            if not found:
-                break
-            offsets = [_offset(name) for name, _ in found]
-            bodies, users = await self._redis.read(lambda c, of=offsets: self._bodies(c, of))  # type: ignore[misc]
-            first = offsets[0]
-            if None in bodies:  # dropped by retention since the first look, or lost: what is in the stream was lost
-                oldest: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
-                first = _offset(oldest[0][0])
-            rows = [
-                Entry(
-                    offset,
-                    float(fields[b"at"]),
-                    int(fields[b"kind"]),
-                    fields[b"query"].decode(),
-                    (user or b"").decode(),
-                    body or b"",
-                )
-                for offset, (_, fields), user, body in zip(offsets, found, users, bodies, strict=True)
-                if offset >= first
-            ]
-            if rows:
-                return rows
-            after = offsets[-1]
-        return []
+        return await self._copy.entries(after, until)
 
     async def consumers(self) -> dict[str, int]:
-        groups: Any = await self._redis.read(self._groups)
-        return {group["name"].decode(): _offset(group["last-delivered-id"]) for group in groups}
+        return await self._copy.consumers()
 
     async def put_known(self, known: Sequence[Known | Counted]) -> None:
-        arguments: list[str | bytes | int] = []
-        for one in known:
-            left = math.ceil(one.left)
-            if left > 0 and isinstance(one, Known):
-                arguments += ["event", one.event_id, one.digest, left]
-            elif left > 0 and isinstance(one, Counted):
-                arguments += ["counted", one.query_id, _action(one.object_id, one.action_name), left]
-        if arguments:
-            await self._run("log_put_known", arguments)
+        await self._copy.put_known(known)
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
         """A record that is there already stays as it is, so that a call may be repeated."""
-        arguments: list[str | bytes | int] = []
-        for entry in entries:
-            arguments += [entry.offset, entry.kind, repr(entry.at), entry.query_id, entry.user_id, entry.body]
-        if arguments:
-            await self._run("log_put_entries", arguments)
+        await self._copy.put_entries(entries)
 
     async def close(self) -> None:
         """Nothing: whoever opened the connection closes it."""
@@ -276,68 +214,19 @@ class RedisLog:
         entries: Any = await self._redis.read(lambda c: c.xrange(self._log, f"{after + 1}-0", "+", limit))
         if not entries:
             return [], after, False
-        offsets = [_offset(name) for name, _ in entries]
+        offsets = [offset_of(name) for name, _ in entries]
         bodies: Any = await self._redis.read(lambda c: c.hmget(f"{self._log}:records", offsets))
         first = offsets[0]
         if None in bodies:
             # Dropped by retention since the first look, or lost: what is still in the stream was lost.
             oldest: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
-            first = _offset(oldest[0][0])
+            first = offset_of(oldest[0][0])
         rows = [
             Row(offset, body or b"", float(fields[b"at"]))
             for offset, body, (_, fields) in zip(offsets, bodies, entries, strict=True)
             if offset >= first
         ]
         return rows, offsets[-1], len(entries) == limit
-
-    async def _known_at(self, cursor: int) -> tuple[int, list[Known | Counted]]:
-        """What is found from `cursor` on, and the next one."""
-        pattern = f"{self._log}:[ec]*"
-        found: Any = await self._redis.read(lambda c: c.scan(cursor, match=pattern, count=KNOWN_AT_ONCE))
-        cursor, keys = found
-        names = [key.decode() for key in keys]
-        events = [name for name in names if name.startswith(f"{self._log}:event:")]
-        some: list[Known | Counted] = [*await self._known_of(events)]
-        some += await self._counted_of([name for name in names if name.startswith(f"{self._log}:counted:")])
-        return int(cursor), some
-
-    async def _known_of(self, keys: Sequence[str]) -> list[Known]:
-        begins = len(f"{self._log}:event:")
-        return [
-            Known(key[begins:], digest.decode(), left / 1000.0)
-            for key, digest, left in await self._told("get", keys)
-            if digest is not None and left > 0
-        ]
-
-    async def _counted_of(self, keys: Sequence[str]) -> list[Counted]:
-        begins = len(f"{self._log}:counted:")
-        return [
-            Counted(key[begins:], *_parted(action.decode()), left / 1000.0)
-            for key, actions, left in await self._told("smembers", keys)
-            for action in actions
-            if left > 0
-        ]
-
-    async def _told(self, command: str, keys: Sequence[str]) -> list[tuple[str, Any, int]]:
-        """(key, what `command` gives, milliseconds to live) of each."""
-        if not keys:
-            return []
-
-        async def ask(c: Any) -> Any:
-            async with c.pipeline(transaction=False) as pipeline:
-                for key in keys:
-                    getattr(pipeline, command)(key).pttl(key)
-                return await pipeline.execute()
-
-        told: Any = await self._redis.read(ask)
-        return list(zip(keys, told[::2], told[1::2], strict=True))
-
-    async def _bodies(self, c: Any, offsets: Sequence[int]) -> Any:
-        async with c.pipeline(transaction=True) as pipeline:
-            return await pipeline.hmget(f"{self._log}:records", offsets).hmget(f"{self._log}:users", offsets).execute()
-
-    async def _groups(self, c: Any) -> Any:
-        return await c.xinfo_groups(self._log) if await c.exists(self._log) else []
 
     async def _run(self, name: str, arguments: Sequence[str | bytes | int]) -> Any:
         script = self._redis.script(name)
@@ -346,11 +235,6 @@ class RedisLog:
 
 class _Left(Exception):
     """Records of the user were appended in between."""
-
-
-def _offset(name: bytes) -> int:
-    """Of the entry of that id."""
-    return int(name.partition(b"-")[0])
 
 
 def _described(record: Record, body: bytes | None = None) -> tuple[str | bytes | int, ...]:
@@ -365,30 +249,7 @@ def _described(record: Record, body: bytes | None = None) -> tuple[str | bytes |
 
 def _event(event: Interaction, digest: str) -> tuple[str, ...]:
     """Arguments of log_append.lua for the check of duplicates."""
-    return event.event_id, digest, event.status, _action(event.object_id or "", event.action_name)
-
-
-def _action(object_id: str, action_name: str) -> str:
-    """An action on an object as one text."""
-    return f"{len(object_id)}:{object_id}{action_name}"
-
-
-def _parted(action: str) -> tuple[str, str]:
-    """The object and the action."""
-    length, _, rest = action.partition(":")
-    return rest[: int(length)], rest[int(length) :]
-
-
-def _interactions(entries: Sequence[Entry]) -> list[Interaction]:
-    """Those that can be read."""
-    found = []
-    for entry in entries:
-        if entry.kind == INTERACTION:
-            with suppress(RecordDamaged):
-                record = decode(entry.body)
-                if isinstance(record, Interaction):
-                    found.append(record)
-    return found
+    return event.event_id, digest, event.status, action_text(event.object_id or "", event.action_name)
 
 
 def _blank(body: bytes, pseudonym: str) -> bytes:
