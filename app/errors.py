@@ -80,6 +80,8 @@ def answer(error: Exception) -> Response:
             return problem(status, str(error), headers=headers)
         case Overloaded(retry_after=seconds) | StorageFailed(retry_after=seconds):
             return problem(503, str(error), headers={"Retry-After": str(seconds)})
+        case TimeoutError():
+            return problem(503, "no answer in time; try again", headers={"Retry-After": "1"})
         case ClientDisconnect():
             return Response(status_code=499)  # nobody is there to read it
         case ModelInvalid():

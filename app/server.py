@@ -194,7 +194,12 @@ class WorkerServer(DrainingServer):
 def run_server(server: uvicorn.Server, app: Starlette, listener: socket.socket) -> None:
     """Serve `app` until told to stop. Raises why it could not start: `app.state.failure`, or StartFailed."""
     # Why it cannot start is said in one line at the end, so the server need not tell it with a traceback.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: not hasattr(app.state, "failure"))
+    told = logging.getLogger("uvicorn.error")
+
+    def untold(_: logging.LogRecord) -> bool:
+        return not hasattr(app.state, "failure")
+
+    told.addFilter(untold)
     # The server stops on SIGTERM by itself, then raises it again for whoever handled it before: being told to stop is
     # no failure.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -205,6 +210,8 @@ def run_server(server: uvicorn.Server, app: Starlette, listener: socket.socket) 
         if not error.code:
             return
         raise getattr(app.state, "failure", StartFailed("the service did not start")) from error
+    finally:
+        told.removeFilter(untold)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

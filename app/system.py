@@ -29,8 +29,8 @@ from services.types import Deadline
 from services.upkeep import Upkeep
 
 MODE = "policy_mode"
-READY_SECONDS = 1.0
-OBSERVE_SECONDS = 2.0
+READY_SECONDS = 0.5
+OBSERVE_SECONDS = 1.0
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from services.backends.base import ItemStore
-from services.errors import InvalidRequest
+from services.errors import InvalidRequest, StorageFailed
 from services.lines import Line, stream
 from services.schema import check, extend, infer, measure
 from services.schema_in_force import SchemaInForce
@@ -22,6 +22,7 @@ BATCH = 500
 """Items that are checked and stored at a time."""
 _GET_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
+STORED = "what was sent is stored, but an index does not answer: searches see it when that is back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Catalogue:
     async def set_schema(self, schema: Schema) -> None:
         """Put a given schema in force: every index is rebuilt under it before this returns."""
         await self._schema.change(lambda old: old if replace(schema, stats=old.stats) == old else schema)
-        await self._whole(self._upkeep.settle())
+        await self._whole(self._index())
 
     async def get(self, object_id: str) -> Document | None:
         found = await self._items.get([object_id], Deadline.after(_GET_SECONDS))
@@ -67,7 +68,7 @@ class Catalogue:
             while batch := list(islice(lines, BATCH)):
                 results += await self._store(batch)
         finally:
-            await self._whole(self._upkeep.settle())
+            await self._whole(self._index())
         return results
 
     async def put_stream(self, chunks: AsyncIterable[bytes]) -> list[ItemResult]:
@@ -77,13 +78,13 @@ class Catalogue:
             async for batch in _batches(stream(chunks)):
                 results += await self._store(batch)
         finally:  # what was stored before the sender broke off is to be found as well
-            await self._whole(self._upkeep.settle())
+            await self._whole(self._index())
         return results
 
     async def delete(self, object_ids: Sequence[str]) -> int:
         """How many were there. When this returns, no search that starts finds them."""
         deleted = await self._items.delete(object_ids)
-        await self._whole(self._upkeep.settle())
+        await self._whole(self._index())
         return deleted
 
     async def close(self) -> None:
@@ -94,6 +95,12 @@ class Catalogue:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _index(self) -> None:
+        try:
+            await self._upkeep.settle()
+        except (StorageFailed, TimeoutError) as error:
+            raise StorageFailed(f"{STORED} ({error or 'no answer in time'})") from error
 
     # --- storing --------------------------------------------------------------------------------------------------
 

@@ -36,8 +36,15 @@ FAIR = 0.05
 class Circuit:
     """Ask `admit` before a call and tell `settle` how it went."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        successes: int = SUCCESSES,
+        most_successes: int = MOST_SUCCESSES,
+    ) -> None:
         self._clock = clock
+        self._successes = successes
+        self._most_successes = most_successes
         self._state = "closed"
         self._generation = 0
         """Grows with every change of state: outcomes of calls that began before it do not count."""
@@ -46,7 +53,7 @@ class Circuit:
         self._row = 0
         self._probed = 0.0
         self._closed = float("-inf")
-        self._needed = SUCCESSES
+        self._needed = successes
         self._proven = 0
 
     @property
@@ -103,7 +110,7 @@ class Circuit:
         many = calls >= CALLS
         if self._row >= (LONG_ROW if many else ROW) or (many and failures >= SHARE * calls):
             relapsed = self._clock() - self._closed < STEADY
-            self._needed = min(2 * self._needed, MOST_SUCCESSES) if relapsed else SUCCESSES
+            self._needed = min(2 * self._needed, self._most_successes) if relapsed else self._successes
             self._open()
 
     def _open(self) -> None:

@@ -165,8 +165,8 @@ class Learner:
                 await _first(self._wake.wait(), pause)
         try:
             await self.publish()
-        except Exception:
-            logger.exception("last_snapshot_failed offset=%d", self._taken)
+        except Exception as error:
+            logger.warning("last_snapshot_failed offset=%d error=%s", self._taken, type(error).__name__)
 
     def notify(self) -> None:
         """There is something new in the log. Call it from the learner's own event loop."""

@@ -12,10 +12,12 @@ from services.arms.base import Arm
 from services.circuit import FAIR, Circuit
 from services.errors import ArmFailed, Unavailable
 from services.fusion import clean
+from services.seldom import Seldom
 from services.types import Candidate, Context, Deadline, Degraded
 
 logger = logging.getLogger(__name__)
 
+_seldom = Seldom()
 _LET_GO = 0.01
 """Seconds that a cancelled arm has to stop."""
 
@@ -126,5 +128,6 @@ def _failure(name: str, task: asyncio.Task[list[Candidate]]) -> str | None:
     if isinstance(error, ArmFailed | Unavailable):
         return error.reason
     # The error's type only: its message may quote the user's text.
-    logger.warning("arm_failed arm=%s error=%s", name, type(error).__name__)
+    if _seldom.due(name, type(error).__name__):
+        logger.warning("arm_failed arm=%s error=%s", name, type(error).__name__)
     return "error"

@@ -32,6 +32,7 @@ from services.query_ids import Signer
 from services.rankers.base import Ranker, Rows
 from services.rankers.features import rows
 from services.retrieval import retrieve
+from services.seldom import Seldom
 from services.signature import signature
 from services.slate import Entry, slate
 from services.text import normalize
@@ -64,6 +65,7 @@ RESERVE = 0.15
 RESCUED = 25
 """Candidates asked of each other arm when all that were chosen failed."""
 TOP_UP_STEP = 1e-6
+_seldom = Seldom()
 
 
 @dataclass(slots=True)
@@ -114,7 +116,8 @@ class SearchEngine:
     ) -> None:
         self.knowledge = knowledge
         self._arms = tuple(arms)
-        self._circuits = {arm.name: Circuit() for arm in self._arms}
+        # The engine behind an arm has a circuit of its own, which is slower to trust it again.
+        self._circuits = {arm.name: Circuit(successes=1, most_successes=2) for arm in self._arms}
         self._decider = decider
         self._index = index
         self._items = items
@@ -277,7 +280,8 @@ class SearchEngine:
         )
         if isinstance(matched, Degraded):
             degraded.append(matched)
-            matched = IndexResult((), len({c.object_id for found in lists.values() for c in found}))
+            found = {candidate.object_id for listed in lists.values() for candidate in listed}
+            matched = IndexResult((), len(found), dict.fromkeys(context.query.facets, ()))
         return lists, matched, degraded
 
     async def _rescue(self, context: Context, decision: Decision, deadline: Deadline) -> dict[str, list[Candidate]]:
@@ -360,7 +364,8 @@ def _unavailable(arm: str, error: BaseException) -> Degraded:
         return Degraded(arm, "timeout")
     if isinstance(error, Unavailable):  # counted, and said, where the engine is called
         return Degraded(arm, error.reason)
-    logger.warning("part_failed part=%s error=%s", arm, type(error).__name__)
+    if _seldom.due(arm, type(error).__name__):
+        logger.warning("part_failed part=%s error=%s", arm, type(error).__name__)
     return Degraded(arm, "unavailable")
 
 

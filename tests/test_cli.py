@@ -29,7 +29,7 @@ from services.sample.generate import generate
 from services.types import Impression, Interaction
 from tests.process import PATIENCE, ROOT, Process, done, environment, eventually, failed, free_port, ltrr, serving
 
-ITEMS = 400
+ITEMS = 1000
 EVENTS = 600
 NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
 

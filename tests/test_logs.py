@@ -23,6 +23,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import logs
 from app.middleware import Measure
 from app.settings import Settings
+from services import search
+from services.seldom import Seldom
 from tests.process import called
 from tests.service import Service, with_tracks
 
@@ -85,7 +87,7 @@ class TestForms:
             stream.seek(0)
             stream.truncate()
             configured(stream, log_format=form, log_level=level)
-            for name in ("app.x", "services.y", "asyncio", "httpx"):
+            for name in ("app.x", "services.y", "somebody", "httpx"):
                 logger = logging.getLogger(name)
                 for say in (logger.debug, logger.info, logger.warning, logger.error):
                     say("said")
@@ -235,6 +237,7 @@ class TestRequests:
 
         configured(stream, log_format="json")
         with monkeypatch.context() as patch:
+            patch.setattr(search, "_seldom", Seldom())  # nothing of it was said before
             patch.setattr(service.system.memory, "remembered", crash)
             service.request("POST", "/v1/search", json={"query": "winter song"}, headers={"X-Request-Id": "one"})
         with monkeypatch.context() as patch:

@@ -150,7 +150,7 @@ def test_the_password_of_the_url_is_used_and_never_told() -> None:
                 if password == "right":
                     await redis.write(lambda c: c.set("a", "b"))
                     continue
-                with pytest.raises(Unavailable) as caught:
+                with pytest.raises(StorageFailed, match="refuses the user or the password") as caught:
                     await redis.write(lambda c: c.set("a", "b"))
                 assert password not in str(caught.value)
 

@@ -170,7 +170,7 @@ def test_browsers_of_listed_origins_may_call(tmp_path: Any) -> None:
         assert allowed.headers["access-control-allow-origin"] == "https://shop.example"
         assert "access-control-allow-credentials" not in allowed.headers
         answered = service.request("GET", "/v1/search", headers={"Origin": "https://shop.example"})
-        assert answered.headers["access-control-expose-headers"] == "X-Query-Id"
+        assert answered.headers["access-control-expose-headers"] == "X-Query-Id, X-Request-Id, traceparent"
         other = service.request("OPTIONS", "/v1/search", headers=asked | {"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 

@@ -147,7 +147,9 @@ class TestRefusals:
         assert refusal({"LTRR_ADMIN_KEY": key}).startswith("LTRR_ADMIN_KEY: ")
 
     @pytest.mark.parametrize("name", ["OPENSEARCH_URL", "QDRANT_URL", "REDIS_URL"])
-    @pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://127.0.0.1", "http://", "https://[::1", f"x://u:{SECRET}@h:1"])
+    @pytest.mark.parametrize(
+        "url", ["127.0.0.1:1", "ftp://127.0.0.1", "http://", "https://[::1", f"x://u:{SECRET}@h:1"]
+    )
     def test_addresses_that_cannot_be(self, name: str, url: str) -> None:
         said = refusal({f"LTRR_{name}": url, "LTRR_SIGNING_KEYS": f"k1:{SECRET}"})
         assert said.startswith(f"LTRR_{name}: ")

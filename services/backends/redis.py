@@ -20,8 +20,8 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool, parse_u
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
+from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
 from services.backends.remote import Remote
@@ -143,7 +143,13 @@ class Redis:
     async def _run(self, work: Work[T]) -> T:
         try:
             return await work(self._client)
-        except ResponseError as error:
+        except (AuthenticationError, NoPermissionError):
+            raise StorageFailed("redis refuses the user or the password") from None
+        except OutOfMemoryError:
+            raise StorageFailed("redis is full (maxmemory)") from None
+        except _LOST:
+            raise
+        except RedisError as error:
             # By its name alone: its words may quote what was sent.
             raise StorageFailed(f"redis: {type(error).__name__}") from None
 

@@ -28,6 +28,8 @@ PAUSE_SHARE = 0.25
 """Most of the time left that the pause may take."""
 SLACK = 0.005
 """Seconds by which timers may run early: a caller's own timer for the same deadline may cancel us before ours rings."""
+PROBE_SHARE, LEAST_PROBE = 0.25, 0.1
+"""What a call that tries whether the engine is back may take of its time, and seconds that it has in any case."""
 OPENNESS = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
@@ -101,6 +103,8 @@ class Remote:
             raise Unavailable(self._name, "circuit_open")
         self._show()
         given = deadline.remaining()
+        if self._circuit.state != "closed":  # somebody waits for this probe, and it will most likely fail
+            given = max(PROBE_SHARE * given, min(given, LEAST_PROBE))
         start = time.perf_counter()
         outcome = "error"
         with tracing.span(self._name, engine=self._name, deadline_ms=round(1000 * given)) as span:
