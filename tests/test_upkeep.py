@@ -220,3 +220,22 @@ def test_a_store_that_was_restored_from_a_backup_is_heard_again(path: Path) -> N
                 await until(lambda: reader.own.rebuilds > built)
 
     run(path, work)
+
+
+def test_a_start_and_a_stop_wait_for_no_other_process(path: Path) -> None:
+    async def work(one: Index, two: Index) -> None:
+        items, locks = SqliteItems(path), LocalLocks()
+        with mock.patch.object(upkeep, "START_SECONDS", 0.05):
+            async with locks.hold(upkeep.INDEXING):  # another process encodes a large catalogue
+                member = Member(items, locks, (one, two))
+                await asyncio.wait_for(member.upkeep.recover(), 5.0)
+                assert not one.there
+            await until(lambda: one.there and two.there)  # it went on beside the service
+            async with locks.hold(upkeep.INDEXING):
+                another = Member(items, locks, (one, two))
+                await another.upkeep.recover()
+                await asyncio.wait_for(another.upkeep.close(), 5.0)
+        await member.upkeep.close()
+        await items.close()
+
+    run(path, work)
