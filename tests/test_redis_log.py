@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ import pytest
 from services.backends.base import EventLog, Forget, Tick
 from services.backends.redis import Redis
 from services.backends.redis_log import RedisLog
+from services.codec import FORGET
 from services.errors import RecordDamaged, StorageFailed
+from services.feedback import FeedbackService
+from services.query_ids import Signer
 from services.types import Interaction
 from tests.contracts.event_log import EventLogContract, kept, make_impression, make_interaction, soon
 from tests.servers.redis import RedisServer
@@ -522,5 +526,275 @@ def test_awkward_ids_are_only_ever_values(server: RedisServer) -> None:
             assert await log.interactions(awkward, soon()) == events
             assert await log.impression(awkward, soon()) == make_impression(awkward, user_id=awkward)
             assert await log.forget(awkward, 2000.0) == 2
+
+    asyncio.run(main())
+
+
+# --- a person whom another process forgot ---
+
+PERSON: dict[str, Any] = {
+    "user_id": "ann-otto",
+    "session_id": "sitting-of-hers",
+    "client_id": "phone-of-hers",
+    "text": "kleptomania",
+    "normalized": "kleptomania",
+    "memory_key": "kleptomania",
+    "understanding": {"tokens": ["kleptomania"]},
+}
+TRACES = (b"ann-otto", b"sitting-of-hers", b"phone-of-hers", b"kleptomania")
+HERS = {name: PERSON[name] for name in ("user_id", "session_id", "client_id")}
+
+
+async def traces(redis: Redis) -> list[tuple[str, bytes]]:
+    """What is left of the person on the server but for the records that say whom to forget: (key, value)."""
+
+    async def dump(c: Any) -> list[tuple[str, bytes]]:
+        found: list[tuple[str, bytes]] = []
+        async for key in c.scan_iter(match=redis.key("*")):
+            match await c.type(key):
+                case b"string":
+                    values = [await c.get(key)]
+                case b"hash":
+                    values = [part for pair in (await c.hgetall(key)).items() for part in pair]
+                case b"set":
+                    values = list(await c.smembers(key))
+                case b"zset":
+                    values = await c.zrange(key, 0, -1)
+                case b"list":
+                    values = await c.lrange(key, 0, -1)
+                case b"stream":
+                    values = [part for _, fields in await c.xrange(key) for pair in fields.items() for part in pair]
+                case other:
+                    raise AssertionError(other)
+            kept = [v for v in values if not (key.endswith(b":records") and len(v) > 6 and v[1] == FORGET)]
+            found += [(key.decode(), value) for value in (key, *kept)]
+        return found
+
+    everything = await redis.read(dump)
+    assert everything
+    return [(key, value) for key, value in everything if any(trace in value for trace in TRACES)]
+
+
+class Trips(Redis):
+    """Counts the calls to the server."""
+
+    count = 0
+
+    async def read(self, *arguments: Any, **options: Any) -> Any:
+        self.count += 1
+        return await super().read(*arguments, **options)
+
+    async def write(self, *arguments: Any, **options: Any) -> Any:
+        self.count += 1
+        return await super().write(*arguments, **options)
+
+
+@asynccontextmanager
+async def two(server: RedisServer, namespace: str) -> AsyncIterator[tuple[RedisLog, RedisLog, Trips]]:
+    """The log in a process that forgets, the log in another, and the connection of the other."""
+    connection = Trips(server.url, namespace)
+    async with opened(server, namespace) as forgetting:
+        yield forgetting, RedisLog(connection), connection
+        await connection.close()
+
+
+def test_ordinary_writes_make_one_trip_each(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two(server, "trips") as (forgetting, log, connection):
+            for before in (0, 1):  # Also after somebody was forgotten.
+                connection.count = 0
+                await log.append(make_impression(f"q{before}", **PERSON))
+                page = make_impression(f"page{before}", root_id=f"q{before}", **PERSON)
+                await log.append(page)
+                assert await log.impression(f"q{before}", soon()) is not None
+                events = [
+                    make_interaction(f"e{before}-{n}", query_id=f"q{before}", object_id=str(n), **HERS)
+                    for n in range(20)
+                ]
+                assert await log.accept([(event, "d") for event in events]) == ["accepted"] * 20
+                assert connection.count == 3
+                if not before:
+                    await forgetting.forget("bob", 2000.0)
+                    await forgetting.append(make_impression("q-bob", user_id="bob"))
+                    await forgetting.forget("bob", 2001.0)
+            assert (await log.impression("q1", soon())) == make_impression("q1", at=2001.0, **PERSON)
+            assert {event.user_id for event in await log.interactions("q1", soon())} == {"ann-otto"}
+
+    asyncio.run(main())
+
+
+def test_feedback_on_an_answer_that_another_process_still_remembers_brings_nobody_back(server: RedisServer) -> None:
+    async def main() -> None:
+        signer = Signer([("k1", b"a secret of fair length")], 3600.0)
+        hers, again, his = (signer.issue(1000.0) for _ in range(3))
+        async with two(server, "click") as (forgetting, log, connection):
+            feedback = FeedbackService(log, signer, 3600.0, 3600.0, clock=lambda: 1005.0)
+            for query_id in (hers, again):
+                await log.append(make_impression(query_id, **PERSON))
+            await log.append(make_impression(his, user_id="bob"))
+            page = signer.issue(1000.0)
+            await log.append(make_impression(page, root_id=hers, offset=10, shown=("11",), **PERSON))
+            assert await forgetting.forget("ann-otto", 1004.0) == 3
+            remembered = await log.impression(hers, soon())
+            assert remembered is not None
+            assert remembered.user_id == "ann-otto", "or this test shows nothing"
+
+            def event(event_id: str, query_id: str, object_id: str = "2", **fields: str) -> dict[str, str]:
+                return {
+                    "event_id": event_id,
+                    "query_id": query_id,
+                    "object_id": object_id,
+                    "action_name": "click",
+                    **fields,
+                }
+
+            events = [
+                event("e1", hers),
+                event("e2", his),
+                event("e3", again, user_id="ann-otto"),
+                event("e4", page, "11"),
+                event("e5", hers, "1"),
+                event("e6", hers, "404"),
+                event("e1", hers),
+            ]
+            connection.count = 0
+            results = await feedback.record(events, admin=False)
+            assert connection.count == 2
+            expected = [*["accepted"] * 5, "not_shown", "duplicate"]
+            assert [result.status for result in results] == expected
+            assert await traces(connection) == []
+            # It counts all the same, as that of the one whom nobody knows any more.
+            first = await log.impression(hers, soon())
+            assert first is not None
+            stored = [r for _, r in await log.read(5, 100) if isinstance(r, Interaction)]
+            assert [(r.event_id, r.user_id, r.session_id, r.position) for r in stored] == [
+                ("e1", None, None, 2),
+                ("e2", "bob", "s1", 2),
+                ("e3", None, None, 2),
+                ("e4", None, None, 11),
+                ("e5", None, None, 1),
+            ]
+            assert {r.client_id for r in stored if r.user_id is None} == {first.client_id}
+            connection.count = 0
+            assert [r.status for r in await feedback.record(events[:5], admin=False)] == ["duplicate"] * 5
+            assert await forgetting.forget("ann-otto", 1006.0) == 0
+
+    asyncio.run(main())
+
+
+def test_feedback_that_was_judged_before_the_process_heard_brings_nobody_back(server: RedisServer) -> None:
+    """One request hears that somebody was forgotten while another, judged by the old answer, is still under way."""
+
+    async def main() -> None:
+        async with two(server, "judged") as (forgetting, log, connection):
+            await log.append(make_impression(**PERSON))
+            judged = make_interaction(**HERS)
+            late = make_interaction("e2", object_id="2", status="late", **HERS)
+            await forgetting.forget("ann-otto", 2000.0)
+            await log.append(Tick(2001.0))
+            assert await log.accept([(judged, "d"), (late, "d")]) == ["accepted", "late"]
+            assert await log.append(make_interaction("e3", **HERS)) == 6
+            assert await traces(connection) == []
+
+    asyncio.run(main())
+
+
+def test_pages_of_an_answer_that_another_process_still_remembers_bring_nobody_back(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two(server, "pages") as (forgetting, log, connection):
+            await log.append(make_impression(**PERSON))
+            await forgetting.forget("ann-otto", 2000.0)
+            root = await log.impression("q1", soon())
+            assert root is not None
+            assert root.user_id == "ann-otto", "or this test shows nothing"
+            anonymous: dict[str, Any] = {"user_id": None, "session_id": None, "client_id": None}
+            for name, changes in (("q1:tail", {}), ("page", anonymous)):
+                await log.append(replace(root, query_id=name, ranking=("8", "9"), scores=(), rows=(), **changes))
+            assert await traces(connection) == []
+            blanked = await forgetting.impression("q1", soon())
+            for name in ("q1:tail", "page"):
+                kept = await log.impression(name, soon())
+                assert kept is not None
+                assert blanked is not None
+                assert (kept.ranking, kept.text, kept.signature) == (("8", "9"), "", "")
+                assert kept.client_id == blanked.client_id
+                assert await forgetting.impression(name, soon()) == kept
+
+    asyncio.run(main())
+
+
+def test_nobody_comes_back_while_many_are_forgotten_and_click(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two(server, "crowd") as (forgetting, log, connection):
+            people = [PERSON | {"user_id": f"ann-otto-{n}"} for n in range(8)]
+            for n, person in enumerate(people):
+                for answer in range(4):
+                    await log.append(make_impression(f"q{n}-{answer}", **person))
+            gone = asyncio.Event()
+
+            async def click(n: int) -> None:
+                turn = 0
+                while not gone.is_set() or turn < 8:
+                    query_id = f"q{n}-{turn % 4}"
+                    # As FeedbackService does: looked up, then judged, then accepted.
+                    found = await log.impression(query_id, soon())
+                    assert found is not None
+                    who = {name: getattr(found, name) for name in HERS}
+                    events = [
+                        make_interaction(f"{query_id}-{turn}-{o}", query_id=query_id, object_id=f"{turn}-{o}", **who)
+                        for o in range(3)
+                    ]
+                    assert await log.accept([(event, "d") for event in events]) == ["accepted"] * 3
+                    await log.append(replace(found, query_id=f"{query_id}:{turn}", rows=()))
+                    turn += 1
+
+            async def forget() -> None:
+                await asyncio.gather(*(forgetting.forget(p["user_id"], 2000.0) for p in people for _ in range(2)))
+                gone.set()
+
+            await asyncio.gather(forget(), *(click(n) for n in range(len(people))))
+            assert await traces(connection) == []
+            records = [record for _, record in await log.read(0, 10_000)]
+            assert sum(isinstance(record, Interaction) for record in records) >= 8 * 8 * 3
+
+    asyncio.run(main())
+
+
+def test_a_process_that_hears_of_somebody_forgotten_remembers_no_older_answer(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two(server, "heard") as (forgetting, log, connection):
+            await log.append(make_impression("q1", **PERSON))
+            await log.append(make_impression("q2", user_id="bob"))
+            await forgetting.forget("ann-otto", 2000.0)
+            await log.append(make_impression("q3", user_id="bob"))
+            connection.count = 0
+            assert await log.impression("q3", soon()) is not None
+            assert connection.count == 0
+            found = await log.impression("q1", soon())
+            assert found is not None
+            assert found.user_id is None
+            assert connection.count == 1
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_is_forgotten_before_its_append_was_heard_of_is_not_remembered(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with opened(server, "unheard") as log:
+            run = log._run
+
+            async def forgotten_meanwhile(name: str, arguments: Any) -> Any:
+                result = await run(name, arguments)
+                monkeypatch.setattr(log, "_run", run)
+                await log.forget("ann-otto", 2000.0)
+                return result
+
+            monkeypatch.setattr(log, "_run", forgotten_meanwhile)
+            await log.append(make_impression(**PERSON))
+            found = await log.impression("q1", soon())
+            assert found is not None
+            assert found.user_id is None
 
     asyncio.run(main())

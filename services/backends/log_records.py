@@ -80,6 +80,9 @@ class RecentImpressions:
         if len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
 
+    def clear(self) -> None:
+        self._kept.clear()
+
     def forget(self, user_id: str) -> None:
         for query_id in [q for q, (impression, _) in self._kept.items() if impression.user_id == user_id]:
             del self._kept[query_id]

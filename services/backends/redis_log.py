@@ -8,10 +8,14 @@ entry by `HGET …log:records <offset>`, and as long as its consumer group has n
 Everything that belongs together is one script, which Redis carries out and writes to its append-only file as a whole.
 With `appendfsync always` it is on disk before we hear of it; several writes that arrive together share one fsync.
 
-Keys, all under `{namespace}:log`: the stream itself, `:end` (offset and time of the last record), `:records`, `:users`
-(offset -> user), `:people:<user>` (their offsets), `:impressions` (query id -> offset), `:answers:<query id>` (offsets
-of its feedback), `:event:<event id>` (digest) and `:counted:<query id>` (actions on objects), which expire, and the
-dead letters `:dead` with their offsets `:buried`.
+Processes keep answers in memory, and one of them may forget a person while another holds an answer to that person, or
+is about to log what came of it. So the script that appends looks whether the answer behind a record was blanked. If it
+was, nothing is appended; the process blanks the record as well and sends it again.
+
+Keys, all under `{namespace}:log`: the stream itself, `:end` (offset and time of the last record, offset of the last
+Forget), `:records`, `:users` (offset -> user), `:people:<user>` (their offsets), `:blanked` (offset -> pseudonym),
+`:impressions` (query id -> offset), `:answers:<query id>` (offsets of its feedback), `:event:<event id>` (digest) and
+`:counted:<query id>` (actions on objects), which expire, and the dead letters `:dead` with their offsets `:buried`.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.backends.base import Counted, Entry, Forget, Known, Record
@@ -40,7 +45,8 @@ from services.errors import RecordDamaged
 from services.types import Deadline, Impression, Interaction
 
 RECENT_SECONDS = 60.0
-"""Most seconds for which an impression is answered from memory: another process may have blanked it meanwhile."""
+"""Most seconds for which an impression is answered from memory: another process may have blanked it meanwhile, which
+this one hears of when it next appends anything."""
 _FORGET_AT_ONCE = 200
 """Records blanked in one step: other writers wait for no more than these."""
 _READ_AT_ONCE = 1000
@@ -64,6 +70,7 @@ class RedisLog:
         self._retention = retention
         self._remember = math.ceil(remember)
         self._recent = RecentImpressions(recent, RECENT_SECONDS)
+        self._last_forget = 0  # Offset of the last Forget that was heard of: nothing older is in `_recent`.
         self._log = redis.key("log")
         self._copy = LogCopy(redis, self._log, self._remember)
 
@@ -72,28 +79,28 @@ class RedisLog:
 
         After StorageFailed the record may be in the log all the same. An Impression may be appended again: ValueError
         then says that it was. Anything else that is appended again may be there twice: harmless for Tick and Forget.
-        Feedback appended here rather than by `accept` is not checked for duplicates.
+        Feedback appended here rather than by `accept` is not checked for duplicates. What was made from an answer that
+        was blanked meanwhile (the rest of its list) is blanked, too.
         """
-        body = encode(record)
-        offset, at = await self._append(record, body)
-        if isinstance(record, Impression):
-            self._recent.add(decode_row(Row(offset, body, at)))  # type: ignore[arg-type]
-        return offset
+        return await self._append(record)
 
     async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
         """After StorageFailed some or all may have been accepted all the same, if the connection was lost on the way;
-        to send them again is safe, they are told from new ones by their event ids."""
+        to send them again is safe, they are told from new ones by their event ids.
+
+        Feedback on an answer whose person was forgotten since it was looked up is stored without the person."""
         if not interactions:
             return []
-        arguments = [part for event, digest in interactions for part in (*_described(event), *_event(event, digest))]
-        results = await self._run("log_append", [self._remember, "", *arguments])
+        _, results = await self._send([_Outgoing(event, encode(event), digest) for event, digest in interactions])
         return [
             interaction.status if isinstance(result, list) else result.decode()
             for (interaction, _), result in zip(interactions, results, strict=True)
         ]
 
     async def impression(self, query_id: str, deadline: Deadline) -> Impression | None:
-        """Raises TimeoutError, RecordDamaged, StorageFailed."""
+        """From memory it is as new as the last append or accept of this process, and RECENT_SECONDS old at most: who
+        was forgotten by another process since then may still be in it. Raises TimeoutError, RecordDamaged,
+        StorageFailed."""
         known = self._recent.get(query_id)
         if known is not None:
             return known
@@ -151,12 +158,11 @@ class RedisLog:
         """
         pseudonym = f"forgotten-{secrets.token_hex(8)}"
         blanked = 0
-        record = Forget(user_id, at)
         while True:
             blanked += await self._blank(user_id, pseudonym)
             self._recent.forget(user_id)
             try:
-                await self._append(record, encode(record), alone=user_id)
+                await self._append(Forget(user_id, at), alone=user_id)
             except _Left:
                 continue
             return blanked
@@ -181,15 +187,33 @@ class RedisLog:
     async def close(self) -> None:
         """Nothing: whoever opened the connection closes it."""
 
-    async def _append(self, record: Record, body: bytes, alone: str = "") -> tuple[int, float]:
-        """(offset, at). With `alone`, raises _Left when records of that user are left."""
-        arguments = [self._remember, alone, *_described(record, body), "", "", "", ""]
-        (result,) = await self._run("log_append", arguments)
+    async def _append(self, record: Record, alone: str = "") -> int:
+        """The offset. With `alone`, raises _Left when records of that user are left."""
+        (sent,), (result,) = await self._send([_Outgoing(record, encode(record))], alone)
         if result == b"known":
             raise ValueError("an impression of this query_id is in the log already")
-        if result == b"left":
-            raise _Left
-        return int(result[0]), float(result[1])
+        offset, at = int(result[0]), float(result[1])
+        if isinstance(record, Impression) and offset > self._last_forget:
+            self._recent.add(decode_row(Row(offset, sent.body, at)))  # type: ignore[arg-type]
+        return offset
+
+    async def _send(self, records: Sequence[_Outgoing], alone: str = "") -> tuple[Sequence[_Outgoing], list[Any]]:
+        """The records as they were appended at last, and for each what log_append.lua says of it."""
+        while True:
+            arguments = [argument for record in records for argument in record.arguments()]
+            word, last_forget, *results = await self._run("log_append", [self._remember, alone, *arguments])
+            if int(last_forget) > self._last_forget:
+                self._last_forget = int(last_forget)
+                self._recent.clear()
+            if word == b"left":
+                raise _Left
+            if word == b"done":
+                return records, results
+            self._recent.clear()  # Somebody is being forgotten just now.
+            records = [
+                record.blanked(pseudonym.decode()) if pseudonym else record
+                for record, pseudonym in zip(records, results, strict=True)
+            ]
 
     async def _blank(self, user_id: str, pseudonym: str) -> int:
         key = f"{self._log}:people:{user_id}"
@@ -199,7 +223,7 @@ class RedisLog:
             if not offsets:
                 return blanked
             bodies = await self._redis.read(lambda c, of=offsets: c.hmget(f"{self._log}:records", of))  # type: ignore[misc]
-            arguments: list[str | bytes] = [user_id]
+            arguments: list[str | bytes] = [user_id, pseudonym]
             for offset, body in zip(offsets, bodies, strict=True):
                 arguments += [offset, _blank(body or b"", pseudonym)]
             blanked += await self._run("log_blank", arguments)
@@ -233,23 +257,49 @@ class RedisLog:
         return await self._redis.write(lambda c: script(keys=[self._log], args=arguments, client=c))
 
 
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """A record on its way into the log."""
+
+    record: Record
+    body: bytes
+    digest: str | None = None
+    """Of an event that must not count twice."""
+    blank: bool = False
+    """Nothing of a person is left in the record."""
+
+    def arguments(self) -> list[str | bytes | int]:
+        """Of log_append.lua."""
+        record, query_id, user_id = self.record, None, None
+        if isinstance(record, Impression | Interaction):
+            query_id, user_id = record.query_id, record.user_id
+        event = ("", "", "", "")
+        if isinstance(record, Interaction) and self.digest is not None:
+            event = (
+                record.event_id,
+                self.digest,
+                record.status,
+                action_text(record.object_id or "", record.action_name),
+            )
+        described = (kind_of(record), repr(float(record.at)), query_id or "", user_id or "", self.body)
+        return [*described, *event, "" if self.blank else _answer(record)]
+
+    def blanked(self, pseudonym: str) -> _Outgoing:
+        record = forgotten(self.record, pseudonym)
+        return replace(self, record=record, body=encode(record), blank=True)
+
+
 class _Left(Exception):
     """Records of the user were appended in between."""
 
 
-def _described(record: Record, body: bytes | None = None) -> tuple[str | bytes | int, ...]:
-    """Arguments of log_append.lua for the record itself. Raises ValueError when it cannot be encoded."""
-    query_id, user_id = None, None
-    if isinstance(record, Impression | Interaction):
-        query_id, user_id = record.query_id, record.user_id
-    if body is None:
-        body = encode(record)
-    return kind_of(record), repr(float(record.at)), query_id or "", user_id or "", body
-
-
-def _event(event: Interaction, digest: str) -> tuple[str, ...]:
-    """Arguments of log_append.lua for the check of duplicates."""
-    return event.event_id, digest, event.status, action_text(event.object_id or "", event.action_name)
+def _answer(record: Record) -> str:
+    """The query id of the answer from which `record` has something of a person; "" when it has nothing from one."""
+    if isinstance(record, Interaction) and record.user_id is not None:  # Of a blanked answer it has none.
+        return record.query_id or ""
+    if isinstance(record, Impression) and record.root_id != record.query_id:
+        return record.root_id
+    return ""
 
 
 def _blank(body: bytes, pseudonym: str) -> bytes:

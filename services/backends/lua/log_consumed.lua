@@ -70,6 +70,7 @@ for _, entry in ipairs(redis.call('XRANGE', log, '-', id(done), 'COUNT', most)) 
         redis.call('LREM', log .. ':answers:' .. query, 1, key)
     end
     redis.call('HDEL', log .. ':records', key)
+    redis.call('HDEL', log .. ':blanked', key)
 end
 if dropped > 0 then
     redis.call('XTRIM', log, 'MINID', '=', id(highest + 1))
