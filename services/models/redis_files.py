@@ -11,6 +11,8 @@ Every change is one transaction. The client blocks and is called in threads; it 
 from __future__ import annotations
 
 import errno
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -29,8 +31,10 @@ SECONDS = 5.0
 """For one reply of the server; models are up to some hundred megabytes."""
 CONNECT_SECONDS = 1.0
 IDLE_SECONDS = 15.0
-TRIES = 5
+TRIES = 20
 """Of a transaction that others get in the way of."""
+PAUSE = 0.002
+"""Most seconds before the next try, for each try so far."""
 
 Pipeline = Any
 """The client's types do not tell that every reply is bytes."""
@@ -146,7 +150,8 @@ class RedisFiles:
     ) -> None:
         """Make the change unless `check` raises or the epoch is over; again when `watched` changed meanwhile."""
         with _named():
-            for _ in range(TRIES):
+            for attempt in range(TRIES):
+                time.sleep(random.uniform(0.0, PAUSE * attempt))  # noqa: S311 - out of step with whoever was faster
                 with self._client.pipeline(transaction=True) as pipeline, suppress(WatchError):
                     fence = self._fence() if self._fence is not None else None
                     pipeline.watch(*watched, *([fence[0]] if fence else []))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import random
 import re
 import threading
 import time
@@ -34,6 +35,8 @@ HISTORY = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _TRIES = 20
 """To promote or prune while other processes promote, too."""
+_PAUSE = 0.002
+"""Most seconds before the next try, for each try so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +268,12 @@ class ModelStore:
     def _unhindered(self, change: Callable[[], T]) -> T:
         """Make a change that begins with reading what is in force, again when another process was faster."""
         with self._lock:
-            for _ in range(_TRIES):
+            for attempt in range(_TRIES):
                 try:
                     return change()
                 except FileExistsError:
-                    continue
+                    # Out of step with whoever was faster, or the two of us would meet again and again.
+                    time.sleep(random.uniform(0.0, _PAUSE * attempt))  # noqa: S311
         raise StorageFailed("other processes promote models all the time")
 
     def _put(

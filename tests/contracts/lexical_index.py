@@ -67,6 +67,8 @@ FILMS: list[Document] = [
     film("f10", "The Shining", 1980, 70, 8.2, genres=["Horror"], director="Stanley Kubrick"),
 ]
 SCHEMA = measure(FIELDS, FILMS)
+SHARED = (HealthCheck.function_scoped_fixture, HealthCheck.differing_executors)
+"""One index for all examples, and one test body, a class per index."""
 
 
 def soon() -> Deadline:
@@ -145,7 +147,7 @@ class LexicalIndexContract:
     def test_no_words_match_nothing(self, folder: Path) -> None:
         assert self.search(folder, IndexQuery(text=words("!?"))) == IndexResult((), 0, {})
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, deadline=None, suppress_health_check=SHARED)
     @given(hostile=st.lists(st.text(max_size=60), max_size=12))
     def test_hostile_text_is_only_ever_a_value(self, shared_index: tuple[Any, Any], hostile: list[str]) -> None:
         """Raw alternatives, values and prefixes: nothing raises, and `OR` adds no match that it does not name."""
