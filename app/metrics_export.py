@@ -19,6 +19,8 @@ from services.types import EventStatus
 
 LAG_SECONDS = 0.1
 PROCESS_SECONDS = 1.0
+CONSUMERS = ("memory", "policy", "ubi")
+"""Readers of the event log; the last where it is mirrored."""
 ANSWERS = ("422", "500", "503")
 """What any route may answer with instead of its own status."""
 OUTCOMES = ("ok", "timeout", "error", "garbage", "unavailable", "circuit_open")
@@ -100,6 +102,8 @@ def begin(routers: Iterable[APIRouter], arms: Iterable[str]) -> None:
     metrics.SHED.labels(SEARCH)
     for event in EventStatus:
         metrics.FEEDBACK.labels(event)
+    for consumer in CONSUMERS:
+        metrics.LEARNER_LAG.labels(consumer)
     for arm in arms:
         metrics.ARM_SECONDS.labels(arm)
         metrics.ARM_CANDIDATES.labels(arm)
