@@ -752,7 +752,8 @@ def test_nobody_comes_back_while_many_are_forgotten_and_click(server: RedisServe
                 await asyncio.gather(*(forgetting.forget(p["user_id"], 2000.0) for p in people for _ in range(2)))
                 gone.set()
 
-            await asyncio.gather(forget(), *(click(n) for n in range(len(people))))
+            async with asyncio.timeout(20):  # Without end where every click brings somebody back.
+                await asyncio.gather(forget(), *(click(n) for n in range(len(people))))
             assert await traces(connection) == []
             records = [record for _, record in await log.read(0, 10_000)]
             assert sum(isinstance(record, Interaction) for record in records) >= 8 * 2 * 3
