@@ -79,8 +79,8 @@ class Prometheus:
         found: list[dict[str, Any]] = self.get("/api/v1/query", query=expression)["result"]
         return found
 
-    def course(self, expression: str, seconds: float) -> list[dict[str, Any]]:
-        """Of the last `seconds`, a value each second."""
+    def course(self, expression: str, seconds: int) -> list[dict[str, Any]]:
+        """Of the last `seconds`, a value each second, the last one of now."""
         end = time.time()
         params = {"query": expression, "start": end - seconds, "end": end, "step": 1}
         found: list[dict[str, Any]] = self.get("/api/v1/query_range", **params)["result"]
