@@ -52,7 +52,7 @@ dashboards: install ## generate the Grafana dashboards anew
 
 lock: install ## resolve the lock files again: of everything, and of what the image serves with
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
-		--strip-extras --allow-unsafe --extra encoder --extra train --extra pages --extra tracing --extra dev -o requirements.lock pyproject.toml
+		--strip-extras --allow-unsafe --extra encoder --extra train --extra evaluate --extra pages --extra tracing --extra dev -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header --strip-extras \
 		--allow-unsafe --extra encoder --extra pages --extra tracing --build-deps-for wheel -c requirements.lock \
 		-o requirements-serve.lock pyproject.toml
