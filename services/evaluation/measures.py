@@ -1,15 +1,22 @@
-"""How good an order is, and whether one is better than another. Pure."""
+"""How good an order, or a set of candidates, is. Pure.
+
+Where a measure takes `ranked`, that is ids, each once, best first; `grades` are those of all judged items of the query.
+An item is relevant when its grade is above 0, and one that nobody judged counts as irrelevant; `judged` says how many
+such there are. Of a query with nothing relevant every measure but `judged` is 0: leave it out of a mean.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-import numpy as np
+from services.errors import InvalidRequest
 
-_CHUNK = 200
-"""Resamples drawn at once, so that memory stays at this many times the number of queries."""
+Grades = Mapping[str, float]
+"""object_id -> grade; larger is better."""
+Measure = Callable[[Sequence[str], Grades], float]
+"""From (ranked ids, grades) to a value in 0..1."""
 
 
 def exponential(grade: float) -> float:
@@ -48,47 +55,72 @@ def ndcg(
     return dcg((gain(grade) for _, _, grade in ranked[:k]), k) / best
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+def ranked_ndcg(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
+    """`ndcg` of an order as it stands, against the best order of all judged items."""
+    return ndcg([grades.get(i, 0.0) for i in ranked], range(len(ranked), 0, -1), ranked, k, grades.values())
 
 
-def bootstrap(
-    values: Sequence[float], weights: Sequence[float] | None = None, *, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Weighted mean over queries with its 95 % percentile bootstrap interval (Efron and Tibshirani 1993).
+def reciprocal_rank(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
+    """1 / rank of the first relevant item, 0 when none is among the first k; its mean over queries is MRR@k (Voorhees,
+    TREC-8 1999)."""
+    ranks = (rank for rank, i in enumerate(ranked[:k], 1) if grades.get(i, 0.0) > 0.0)
+    return 1.0 / next(ranks, math.inf)
 
-    Raises ValueError without values or without positive weight.
+
+def average_precision(ranked: Sequence[str], grades: Grades, k: int | None = None) -> float:
+    """Sum over the relevant items among the first k (default: all) of the precision down to their rank, over the number
+    of relevant items, found or not; its mean over queries is MAP (Buckley and Voorhees, SIGIR 2000)."""
+    found, total = 0, 0.0
+    for rank, i in enumerate(ranked[:k], 1):
+        if grades.get(i, 0.0) > 0.0:
+            found += 1
+            total += found / rank
+    return total / _relevant(grades) if found else 0.0
+
+
+def recall(ranked: Sequence[str], grades: Grades, k: int = 100) -> float:
+    """Share of the relevant items that are among the first k (Manning, Raghavan, Schütze 2008, section 8.3)."""
+    found = sum(grades.get(i, 0.0) > 0.0 for i in ranked[:k])
+    return found / _relevant(grades) if found else 0.0
+
+
+def capped_recall(candidates: Collection[str], grades: Grades, k: int = 10) -> float:
+    """min(relevant candidates, k) / min(relevant items, k): whether a set, in whatever order, allows a perfect first k.
+
+    The capped recall of Thakur et al. (BEIR, NeurIPS 2021), where a query with more than k relevant items can reach 1,
+    taken of a whole set instead of a list's first k. Each candidate counts once.
     """
-    value = np.asarray(values, dtype=np.float64)
-    weight = np.ones(len(value)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if not len(value) or value.shape != weight.shape or (weight < 0).any() or weight.sum() <= 0:
-        raise ValueError("a bootstrap needs at least one value, and one weight each, not all 0")
-    value, weight = value[weight > 0], weight[weight > 0]  # else a resample could weigh nothing
-    generator = np.random.default_rng(seed)
-    means: list[float] = []
-    while len(means) < resamples:
-        drawn = generator.integers(0, len(value), (min(_CHUNK, resamples - len(means)), len(value)))
-        mean = (weight[drawn] * value[drawn]).sum(axis=1) / weight[drawn].sum(axis=1)
-        means.extend(mean.tolist())
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float((weight * value).sum() / weight.sum()), float(low), float(high))
+    found = sum(grades.get(i, 0.0) > 0.0 for i in set(candidates))
+    return min(found, k) / min(_relevant(grades), k) if found else 0.0
 
 
-def paired_bootstrap(
-    candidate: Sequence[float],
-    baseline: Sequence[float],
-    weights: Sequence[float] | None = None,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Mean of candidate - baseline over the same queries, with its 95 % interval: queries are resampled, never the two
-    sides apart (Smucker, Allan, Carterette, CIKM 2007)."""
-    differences = np.asarray(candidate, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
-    return bootstrap(differences.tolist(), weights, resamples=resamples, seed=seed)
+def judged(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
+    """Share of the first k that somebody judged, of as many as there are; 0 of none. The lower it is, the less the
+    other measures say (1 - Hole@k of Thakur et al., NeurIPS 2021)."""
+    first = ranked[:k]
+    return sum(i in grades for i in first) / len(first) if first else 0.0
+
+
+def _relevant(grades: Grades) -> int:
+    return sum(grade > 0.0 for grade in grades.values())
+
+
+_FAMILIES: Mapping[str, Callable[[Sequence[str], Grades, int], float]] = {
+    "ndcg": ranked_ndcg,
+    "mrr": reciprocal_rank,
+    "map": average_precision,
+    "recall": recall,
+    "capped_recall": capped_recall,
+    "judged": judged,
+}
+NAMES = tuple(f"{family}@k" for family in _FAMILIES)
+_NAME = re.compile(r"([a-z_]+)@([1-9][0-9]{0,3})")
+
+
+def named(name: str) -> Measure:
+    """The measure called, for example, `ndcg@10`. Raises InvalidRequest when there is none."""
+    match = _NAME.fullmatch(name)
+    if match is None or match[1] not in _FAMILIES:
+        raise InvalidRequest(f"no measure {name!r}; there are {', '.join(NAMES)}, with a number for k")
+    function, k = _FAMILIES[match[1]], int(match[2])
+    return lambda ranked, grades: function(ranked, grades, k)

@@ -20,7 +20,8 @@ from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from services.errors import InvalidRequest, ModelInvalid
-from services.evaluation.measures import Interval, bootstrap, linear, ndcg, paired_bootstrap
+from services.evaluation.intervals import Interval, bootstrap, paired_bootstrap
+from services.evaluation.measures import linear, ndcg
 from services.models.ranker.rows import FEWEST, Group, debiased
 from services.rankers.base import Rows
 from services.rankers.features import NAMES
