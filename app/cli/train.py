@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from app.apart import Searched, indexed_apart
 from app.cli.progress import Progress
 from app.encoders import TASTE, TEXT
-from app.indexing import Summary, index_opened
+from app.indexing import Summary
 from app.policies import fixed_policy
 from app.settings import Settings
 from app.stores import model_store, open_items, open_log
-from app.system import System
-from app.wiring import RANKER, opened
+from app.wiring import RANKER
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, ModelInvalid, SettingsInvalid
-from services.policies.modes import PolicySwitch
 from services.rewards import gain
-from services.types import Interaction, Query, Schema
+from services.types import Interaction, Schema
 
 KINDS = (RANKER, TEXT, TASTE)
-TRAINING_TIMEOUT = 10.0
-"""Seconds for one query: training wants every arm's list, however busy the machine."""
-LIMIT = 10
 SEED = 0
-EMBEDDED = {"opensearch_url": None, "qdrant_url": None, "redis_url": None}
-"""A system of its own beside the one that serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +83,14 @@ async def train_ranker(settings: Settings, data: Path | None, seed: int, promote
 
 
 async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]:
-    """Groups of the train and validation queries, found by a system of their own over the catalogue of `data`, with
-    encoders trained as `ltrr index` trains them: what a ranker learns from is what it will meet."""
+    """Groups of the train and validation queries, found by a system of their own over the catalogue of `data`: what a
+    ranker learns from is what it will meet."""
     from services.models.ranker import rows
 
     labels = rows.read_labels(data)
-    with tempfile.TemporaryDirectory(prefix="ltrr-train-") as scratch, Progress() as progress:
-        apart = settings.model_copy(update={"data_dir": Path(scratch), "admin_key": None} | EMBEDDED)
-        async with opened(apart, learning=False) as system:
-            summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
-            await train_encoders(apart, summary, progress)
-            await system.models.take_up()
-            await system.learner.catch_up()
-            searched = _Searched(system, apart, progress)
+    with Progress() as progress:
+        async with indexed_apart(settings, data, train_encoders, progress, "train") as system:
+            searched = Searched(system, fixed_policy(settings), progress)
             schema = system.search.knowledge.schema
             training = [query for query in labels if query.split == "train"]
             validation = [query for query in labels if query.split == "validation"]
@@ -110,24 +98,6 @@ async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]
                 await rows.from_labels(training, searched, schema),
                 await rows.from_labels(validation, searched, schema),
             )
-
-
-class _Searched:
-    """The live path up to the ranker, under the static counts."""
-
-    def __init__(self, system: System, settings: Settings, progress: Progress) -> None:
-        fixed = fixed_policy(settings)
-        self._progress = progress
-        self._done = 0
-        self._engine = system.search
-        self._decider = PolicySwitch(fixed, fixed, "static")
-
-    async def __call__(self, labelled: Any) -> Any:
-        query = Query(labelled.text, user_id=labelled.user_id, limit=LIMIT, timeout=TRAINING_TIMEOUT)
-        found = await self._engine.collect(query, self._decider)
-        self._done += 1
-        self._progress.done("queries", self._done)
-        return found.context, found.pool, found.documents
 
 
 async def train_encoders(settings: Settings, summary: Summary, progress: Progress) -> None:
