@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from services.types import ArmChoice, ArmOption, Decision
 
@@ -43,6 +43,18 @@ class LearningPolicy(Policy, Protocol):
 
     def dump(self) -> bytes:
         """The whole model; loading it continues bit-identically."""
+        ...
+
+
+@runtime_checkable
+class Retracing(Protocol):
+    """A policy that can be asked about a decision that another policy took."""
+
+    def retrace(
+        self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
+    ) -> dict[str, ArmChoice]:
+        """Per arm, in order, what `decide` would log had it drawn these counts (services.policies.budget.retrace); the
+        propensity is 0 where it never would. Nothing is drawn."""
         ...
 
 

@@ -7,7 +7,7 @@ would make the logged propensity a lie.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from services.policies.sampling import Distribution, draw
@@ -36,17 +36,53 @@ def allocate(
     Where the arms cannot reach the floor, the floor is the most they can reach within the budget. Unavailable arms
     (counts `(0,)`) get 0 with propensity 1.
     """
-    later = _totals(tuple(option.counts for option in options), budget)
-    floor = min(floor, later[0].bit_length() - 1)
     choices: dict[str, ArmChoice] = {}
-    spent = 0
-    for option, reachable in zip(options, later[1:], strict=True):
-        allowed = tuple(c for c in option.counts if _fits(reachable, floor - spent - c, budget - spent - c))
-        distribution = distribute(option, allowed)
+    limits = _Limits(options, budget, floor)
+    for option in options:
+        distribution = distribute(option, limits.allowed(option))
         count = draw(seed, option.name, distribution)
         choices[option.name] = ArmChoice(count, dict(distribution)[count], distribution)
-        spent += count
+        limits.spend(count)
     return choices
+
+
+def retrace(
+    options: Sequence[ArmOption], budget: int, floor: int, counts: Mapping[str, int], distribute: Distribute
+) -> dict[str, ArmChoice]:
+    """What `allocate` would log had it drawn the given counts: per arm, in order, the distribution after the counts of
+    the arms before, and in it the propensity of `counts[arm]`. Their product is the probability of the whole decision.
+
+    The propensity is 0 for a count that the arm does not offer, or that is masked here though it was not where it was
+    drawn; after one that leaves nothing allowed, whole distributions are 0. Raises KeyError when an arm has no count.
+    """
+    choices: dict[str, ArmChoice] = {}
+    limits = _Limits(options, budget, floor)
+    for option in options:
+        allowed = limits.allowed(option)
+        distribution = distribute(option, allowed) if allowed else tuple((c, 0.0) for c in option.counts)
+        count = counts[option.name]
+        choices[option.name] = ArmChoice(count, dict(distribution).get(count, 0.0), distribution)
+        limits.spend(count)
+    return choices
+
+
+class _Limits:
+    """Which counts are allowed, arm after arm, given what was spent so far."""
+
+    def __init__(self, options: Sequence[ArmOption], budget: int, floor: int) -> None:
+        later = _totals(tuple(option.counts for option in options), budget)
+        self._low = min(floor, later[0].bit_length() - 1)
+        self._high = budget
+        self._reachable: Iterator[int] = iter(later[1:])
+
+    def allowed(self, option: ArmOption) -> tuple[int, ...]:
+        """To be asked once per arm, in order."""
+        reachable = next(self._reachable)
+        return tuple(c for c in option.counts if _fits(reachable, self._low - c, self._high - c))
+
+    def spend(self, count: int) -> None:
+        self._low -= count
+        self._high -= count
 
 
 @lru_cache(maxsize=1024)

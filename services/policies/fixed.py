@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.policies.budget import BUDGET, FLOOR, allocate, check
+from services.policies.budget import BUDGET, FLOOR, allocate, check, retrace
 from services.policies.sampling import Distribution, certain, mask
 from services.types import ArmChoice, ArmOption
 
@@ -38,6 +38,11 @@ class FixedPolicy:
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         return allocate(options, self._budget, self._floor, seed, self._distribute)
 
+    def retrace(
+        self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
+    ) -> dict[str, ArmChoice]:
+        return retrace(options, self._budget, self._floor, counts, self._distribute)
+
     def count(self, arm: str, allowed: Sequence[int]) -> int:
         """The arm's count in the mix, or the nearest smaller allowed one, or else the smallest allowed one."""
         wanted = self._counts.get(arm, 0)
@@ -61,6 +66,11 @@ class UniformPolicy:
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         return allocate(options, self._budget, self._floor, seed, self._distribute)
+
+    def retrace(
+        self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
+    ) -> dict[str, ArmChoice]:
+        return retrace(options, self._budget, self._floor, counts, self._distribute)
 
     def _distribute(self, option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
         return mask(tuple((count, 1.0) for count in option.counts), allowed)
