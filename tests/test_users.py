@@ -137,6 +137,11 @@ class TestClock:
         assert all(a.at <= b.at for a, b in pairwise(traffic))
         assert traffic[0].at >= Habits().start
 
+    @pytest.mark.parametrize("start", [0.0, 43_200.0, 1e9 + 0.5])
+    def test_it_starts_when_it_is_told_to(self, start: float) -> None:
+        first = Traffic(QUERIES, 1, SHARES, Habits(start=start)).search(0)
+        assert start <= first.at < start + 300
+
     def test_gaps_are_those_of_a_poisson_process(self) -> None:
         """Without a rhythm: exponential, so the deviation is the mean and 1 - 1/e of them are below it."""
         at = np.array([search.at for search in searches(habits=Habits(rhythm=0.0, per_day=2000.0))])
@@ -172,6 +177,20 @@ class TestPeople:
         sizes = Counter(map(len, sessions.values()))
         assert sizes[1] / len(sessions) == pytest.approx(0.5, abs=0.03)
         assert sizes[2] / len(sessions) == pytest.approx(0.25, abs=0.03)
+
+    @pytest.mark.parametrize("pause", [1e-9, 900.0])
+    def test_hasty_and_slow_sessions(self, pause: float) -> None:
+        sessions: defaultdict[str, list[Search]] = defaultdict(list)
+        for search in searches(habits=Habits(pause=pause, goes_on=0.9)):
+            sessions[search.session_id].append(search)
+        spans = [found[-1].at - found[0].at for found in sessions.values()]
+        assert max(spans) <= SESSION
+        assert (max(spans) > 0.9 * SESSION) == (pause > 1)
+        assert max(map(len, sessions.values())) == Habits().longest
+
+    def test_sessions_keep_to_a_slice(self, traffic: list[Search]) -> None:
+        kept = [search.query.slice == traffic[search.follows].query.slice for search in traffic if search.follows]
+        assert sum(kept) / len(kept) > 0.1 + 0.9 * (0.5 + 0.5 * sum(share**2 for share in SHARES.values())) - 0.03
 
     def test_personal_queries_are_asked_by_their_person(self, traffic: list[Search]) -> None:
         personal = [search for search in traffic if search.query.slice == "personal"]
@@ -228,6 +247,14 @@ class TestPeople:
         titles = [q.query_id for q in after if q.slice == "title"]
         assert len(titles) > 100
         assert set(titles) == {"t"}
+
+    def test_a_near_query_is_another_one(self) -> None:
+        queries = [query("a", "x", "one word"), query("b", "x", "other word"), query("c", "x", "alone")]
+        found = list(islice(Traffic(queries, 1, None, Habits(near=1.0, again=0.0)).since(), 3000))
+        after = Counter(s.query.query_id for s in found if s.follows and found[s.follows].query.query_id == "a")
+        assert after.keys() == {"b"}
+        alone = Counter(s.query.query_id for s in found if s.follows and found[s.follows].query.query_id == "c")
+        assert alone.keys() == {"a", "b", "c"}
 
     @pytest.mark.parametrize(
         ("name", "value"),
