@@ -46,7 +46,7 @@ def read_run(path: Path) -> Run:
         if object_id in found:
             raise InvalidRequest(f"{path}, line {line}: {object_id} is listed twice for {query_id}")
         found[object_id] = _number(path, line, score)
-    return {query_id: _ordered(found.items()) for query_id, found in run.items()}
+    return {query_id: ordered(found.items()) for query_id, found in run.items()}
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
@@ -57,12 +57,13 @@ def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: s
         (
             (q, "Q0", object_id, str(rank), repr(float(score)), tag)
             for q, found in run.items()
-            for rank, (object_id, score) in enumerate(_ordered(found), 1)
+            for rank, (object_id, score) in enumerate(ordered(found), 1)
         ),
     )
 
 
-def _ordered(found: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+def ordered(found: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Score descending, then object id ascending."""
     return sorted(found, key=lambda entry: (-entry[1], entry[0]))
 
 
