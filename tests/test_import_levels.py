@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING_LIBRARIES = {"lightgbm", "onnxmltools", "skl2onnx", "onnx", "sklearn", "torch"}
+TRAINING_LIBRARIES = {"lightgbm", "onnxmltools", "skl2onnx", "onnx", "sklearn", "torch", "matplotlib"}
 GROUND = {"services.types", "services.errors", "services.metrics", "services.text"}
 PIPELINES = {
     *("search", "listing", "paging", "retrieval", "impressions", "explain", "autocomplete"),

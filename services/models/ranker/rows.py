@@ -65,6 +65,8 @@ class Labelled:
     slice: str = ""
     user_id: str | None = None
     grades: Mapping[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+    """Relative frequency in the traffic of its slice."""
 
 
 def read_labels(folder: Path, splits: Sequence[str] = ("train", "validation")) -> list[Labelled]:
@@ -76,7 +78,9 @@ def read_labels(folder: Path, splits: Sequence[str] = ("train", "validation")) -
     dataset = Dataset.open(folder)
     grades = dataset.judgments()
     found = [
-        Labelled(query.query_id, query.split, query.text, query.slice, query.user_id, grades[query.query_id])
+        Labelled(
+            query.query_id, query.split, query.text, query.slice, query.user_id, grades[query.query_id], query.weight
+        )
         for query in dataset.queries()
         if query.split in splits and any(grade > 0 for grade in grades.get(query.query_id, {}).values())
     ]
