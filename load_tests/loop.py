@@ -137,8 +137,10 @@ def learns_from_a_click(client: httpx.Client) -> None:
     place, arms = 5, []
     while time.monotonic() - start < MEMORY_SECONDS and not (place < 5 and "memory" in arms):
         again = search(client, learn=False)
-        found = next(hit for hit in again["hits"] if hit["object_id"] == fifth["object_id"])
-        place, arms = found["position"], sorted(found["arms"])
+        # One answer may lack it: its decision may explore, or an arm of a busy machine be late.
+        for hit in again["hits"]:
+            if hit["object_id"] == fifth["object_id"]:
+                place, arms = hit["position"], sorted(hit["arms"])
     took = time.monotonic() - start
     check(
         place < 5 and "memory" in arms,
