@@ -120,6 +120,15 @@ class TestTaste:
         partners = persons_swapped(queries, 5).partners
         assert partners == {"a1": "b1", "b1": "a1", "a2": "b2", "b2": "a2"}
 
+    def test_each_has_one_partner_by_its_rarest_word(self) -> None:
+        queries = [
+            *(query("a1", text="old rare", user_id="a"), query("a2", text="old", user_id="a")),
+            *(query("b1", text="film old", user_id="b"), query("b2", text="film rare", user_id="b")),
+            *(query(f"x{n}", text=f"film{n}", user_id="a") for n in range(20)),
+        ]
+        partners = persons_swapped(queries, 5).partners
+        assert partners == {"a1": "b2", "b2": "a1", "a2": "b1", "b1": "a2"}
+
     def test_words_that_everybody_says_make_nothing_alike(self) -> None:
         queries = [query(f"{user}{n}", text=f"good {user}{n}", user_id=user) for user in "ab" for n in range(3)]
         assert persons_swapped(queries, 5).partners == {}

@@ -74,14 +74,14 @@ class Outage:
 class _Before:
     """Grades as they were before change number `number`."""
 
-    judgments: Mapping[str, Grades]
+    given: Mapping[str, Grades]
     changes: Sequence[Exchange | Reversal]
     number: int
 
     def __call__(self, query_id: str) -> Grades:
         if self.number == 0:
-            return self.judgments.get(query_id, {})
-        earlier = _Before(self.judgments, self.changes, self.number - 1)
+            return self.given.get(query_id, {})
+        earlier = _Before(self.given, self.changes, self.number - 1)
         return self.changes[self.number - 1].grades(earlier, query_id)
 
 
