@@ -117,10 +117,11 @@ class Load:
         seen.empty += not answer["hits"]
         for degraded in answer["degraded"]:
             seen.degraded[f"{degraded['arm']} {degraded['reason']}"] += 1
-        self._whole(not answer["degraded"])
+        _whole(seen, not answer["degraded"])
         return answer
 
     async def _click(self, client: httpx.AsyncClient, answer: dict[str, Any]) -> None:
+        seen = self.seen  # what was sent before an engine died may be answered after
         event = {
             "event_id": str(uuid.uuid4()),
             "query_id": answer["query_id"],
@@ -130,7 +131,7 @@ class Load:
         try:
             response = await client.post("/v1/feedback", json=event)
         except httpx.TransportError as error:
-            self.seen.failed[type(error).__name__] += 1
+            seen.failed[type(error).__name__] += 1
             return
         if response.status_code == 202:
             status = response.json()["results"][0]["status"]
@@ -138,14 +139,15 @@ class Load:
                 self.acknowledged[event["event_id"]] = event
         else:
             status = str(response.status_code)
-        self.seen.feedback[status] += 1
-        self._whole(status == "accepted")
+        seen.feedback[status] += 1
+        _whole(seen, status == "accepted")
 
-    def _whole(self, whole: bool) -> None:
-        if not whole:
-            self.seen.whole_since = None
-        elif self.seen.whole_since is None:
-            self.seen.whole_since = time.monotonic()
+
+def _whole(seen: Seen, whole: bool) -> None:
+    if not whole:
+        seen.whole_since = None
+    elif seen.whole_since is None:
+        seen.whole_since = time.monotonic()
 
 
 class Phases:
@@ -153,8 +155,15 @@ class Phases:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self.failed: Counter[str] = Counter()
-        self.empty = 0
+        self._all: list[Seen] = []
+
+    @property
+    def failed(self) -> Counter[str]:
+        return sum((seen.failed for seen in self._all), Counter())
+
+    @property
+    def empty(self) -> int:
+        return sum(seen.empty for seen in self._all)
 
     async def steady(self, name: str, seconds: float) -> Seen:
         self._load.seen = Seen()
@@ -176,8 +185,7 @@ class Phases:
     def _end(self, name: str) -> Seen:
         seen = self._load.seen
         print(seen.line(name), flush=True)
-        self.failed += seen.failed
-        self.empty += seen.empty
+        self._all.append(seen)  # answers to what was sent in it may still come in
         return seen
 
 
