@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from app.reloading import Reloader
 from services.errors import ModelInvalid, NotFound
+from services.evaluation.gate import PolicyGate
 from services.learner_link import LearnerView
 from services.models.store import ModelStore, Version
 from services.snapshots import ADOPTED
 from services.snapshots import KIND as POLICY
+
+logger = logging.getLogger(__name__)
 
 BY_HAND = "rolled back by hand"
 
@@ -18,18 +22,25 @@ BY_HAND = "rolled back by hand"
 class Registry:
     """Of a running service: what is promoted or rolled back here is in force when the call returns."""
 
-    def __init__(self, store: ModelStore, learner: LearnerView, reloader: Reloader) -> None:
+    def __init__(self, store: ModelStore, learner: LearnerView, reloader: Reloader, gate: PolicyGate) -> None:
         self._store = store
         self._learner = learner
         self._reloader = reloader
+        self._gate = gate
 
     async def listing(self) -> dict[str, Any]:
         return await asyncio.to_thread(listing, self._store)
 
     async def promote(self, kind: str, version: str, reason: str, force: bool) -> None:
-        """Raises NotFound, or ModelInvalid for a version that did not pass its gate."""
+        """A policy is judged now, against the one in force; any other kind was judged when it was trained.
+
+        Raises NotFound, or ModelInvalid for a version that does not pass its gate.
+        """
         if kind == POLICY:
-            await self._learner.adopt(version)
+            verdict = await self._gate.judge(version)
+            why = _allowed(kind, version, verdict.promote, verdict.reason, reason, force)
+            adopted = await self._learner.adopt(version)
+            await asyncio.to_thread(self._store.note, kind, adopted, why)
             await self._reloader.reload(kind)
             return
         await asyncio.to_thread(promote, self._store, kind, version, reason, force)
@@ -40,7 +51,10 @@ class Registry:
         await self._reloader.reload_all()
 
     async def rollback(self, kind: str) -> str:
-        """The version that is in force again. Raises NotFound when there is none to go back to."""
+        """The version that is in force again. It passes no gate: it is the way out.
+
+        Raises NotFound when there is none to go back to.
+        """
         if kind == POLICY:
             version = await self._learner.adopt(await asyncio.to_thread(previous, self._store, kind))
             await self._reloader.reload(kind)
@@ -77,15 +91,23 @@ def listing(store: ModelStore) -> dict[str, Any]:
 
 
 def promote(store: ModelStore, kind: str, version: str, reason: str, force: bool) -> None:
-    """Promote if the version passed its gate when it was trained, or by force, which the history then says."""
-    verdict = store.load(kind, version).meta.get("gate", {})
-    if not verdict.get("promote", True):
-        if not force:
-            raise ModelInvalid(
-                f"{kind} {version} did not pass its gate ({verdict.get('reason')}); force it if you must"
-            )
-        reason = f"forced past its gate ({verdict.get('reason')}): {reason}"
+    """Promote if the version passed its gate when it was trained (those without one pass), or by force; the history
+    then says so."""
+    verdict = store.load(kind, version).meta.get("gate")
+    if verdict is not None:
+        reason = _allowed(kind, version, bool(verdict.get("promote", True)), str(verdict.get("reason")), reason, force)
     store.promote(kind, version, reason)
+
+
+def _allowed(kind: str, version: str, passed: bool, verdict: str, reason: str, force: bool) -> str:
+    """What the history is to say. Raises ModelInvalid when the version may not go live."""
+    if passed:
+        return f"{reason}; gate passed: {verdict}"
+    if not force:
+        logger.info("promotion_refused kind=%s version=%s", kind, version)
+        raise ModelInvalid(f"{kind} {version} did not pass its gate ({verdict}); force it if you must")
+    logger.warning("promotion_forced kind=%s version=%s gate=%s", kind, version, verdict)
+    return f"forced past its gate ({verdict}): {reason}"
 
 
 def _view(version: Version) -> dict[str, Any]:

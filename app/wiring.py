@@ -34,6 +34,7 @@ from services.backends.base import ItemStore
 from services.backends.fallback_items import FallbackItems
 from services.catalogue import Catalogue
 from services.errors import ModelInvalid, SettingsInvalid
+from services.evaluation.gate import PolicyGate
 from services.explain import Explainer
 from services.feedback import FeedbackService
 from services.fusion import FUSION_WEIGHTS
@@ -230,7 +231,7 @@ def _system(
         catalogue=catalogue,
         explain=Explainer(log, signer, lambda: knowledge.ranker),
         store=stores.models,
-        models=Registry(stores.models, learner, reloader),
+        models=Registry(stores.models, learner, reloader, policy_gate(settings, stores)),
         learner=learner,
         activity=Activity(log, fixed_policy(settings).decide, settings.action_weights, settings.candidate_price),
         log=log,
@@ -271,6 +272,18 @@ def new_learner(
         snapshot_seconds=settings.snapshot_seconds,
         on_publish=on_publish,
         guard=guard,
+    )
+
+
+def policy_gate(settings: Settings, stores: Stores) -> PolicyGate:
+    return PolicyGate(
+        stores.log,
+        stores.models,
+        lambda model, version: load_policy(settings, model, version),
+        attribution=settings.attribution_seconds,
+        weights=settings.action_weights,
+        price=settings.candidate_price,
+        cap=settings.principal_cap,
     )
 
 

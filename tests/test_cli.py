@@ -25,6 +25,8 @@ from services.backends.sqlite_log import SqliteLog
 from services.codec import decode, encode
 from services.datasets.folder import Dataset, write_folder
 from services.models.store import ModelStore
+from services.policies.fixed import FixedPolicy
+from services.policies.vw import VWPolicy
 from services.sample.generate import generate
 from services.types import Impression, Interaction
 from tests.process import PATIENCE, ROOT, Process, done, environment, eventually, failed, free_port, ltrr, serving
@@ -365,6 +367,40 @@ def test_a_log_that_was_tampered_with_is_found_out(copied: Path) -> None:
     assert "1 records of the log cannot be read" in ended.stdout
     with pytest.raises(Exception, match="checksum"):
         decode(forged[:-9] + b"\x00" * 9)
+
+
+def test_a_policy_goes_live_by_force_alone_while_the_log_says_too_little(copied: Path) -> None:
+    """Beside a service, by its own judgement, and without one."""
+    settings = {"attribution_seconds": 0.5, "snapshot_seconds": 0.1}
+    store = ModelStore(copied / "models")
+
+    def said() -> list[str]:
+        stored = store.current("policy")
+        versions = {version.version: version for version in store.versions("policy")}
+        return [] if stored is None else [p.reason for p in versions[stored.version].promotions]
+
+    with serving(copied, **settings) as process:
+        process.act(process.search("piano"))
+        first = eventually(lambda: (s := store.current("policy")) and s.meta["learned"] == 1 and s.version)
+        process.act(process.search("jazz"))
+        eventually(lambda: (s := store.current("policy")) and s.meta["learned"] == 2)
+        told = failed(1, copied, "models", "promote", "policy", first)
+        assert "409" in told
+        assert "too little to judge by" in told
+        done(copied, "models", "promote", "policy", first, "--force", "--reason", "of the first hour")
+        assert said()[-1].startswith("forced past its gate (too little to judge by")
+        assert said()[-1].endswith("): of the first hour")
+        assert process.stop() == 0
+    later = store.publish("policy", store.load("policy", first).files | {"policy.bin": untrained()}, {}, "later")
+    assert "too little to judge by" in failed(1, copied, "models", "promote", "policy", later, **settings)
+    assert said()[-1].endswith("): of the first hour")
+    done(copied, "models", "promote", "policy", later, "--force", **settings)
+    assert said()[0] == "adopted later"
+    assert said()[-1].startswith("forced past its gate (too little to judge by")
+
+
+def untrained() -> bytes:
+    return VWPolicy(FixedPolicy()).dump()
 
 
 def test_a_policy_rolled_back_twice_goes_back_two_versions(copied: Path) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 
 from app.client import Client
 from app.ownership import owned, owner
-from app.registry import BY_HAND, listing, previous, promote
+from app.registry import BY_HAND, Registry, listing, previous, promote
+from app.reloading import Reloader
 from app.settings import Settings
 from app.stores import model_store, open_stores
-from app.wiring import opened
+from app.wiring import opened, policy_gate
 from services.errors import NotFound
 from services.learner_link import LearnerLink
 from services.models.store import ModelStore
+from services.snapshots import ADOPTED
 from services.snapshots import KIND as POLICY
 
 
@@ -68,7 +71,13 @@ def run_promote(asked: argparse.Namespace) -> None:
     settings = Settings.load()
     store = _store(settings)
     if asked.kind == POLICY:
-        _adopt(settings, store.load(POLICY, asked.version).version)
+        store.load(POLICY, asked.version)  # before anything is opened for it
+        body = {"reason": asked.reason, "force": asked.force}
+
+        async def promoted(registry: Registry) -> None:
+            await registry.promote(POLICY, asked.version, asked.reason, asked.force)
+
+        _change(settings, f"{asked.version}/promote", body, promoted)
     else:
         promote(store, asked.kind, asked.version, asked.reason, asked.force)
     _done(asked, asked.version)
@@ -79,34 +88,43 @@ def run_rollback(asked: argparse.Namespace) -> None:
     store = _store(settings)
     if asked.kind == POLICY:
         version = previous(store, POLICY)
-        _adopt(settings, version)
+
+        async def rolled_back(registry: Registry) -> None:
+            await registry.rollback(POLICY)
+
+        _change(settings, "rollback", None, rolled_back)
+        in_force = store.current(POLICY)
+        version = version if in_force is None else str(in_force.meta.get(ADOPTED, version))
     else:
         version = store.rollback(asked.kind, BY_HAND)
     _done(asked, version)
 
 
-def _adopt(settings: Settings, version: str) -> None:
-    """A policy is changed by whoever learns it, or learning would go on from the one before: the learner process, the
-    running service, or else a learner opened for it. Raises Owned while another command is at work."""
-    if settings.redis_url is not None:
-        asyncio.run(_ask_learner(settings, version))
-        return
-    running = owner(settings.data_dir)
+def _change(settings: Settings, path: str, body: Any, change: Callable[[Registry], Awaitable[None]]) -> None:
+    """Change which policy is in force: where it is learned, or learning would go on from the one before. That is the
+    learner process, the running service (by a POST to `path`), or else a learner opened for it. Raises Owned while
+    another command is at work."""
+    running = None if settings.redis_url is not None else owner(settings.data_dir)
     if running is not None and running.url is not None:
-        Client.of(settings, running.url).send("POST", f"/v1/models/{POLICY}/{version}/promote", b"{}")
+        content = b"" if body is None else orjson.dumps(body)
+        Client.of(settings, running.url).send("POST", f"/v1/models/{POLICY}/{path}", content)
         return
+
+    async def beside() -> None:
+        async with open_stores(settings) as stores:
+            learner = LearnerLink(stores.log, stores.memory, stores.state)
+            reloader = Reloader(stores.models, {})
+            await change(Registry(stores.models, learner, reloader, policy_gate(settings, stores)))
 
     async def alone() -> None:
         async with opened(settings, learning=False) as system:
-            await system.learner.adopt(version)
+            await change(system.models)
 
-    with owned(settings.data_dir):
-        asyncio.run(alone())
-
-
-async def _ask_learner(settings: Settings, version: str) -> None:
-    async with open_stores(settings) as stores:
-        await LearnerLink(stores.log, stores.memory, stores.state).adopt(version)
+    if settings.redis_url is not None:
+        asyncio.run(beside())
+    else:
+        with owned(settings.data_dir):
+            asyncio.run(alone())
 
 
 def _done(asked: argparse.Namespace, version: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.requests import ADMIN_RESPONSES, json_body, json_response, parse, problems
 from app.schemas import ModelInForce, Promotion
@@ -13,6 +13,7 @@ from app.system import System
 router = APIRouter(tags=["models"])
 
 ModelName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Force = Annotated[bool, Query(description="as `force` in the body")]
 
 
 @router.get(
@@ -33,10 +34,10 @@ async def list_models(request: Request) -> Response:
     responses=problems(401, 404, 409),
     openapi_extra=json_body(Promotion, required=False),
 )
-async def promote(request: Request, kind: ModelName, version: ModelName) -> Response:
+async def promote(request: Request, kind: ModelName, version: ModelName, force: Force = False) -> Response:
     system: System = request.app.state.system
     asked = parse(Promotion, await request.body() or b"{}")
-    await system.models.promote(kind, version, asked.reason, force=asked.force)
+    await system.models.promote(kind, version, asked.reason, force=asked.force or force)
     return json_response({"kind": kind, "version": version, "status": "promoted"})
 
 

@@ -54,7 +54,7 @@ class Promotion:
     version: str
     at: float
     action: str
-    """promote | rollback"""
+    """promote | rollback | note"""
     reason: str
 
 
@@ -154,6 +154,20 @@ class ModelStore:
             raise NotFound(f"{kind}: no earlier version to go back to")
 
         return self._unhindered(put)
+
+    def note(self, kind: str, version: str, reason: str) -> None:
+        """Say in a version's history why it went live, or what was known of it; what is in force stays in force.
+
+        Raises NotFound.
+        """
+
+        def put() -> None:
+            record = self._record(kind)
+            self._put(kind, record, record.stack, Promotion(version, self._clock(), "note", reason))
+
+        if not self._files.has(_safe(kind), _safe(version)):
+            raise NotFound(f"{kind} {version}: no such version")
+        self._unhindered(put)
 
     def current(self, kind: str) -> StoredModel | None:
         """The version in force, verified; a damaged one is passed over for the newest intact one before it."""

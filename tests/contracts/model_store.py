@@ -82,6 +82,20 @@ class ModelStoreContract:
         assert store.current_version("ranker") == version
         assert store.kinds() == ["ranker"]
 
+    def test_a_note_is_in_the_history_and_changes_nothing_else(self, tmp_path: Path) -> None:
+        store = two_versions(self.open(tmp_path))
+        store.note("ranker", "v1", "measured again")
+        store.note("ranker", "v2", "forced")
+        assert current(store) == store.current_version("ranker") == "v2"
+        history = {v.version: [(p.action, p.reason) for p in v.promotions] for v in store.versions("ranker")}
+        assert history == {
+            "v1": [("promote", "passed its gate"), ("note", "measured again")],
+            "v2": [("promote", "passed its gate"), ("note", "forced")],
+        }
+        assert store.rollback("ranker", "doubt") == "v1"
+        with pytest.raises(NotFound):
+            store.note("ranker", "v3", "of nothing")
+
     def test_kinds_are_apart(self, tmp_path: Path) -> None:
         store = two_versions(self.open(tmp_path))
         store.publish("policy", {"vw": b"1"}, {}, "v1")
