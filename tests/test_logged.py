@@ -239,6 +239,7 @@ class TestProposing:
         assert model.mean() == pytest.approx(truth, abs=0.03), "the model alone has learned it, too"
         assert taken.sum(axis=1) == pytest.approx(np.full(6000, len(ROOMY)))
         assert meant.sum(axis=1) == pytest.approx(np.full(6000, len(ROOMY)))
+        assert meant[:, 0] == pytest.approx(np.full(6000, 0.3 / 4)), "a probability, not what happened to be drawn"
 
     def test_expects_the_squared_weight(self) -> None:
         logged = arrays(decisions(Greedy(0.2, budget=1000, floor=0), 6000))

@@ -319,6 +319,7 @@ class TestIntervals:
         one, other = ope.snips(rewards, weights), ope.on_policy(rewards)
         difference = one.minus(other).interval()
         assert difference.value == pytest.approx(one.value - other.value)
+        assert difference.effective == one.effective < other.effective
         assert difference.high - difference.low < 0.3 * (other.interval().high - other.interval().low)
 
     @pytest.mark.parametrize("freedom", [3.0, 4.5, 10.0, 30.0, 1000.0])

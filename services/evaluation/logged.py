@@ -191,16 +191,11 @@ def _rewards(decisions: Sequence[Decided]) -> Floats:
     return np.array(
         [
             sum(one.rewards.values())
-            + sum(means.get((arm, choice.count), 0.0) for arm, choice in one.choices.items() if _censored(one, arm))
+            + sum(means.get((arm, choice.count), 0.0) for arm, choice in one.choices.items() if arm not in one.rewards)
             for one in decisions
         ],
         dtype=np.float64,
     )
-
-
-def _censored(one: Decided, arm: str) -> bool:
-    """Whether the arm was asked, and failed."""
-    return one.choices[arm].count > 0 and arm not in one.rewards
 
 
 def _propensities(choices: Sequence[Mapping[str, ArmChoice]], arms: Sequence[str]) -> Floats:

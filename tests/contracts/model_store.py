@@ -84,8 +84,8 @@ class ModelStoreContract:
 
     def test_a_note_is_in_the_history_and_changes_nothing_else(self, tmp_path: Path) -> None:
         store = two_versions(self.open(tmp_path))
-        store.note("ranker", "v1", "measured again")
         store.note("ranker", "v2", "forced")
+        store.note("ranker", "v1", "measured again")
         assert current(store) == store.current_version("ranker") == "v2"
         history = {v.version: [(p.action, p.reason) for p in v.promotions] for v in store.versions("ranker")}
         assert history == {
