@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.settings import Settings
+from app.stores import model_store
 from services import snapshots
 from services.backends.base import Tick
 from services.errors import ModelInvalid, NotFound
@@ -20,11 +24,14 @@ from services.policies.vw import VWPolicy
 from services.rewards import examination
 from services.shares import Shares
 from services.snapshots import KIND, POLICY_FILE, Snapshot
-from services.types import ArmOption, Decision
+from services.types import ArmChoice, ArmOption, Decision
 from tests.contracts.event_log import make_impression, make_interaction
 from tests.contracts.policy import LearningPolicyContract
+from tests.process import done, eventually, failed
+from tests.servers.redis import RedisServer
 from tests.service import Service, problem, with_tracks
 from tests.test_learner import WEIGHTS, WINDOW, Rig, run
+from tests.test_learner_process import KEY, KEYS, learner
 from tests.test_logged import Greedy, decided, decisions
 
 PRICE = 0.0002
@@ -36,6 +43,20 @@ BAD = UniformPolicy(budget=60, floor=5)
 @pytest.fixture(scope="module")
 def log() -> list[Decided]:
     return decisions(LOGGING, 4000)
+
+
+class Sometimes:
+    """As another policy decides, but nothing at all where there are many tokens."""
+
+    name = "sometimes"
+    version = None
+
+    def __init__(self, policy: Greedy) -> None:
+        self._policy = policy
+
+    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
+        policy = FixedPolicy({}, *self._policy.limit) if features["tokens"] else self._policy
+        return policy.decide(features, options, seed)
 
 
 class TestJudging:
@@ -84,14 +105,16 @@ class TestJudging:
             assert f"of {len(some)} decisions" in verdict.reason
             assert "learned mode for longer" in verdict.reason
 
-    def test_a_log_that_says_little_of_what_the_candidate_does_is_too_little(self, log: list[Decided]) -> None:
-        """The luck of the log is not enough: by the policies, hardly any decision is what the candidate would do."""
-        rare = Greedy(0.9999, budget=60)
-        shy = decisions(Greedy(-0.15, budget=60), 1500)
-        verdict = judge(shy, rare, BAD, PRICE)
+    def test_a_log_that_says_little_of_what_the_candidate_does_is_too_little(self) -> None:
+        """The luck of the log is not enough. In half of the searches the candidate does what was done one time in
+        millions, so that it never happened, and the other half looks like a large sample."""
+        keen = Greedy(0.9, budget=1000, floor=0)
+        searches = decisions(keen, 1000)
+        verdict = judge(searches, Sometimes(keen), keen, PRICE)
         assert not verdict.promote
-        size = float(verdict.reason.split("effective sample of ")[1].split()[0])
-        assert 0 < size < LEAST_SAMPLE
+        weights = [1.0 - one.features["tokens"] for one in searches]
+        assert sum(weights) > 4 * LEAST_SAMPLE
+        assert "an effective sample of 0 " in verdict.reason
 
     def test_without_feedback_there_is_nothing_but_the_price(self, log: list[Decided]) -> None:
         silent = [decided(one.seed, features=one.features, options=one.options, choices=one.choices, acted=False,
@@ -287,3 +310,31 @@ class TestService:
     @pytest.mark.parametrize("value", ["", "maybe", "2", "true&force=x"])
     def test_force_is_yes_or_no(self, service: Service, value: str) -> None:
         problem(self.promote(service, f"?force={value}"), 422, "invalid-request")
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def test_with_a_shared_log_the_command_judges_and_the_learner_process_adopts(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    settings: dict[str, Any] = {"redis_url": redis.url, "signing_keys": KEYS, "admin_key": KEY}
+    store = model_store(Settings(data_dir=tmp_path / "data", **settings))
+    first, second = (Snapshot(0, 1, n, Shares(0, {}), trained(n)) for n in (1, 2))
+    snapshots.write(store, first, {}, "snapshot")
+    version = store.publish(KIND, second.files(), {}, second.version)
+    with learner(tmp_path, redis) as process:
+        eventually(lambda: (process.lease() or "").startswith("held, epoch"))
+        command = (tmp_path / "data", "models", "promote", "policy", version)
+        assert "too little to judge by" in failed(1, *command, **settings)
+        assert store.current_version(KIND) == first.version
+        done(*command, "--force", "--reason", "we must", **settings)
+        (now,) = [known for known in store.versions(KIND) if known.current]
+        assert now.meta["adopted"] == version
+        assert [p.action for p in now.promotions] == ["promote", "note"]
+        assert now.promotions[-1].reason.endswith("): we must")
+        told = json.loads(done(tmp_path / "data", "models", "rollback", "policy", "--json", **settings))
+        assert told == {"kind": "policy", "current": first.version}
