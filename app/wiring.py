@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from app.admission import Admission
@@ -30,7 +33,7 @@ from services.arms.personal import PersonalArm
 from services.arms.structured import StructuredArm
 from services.arms.vector import VectorArm
 from services.autocomplete import Autocomplete
-from services.backends.base import ItemStore
+from services.backends.base import ItemStore, LexicalIndex
 from services.backends.fallback_items import FallbackItems
 from services.catalogue import Catalogue
 from services.errors import ModelInvalid, SettingsInvalid
@@ -68,10 +71,29 @@ ENGINES = 3
 """Engines that can be elsewhere; with all of them embedded, nobody else writes to the catalogue."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a service takes from the world around it; a simulation brings its own."""
+
+    clock: Callable[[], float] = time.time
+    """Unix seconds, of everything that is dated."""
+    stopwatch: Callable[[], float] = time.monotonic
+    """Of the circuits of arms."""
+    seeds: Callable[[], int] = lambda: secrets.randbits(63)
+    """Of decisions."""
+    arm: Callable[[Arm], Arm] = lambda arm: arm
+    """What stands in for each arm."""
+    lexical: Callable[[LexicalIndex], LexicalIndex] = lambda index: index
+    """What stands in for the index that counts all that matches."""
+
+
 @asynccontextmanager
-async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[System]:
+async def opened(
+    settings: Settings, learning: bool = True, surroundings: Surroundings | None = None
+) -> AsyncIterator[System]:
     """Everything open and repaired, with what runs in the background running (unless not `learning`); closed in reverse
     at the end. The learner runs in here where the event log is a file, and is another process where it is shared."""
+    around = surroundings or Surroundings()
     check(settings)
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, tell=True))
@@ -85,13 +107,16 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
         personal_arm = PersonalArm(indexes.tastes, taste)
         # The order of decisions: what is cheap and specific first, so that the budget reaches it; lexical last, because
         # it can always serve and so fills up to the floor.
-        arms: tuple[Arm, ...] = (
-            MemoryArm(),
-            StructuredArm(indexes.lexical),
-            personal_arm,
-            vector_arm,
-            ExploreArm(indexes.lexical),
-            LexicalArm(indexes.lexical),
+        arms: tuple[Arm, ...] = tuple(
+            around.arm(arm)
+            for arm in (
+                MemoryArm(),
+                StructuredArm(indexes.lexical),
+                personal_arm,
+                vector_arm,
+                ExploreArm(indexes.lexical),
+                LexicalArm(indexes.lexical),
+            )
         )
         knowledge = Knowledge(schema.value, PassthroughRanker())
         texts, tastes, upkeep = _upkeep(settings, stores, indexes, schema, knowledge, vector_arm, personal_arm)
@@ -118,13 +143,15 @@ async def opened(settings: Settings, learning: bool = True) -> AsyncIterator[Sys
         loads = {RANKER: load_ranker, TEXT: load_text_encoder, TASTE: load_taste}
         learner: Learner | LearnerLink
         if stores.redis is None:
-            learner = local_learner(settings, stores, switch)
+            learner = local_learner(settings, stores, switch, around.clock)
             await learner.restore()
         else:
             learner = LearnerLink(stores.log, stores.memory, stores.state)
             loads[POLICY] = load_learned
         reloader = Reloader(stores.models, loads)
-        system = _system(settings, stores, indexes, knowledge, arms, switch, learner, catalogue, upkeep, reloader)
+        system = _system(
+            settings, stores, indexes, knowledge, arms, switch, learner, catalogue, upkeep, reloader, around
+        )
         # What takes longer, or fails because an engine is away, goes on in the background.
         if learning:
             await briefly(reloader.reload_all(), START_SECONDS)
@@ -191,7 +218,9 @@ def _system(
     catalogue: Catalogue,
     upkeep: Upkeep,
     reloader: Reloader,
+    around: Surroundings,
 ) -> System:
+    clock = around.clock
     index, log, signer = indexes.lexical, stores.log, Signer(_keys(settings), settings.query_ttl_seconds)
     items: ItemStore = stores.items
     pings: dict[str, Callable[[Deadline], Awaitable[Any]]] = {}
@@ -209,13 +238,13 @@ def _system(
             knowledge=knowledge,
             arms=arms,
             decider=switch,
-            index=index,
+            index=around.lexical(index),
             items=items,
             memory=stores.memory,
             log=log,
             signer=signer,
             fusion_weights=FUSION_WEIGHTS,
-            pager=Pager(index=index, items=items, log=log, signer=signer),
+            pager=Pager(index=index, items=items, log=log, signer=signer, clock=clock),
             lister=Lister(
                 arm_names=[arm.name for arm in arms],
                 mode=lambda: switch.mode,
@@ -223,13 +252,17 @@ def _system(
                 items=items,
                 log=log,
                 signer=signer,
+                clock=clock,
             ),
             follow_mode=None if stores.redis is None else lambda: follow_mode(stores.state, switch),
+            clock=clock,
+            stopwatch=around.stopwatch,
+            seeds=around.seeds,
         ),
-        feedback=FeedbackService(log, signer, settings.query_ttl_seconds, settings.attribution_seconds),
+        feedback=FeedbackService(log, signer, settings.query_ttl_seconds, settings.attribution_seconds, clock),
         autocomplete=Autocomplete(index, stores.memory),
         catalogue=catalogue,
-        explain=Explainer(log, signer, lambda: knowledge.ranker),
+        explain=Explainer(log, signer, lambda: knowledge.ranker, clock),
         store=stores.models,
         models=Registry(stores.models, learner, reloader, policy_gate(settings, stores)),
         learner=learner,
@@ -244,13 +277,15 @@ def _system(
     )
 
 
-def local_learner(settings: Settings, stores: Stores, switch: PolicySwitch) -> Learner:
+def local_learner(
+    settings: Settings, stores: Stores, switch: PolicySwitch, clock: Callable[[], float] = time.time
+) -> Learner:
     """The learner of this process, whose snapshots `switch` decides by at once."""
 
     def publish(version: str, model: bytes) -> None:
         switch.learned = served_policy(settings, load_policy(settings, model, version))
 
-    return new_learner(settings, stores, on_publish=publish)
+    return new_learner(settings, stores, on_publish=publish, clock=clock)
 
 
 def new_learner(
@@ -258,6 +293,7 @@ def new_learner(
     stores: Stores,
     on_publish: Callable[[str, bytes], None] | None = None,
     guard: Callable[[], Awaitable[None]] | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Learner:
     return Learner(
         stores.log,
@@ -272,6 +308,7 @@ def new_learner(
         snapshot_seconds=settings.snapshot_seconds,
         on_publish=on_publish,
         guard=guard,
+        clock=clock,
     )
 
 

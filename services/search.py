@@ -113,11 +113,14 @@ class SearchEngine:
         lister: Lister,
         follow_mode: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
+        seeds: Callable[[], int] = lambda: secrets.randbits(63),
     ) -> None:
+        """`clock` dates answers, `stopwatch` times the circuits of arms, `seeds` gives each decision its own."""
         self.knowledge = knowledge
         self._arms = tuple(arms)
         # The engine behind an arm has a circuit of its own, which is slower to trust it again.
-        self._circuits = {arm.name: Circuit(successes=1, most_successes=2) for arm in self._arms}
+        self._circuits = {arm.name: Circuit(stopwatch, successes=1, most_successes=2) for arm in self._arms}
         self._decider = decider
         self._index = index
         self._items = items
@@ -129,6 +132,7 @@ class SearchEngine:
         self._lister = lister
         self._follow_mode = follow_mode
         self._clock = clock
+        self._seeds = seeds
 
     async def answer(self, query: Query) -> Answer:
         """Any search: a first page under a decision, a later page of an earlier answer, or a listing."""
@@ -184,7 +188,7 @@ class SearchEngine:
         with metrics.stage("decide"):
             options, left_out = self._options(context)
             seen = features(context, options, schema.title)
-            decision = decider.decide(seen, options, secrets.randbits(63))
+            decision = decider.decide(seen, options, self._seeds())
         with metrics.stage("retrieve"):
             until = deadline.less(RESERVE * query.timeout)
             lists, matched, failed = await self._retrieve(context, decision, until)
