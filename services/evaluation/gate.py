@@ -33,8 +33,8 @@ DECISIONS = 5_000
 RECORDS = 100_000
 """Newest records of the log that are read for them."""
 LEAST_SAMPLE = 100.0
-"""Effective sample size below which intervals do not cover what they promise (services/evaluation/ope_coverage.py: 94 %
-from 100 on, 84-88 % at 25)."""
+"""Effective sample size below which intervals do not cover what they promise (services/evaluation/ope_coverage.py:
+92-97 % from 100 on, 81-91 % at 10-25)."""
 LEAST_ACTED = 20.0
 """Effective number of decisions that somebody did anything about: without actions all that is left is the price, and
 the policy that asks for least would be best."""
