@@ -147,6 +147,26 @@ def test_drift_changes_what_is_clicked() -> None:
     assert judge.expected_reward(slate, "q1", 10) == pytest.approx(1 / math.log2(3))
 
 
+class TestCovered:
+    DEPTHS: Mapping[str, NDArray[np.int32]] = {
+        "a": np.array([3, 999], np.int32),
+        "b": np.array([20, 5], np.int32),
+        "c": np.array([1, 1], np.int32),
+    }
+    PLANS = np.array([[0, 0], [5, 0], [0, 5], [5, 5], [25, 0]], np.int32)
+
+    def test_an_item_counts_once_whichever_arm_reaches_it(self) -> None:
+        found = Judge(JUDGMENTS, PositionBased(), 1).covered(self.DEPTHS, self.PLANS, "q1")
+        assert found.tolist() == [0.0, 0.5, 0.5, 1.0, 1.0]
+
+    def test_no_more_than_k_are_wanted(self) -> None:
+        found = Judge(JUDGMENTS, PositionBased(), 1).covered(self.DEPTHS, self.PLANS, "q1", k=1)
+        assert found.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]
+
+    def test_nothing_is_wanted_of_a_query_that_nobody_judged(self) -> None:
+        assert Judge(JUDGMENTS, PositionBased(), 1).covered(self.DEPTHS, self.PLANS, "q3").tolist() == [0.0] * 5
+
+
 def test_it_is_made_of_a_folder(tmp_path: Path) -> None:
     queries = [DatasetQuery("q1", "train", "one")]
     write_folder(tmp_path, [{"id": "a"}], queries, [Judgment("q1", "a", 2.0)])
@@ -260,7 +280,7 @@ class TestNobodyElseKnows:
     def test_the_judge_gives_out_clicks_and_figures_only(self) -> None:
         judge = Judge(JUDGMENTS, PositionBased(), 1)
         public = {name for name in dir(judge) if not name.startswith("_")}
-        assert public == {"of", "clicks", "expected_reward", "best_reward", "measures", "answerable"}
+        assert public == {"of", "clicks", "expected_reward", "best_reward", "measures", "covered", "answerable"}
         given = {name: inspect.signature(getattr(judge, name)).return_annotation for name in public - {"of"}}
         assert given == {
             "clicks": "tuple[int, ...]",

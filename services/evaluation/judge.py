@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.datasets.folder import Dataset
 from services.evaluation.click_models import ClickModel
@@ -92,6 +93,28 @@ class Judge:
         if absent:
             grades = {object_id: grade for object_id, grade in grades.items() if object_id not in absent}
         return {name: named(name)(ranking, grades) for name in names}
+
+    def covered(
+        self,
+        depths: Mapping[str, NDArray[np.int32]],
+        plans: NDArray[np.int32],
+        query_id: str,
+        index: int = 0,
+        k: int = 10,
+    ) -> NDArray[np.float64]:
+        """Capped recall@k of what each plan finds, [plans]: of the wanted items (k at most) the share that stands in
+        some arm's list within its count. depths: object_id -> its rank in each arm's full list, from 1, a number beyond
+        all counts where it is not in it; plans: [plans, arms]. For tables, never for anything that decides."""
+        grades = self.__at(query_id, index)
+        wanted = [object_id for object_id, grade in grades.items() if grade > 0.0]
+        if not wanted:
+            return np.zeros(len(plans))
+        held = [depths[object_id] for object_id in wanted if object_id in depths]
+        hits = np.zeros(len(plans))
+        for ranks in held:
+            hits += (plans >= ranks).any(axis=1)
+        found: NDArray[np.float64] = np.minimum(hits, k) / min(len(wanted), k)
+        return found
 
     def answerable(self, query_id: str, index: int = 0) -> bool:
         """Whether anything at all is wanted; a query of which nothing is says nothing about a policy."""

@@ -1,0 +1,133 @@
+"""The real service in a simulated world: its stores in a folder of their own, its clock and its luck those of the
+simulation, its arms' lists kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.apart import EMBEDDED, PATIENCE, TrainEncoders
+from app.cli.progress import Progress
+from app.indexing import index_opened
+from app.settings import Settings
+from app.system import System
+from app.wiring import Surroundings, opened
+from services.arms.base import Arm
+from services.datasets.folder import Dataset
+from services.errors import StorageFailed
+from services.evaluation.recorded import RecordedArm
+from services.evaluation.simulate import PAGE, Shown
+from services.evaluation.users import Habits, Search
+from services.learner import Learner
+from services.policies.base import Policy
+from services.types import Query
+
+DAY = 86400.0
+
+
+@dataclass(slots=True)
+class World:
+    """Where the simulation stands; what the service sees of the time and the chance in it."""
+
+    seed: int
+    now: float = field(default_factory=lambda: Habits().start - DAY)
+    dead: Collection[str] = ()
+    """Arms that fail at the moment."""
+    decisions: int = 0
+
+    def draw(self) -> int:
+        """A seed for the next decision."""
+        self.decisions += 1
+        return (self.seed << 40) + self.decisions
+
+
+async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEncoders, progress: Progress) -> None:
+    """Index the data set and its history into `folder`, and train what is trained on a catalogue. A folder that was
+    prepared before is left as it is."""
+    done = folder / "prepared"
+    if done.exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    apart = _apart(settings, folder)
+    async with opened(apart, learning=False, surroundings=_surroundings(World(0))) as system:
+        summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
+        await train(apart, summary, progress)
+        await system.models.take_up()
+        await system.learner.catch_up()
+        await system.learner.publish()
+    done.touch()
+
+
+@asynccontextmanager
+async def simulated(
+    settings: Settings, prepared: Path, folder: Path, world: World, policy: Policy | None = None
+) -> AsyncIterator[tuple[System, Simulated]]:
+    """A service on a copy of the folder `prepared`. `policy` decides in place of the one that learns."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(prepared, folder)
+    arms: list[RecordedArm] = []
+
+    def recorded(arm: Arm) -> Arm:
+        arms.append(RecordedArm(arm, lambda: world.dead))
+        return arms[-1]
+
+    try:
+        async with opened(
+            _apart(settings, folder), learning=False, surroundings=_surroundings(world, recorded)
+        ) as system:
+            yield system, Simulated(system, world, policy)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _apart(settings: Settings, folder: Path) -> Settings:
+    return settings.model_copy(update={"data_dir": folder, "admin_key": None} | EMBEDDED)
+
+
+def _surroundings(world: World, arm: Callable[[Arm], Arm] = lambda arm: arm) -> Surroundings:
+    return Surroundings(clock=lambda: world.now, stopwatch=lambda: world.now, seeds=world.draw, arm=arm)
+
+
+class Simulated:
+    """The Service of a simulation, in this process: the engine, the feedback and the learner that serve, without HTTP
+    around them."""
+
+    def __init__(self, system: System, world: World, policy: Policy | None = None) -> None:
+        self._system = system
+        self._world = world
+        self._policy = policy
+        if policy is not None:
+            system.switch.learned = policy
+
+    async def search(self, search: Search) -> Shown:
+        self._world.now = max(self._world.now, search.at)
+        answer = await self._system.search.search(
+            Query(
+                search.query.text,
+                limit=PAGE,
+                user_id=search.user_id,
+                session_id=search.session_id,
+                context=search.context,
+                timeout=PATIENCE,
+            )
+        )
+        return Shown(
+            answer.query_id,
+            tuple(hit.object_id for hit in answer.hits),
+            {name: choice.count for name, choice in answer.decision.arms.items()},
+            bool(answer.degraded),
+        )
+
+    async def act(self, events: list[dict[str, Any]]) -> None:
+        for result in await self._system.feedback.record(events, admin=False):
+            if result.status != "accepted":
+                raise StorageFailed(f"a simulated click was not accepted: {result.status} {result.detail}")
+
+    async def learn(self) -> None:
+        await self._system.learner.catch_up()
+        if self._policy is None and isinstance(self._system.learner, Learner):
+            await self._system.learner.publish()
