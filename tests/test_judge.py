@@ -287,6 +287,7 @@ class TestNobodyElseKnows:
             "expected_reward": "float",
             "best_reward": "float",
             "measures": "dict[str, float]",
+            "covered": "NDArray[np.float64]",
             "answerable": "bool",
         }
 
