@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from app import logs
-from app.cli import backup, convert, demo, doctor, evaluate, index, learn, models, replay, serve, train
+from app.cli import backup, convert, demo, doctor, evaluate, index, learn, models, replay, serve, simulate, train
 from app.settings import Settings
 from services.errors import LtrrError, SettingsInvalid
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-COMMANDS = (demo, serve, learn, index, train, evaluate, models, replay, doctor, backup, convert)
+COMMANDS = (demo, serve, learn, index, train, evaluate, simulate, models, replay, doctor, backup, convert)
 """One module a command, each with `register(subparsers)` and a handler."""
 SERVICES = ("demo", "serve", "learn")
 """Commands that run until they are stopped."""

@@ -4,7 +4,7 @@ simulation, its arms' lists kept."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.system import System
 from app.wiring import Surroundings, opened
 from services.arms.base import Arm
+from services.context import features
 from services.datasets.folder import Dataset
 from services.errors import StorageFailed
 from services.evaluation.recorded import RecordedArm
@@ -24,7 +25,7 @@ from services.evaluation.simulate import PAGE, Shown
 from services.evaluation.users import Habits, Search
 from services.learner import Learner
 from services.policies.base import Policy
-from services.types import Query
+from services.types import ArmOption, Context, Query
 
 DAY = 86400.0
 
@@ -37,6 +38,10 @@ class World:
     now: float = field(default_factory=lambda: Habits().start - DAY)
     dead: Collection[str] = ()
     """Arms that fail at the moment."""
+    absent: Collection[str] = ()
+    """Arms that this service does not have."""
+    blind: bool = False
+    """Whether policies are told nothing of the request."""
     decisions: int = 0
 
     def draw(self) -> int:
@@ -69,11 +74,9 @@ async def simulated(
     """A service on a copy of the folder `prepared`. `policy` decides in place of the one that learns."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(prepared, folder)
-    arms: list[RecordedArm] = []
 
     def recorded(arm: Arm) -> Arm:
-        arms.append(RecordedArm(arm, lambda: world.dead))
-        return arms[-1]
+        return RecordedArm(arm, lambda: world.dead, lambda: world.absent)
 
     try:
         async with opened(
@@ -89,7 +92,12 @@ def _apart(settings: Settings, folder: Path) -> Settings:
 
 
 def _surroundings(world: World, arm: Callable[[Arm], Arm] = lambda arm: arm) -> Surroundings:
-    return Surroundings(clock=lambda: world.now, stopwatch=lambda: world.now, seeds=world.draw, arm=arm)
+    told = _nothing if world.blind else features
+    return Surroundings(clock=lambda: world.now, stopwatch=lambda: world.now, seeds=world.draw, arm=arm, features=told)
+
+
+def _nothing(context: Context, options: Sequence[ArmOption], title: str | None) -> dict[str, float]:
+    return {}
 
 
 class Simulated:

@@ -33,9 +33,10 @@ from services.arms.personal import PersonalArm
 from services.arms.structured import StructuredArm
 from services.arms.vector import VectorArm
 from services.autocomplete import Autocomplete
-from services.backends.base import ItemStore, LexicalIndex
+from services.backends.base import ItemStore
 from services.backends.fallback_items import FallbackItems
 from services.catalogue import Catalogue
+from services.context import features
 from services.errors import ModelInvalid, SettingsInvalid
 from services.evaluation.gate import PolicyGate
 from services.explain import Explainer
@@ -53,7 +54,7 @@ from services.rankers.onnx import FILE as RANKER_FILE
 from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
 from services.schema_in_force import SchemaInForce
-from services.search import Knowledge, SearchEngine
+from services.search import Knowledge, SearchEngine, Told
 from services.snapshots import KIND as POLICY
 from services.snapshots import POLICY_FILE
 from services.types import Deadline
@@ -83,8 +84,8 @@ class Surroundings:
     """Of decisions."""
     arm: Callable[[Arm], Arm] = lambda arm: arm
     """What stands in for each arm."""
-    lexical: Callable[[LexicalIndex], LexicalIndex] = lambda index: index
-    """What stands in for the index that counts all that matches."""
+    features: Told = features
+    """What policies are told of a request."""
 
 
 @asynccontextmanager
@@ -238,7 +239,7 @@ def _system(
             knowledge=knowledge,
             arms=arms,
             decider=switch,
-            index=around.lexical(index),
+            index=index,
             items=items,
             memory=stores.memory,
             log=log,
@@ -258,6 +259,7 @@ def _system(
             clock=clock,
             stopwatch=around.stopwatch,
             seeds=around.seeds,
+            told=around.features,
         ),
         feedback=FeedbackService(log, signer, settings.query_ttl_seconds, settings.attribution_seconds, clock),
         autocomplete=Autocomplete(index, stores.memory),

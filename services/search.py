@@ -67,6 +67,9 @@ RESCUED = 25
 TOP_UP_STEP = 1e-6
 _seldom = Seldom()
 
+Told = Callable[[Context, Sequence[ArmOption], str | None], dict[str, float]]
+"""(context, options, title field) -> features, by name."""
+
 
 @dataclass(slots=True)
 class Knowledge:
@@ -115,8 +118,10 @@ class SearchEngine:
         clock: Callable[[], float] = time.time,
         stopwatch: Callable[[], float] = time.monotonic,
         seeds: Callable[[], int] = lambda: secrets.randbits(63),
+        told: Told = features,
     ) -> None:
-        """`clock` dates answers, `stopwatch` times the circuits of arms, `seeds` gives each decision its own."""
+        """`clock` dates answers, `stopwatch` times the circuits of arms, `seeds` gives each decision its own, `told` is
+        what policies are told of a request."""
         self.knowledge = knowledge
         self._arms = tuple(arms)
         # The engine behind an arm has a circuit of its own, which is slower to trust it again.
@@ -133,6 +138,7 @@ class SearchEngine:
         self._follow_mode = follow_mode
         self._clock = clock
         self._seeds = seeds
+        self._told = told
 
     async def answer(self, query: Query) -> Answer:
         """Any search: a first page under a decision, a later page of an earlier answer, or a listing."""
@@ -187,7 +193,7 @@ class SearchEngine:
             context, degraded = await self._recall(query, understanding, schema, now, deadline)
         with metrics.stage("decide"):
             options, left_out = self._options(context)
-            seen = features(context, options, schema.title)
+            seen = self._told(context, options, schema.title)
             decision = decider.decide(seen, options, self._seeds())
         with metrics.stage("retrieve"):
             until = deadline.less(RESERVE * query.timeout)

@@ -17,11 +17,15 @@ NEVER = frozenset({"memory"})
 
 class RecordedArm:
     """An arm that is asked once a query, at its full depth; smaller counts are the beginning of that list, which is
-    what arms give (tests/contracts/arm.py). Arms in `dead()` fail, as one does whose engine is away."""
+    what arms give (tests/contracts/arm.py). Arms in `dead()` fail, as one does whose engine is away; those in
+    `absent()` have nothing for any request."""
 
-    def __init__(self, arm: Arm, dead: Callable[[], Collection[str]] = tuple) -> None:
+    def __init__(
+        self, arm: Arm, dead: Callable[[], Collection[str]] = tuple, absent: Callable[[], Collection[str]] = tuple
+    ) -> None:
         self._arm = arm
         self._dead = dead
+        self._absent = absent
         self._lists: dict[Any, list[Candidate]] = {}
 
     @property
@@ -33,7 +37,7 @@ class RecordedArm:
         return self._arm.counts
 
     def available(self, context: Context) -> bool:
-        return self._arm.available(context)
+        return self.name not in self._absent() and self._arm.available(context)
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
         if self.name in self._dead():

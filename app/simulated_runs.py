@@ -1,0 +1,154 @@
+"""The rows of a learning table, and one run of one of them: the service lives through simulated traffic, and is then
+asked judged queries that nobody asked before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from app.apart import Searched
+from app.policies import fixed_policy, load_policy
+from app.settings import Settings
+from app.simulation import World, simulated
+from app.system import System
+from services import snapshots
+from services.datasets.folder import Dataset, DatasetQuery
+from services.evaluation.click_models import click_model
+from services.evaluation.compare import traffic
+from services.evaluation.drift import Drift
+from services.evaluation.judge import Judge
+from services.evaluation.simulate import simulate
+from services.evaluation.users import Traffic, mix_of
+from services.policies.base import Policy
+from services.policies.fixed import UniformPolicy
+from services.rankers.features import rows
+
+STATIC = "static"
+LEARNED = "LTRR"
+MEASURES = ("ndcg@10", "capped_recall@10")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    help: str
+    policy: Callable[[Settings], Policy] | None = None
+    """What decides in place of the policy that learns."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
+    """Arms that are not there."""
+    blind: bool = False
+    """Whether the policy is told nothing of the request."""
+
+
+ROWS: tuple[Row, ...] = (
+    Row(STATIC, "the static mix, tuned on validation; memory learns", fixed_policy),
+    Row(LEARNED, "the service as it comes"),
+    Row("random", "every allowed count as likely as any other", lambda s: UniformPolicy(budget=s.candidate_budget)),
+    Row("no context", "LTRR that knows nothing of the request: one mix, learned", blind=True),
+    Row("no exploration", "LTRR that never explores", settings={"exploration": 0.0}),
+    Row("no memory", "LTRR without the memory arm", without=frozenset({"memory"})),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is simulated."""
+
+    data: Path
+    prepared: Path
+    work: Path
+    out: Path
+    impressions: int
+    click_model: str = "position"
+    noise: float = 0.1
+    every: int = 1
+    """Of the test queries every so manieth is asked."""
+    drift: Drift = field(default_factory=Drift)
+
+
+def run(
+    settings: Settings, asked: Asked, name: str, seed: int, progress: Callable[[int], None] = lambda done: None
+) -> None:
+    """Simulate the row called `name`, measure, and write what was found."""
+    (row,) = (row for row in ROWS if row.name == name)
+    asyncio.run(_run(settings, asked, row, seed, progress))
+
+
+def finished(asked: Asked, row: str, seed: int) -> bool:
+    return stem(asked, row, seed).with_suffix(".npz").exists()
+
+
+def stem(asked: Asked, row: str, seed: int) -> Path:
+    return asked.out / "runs" / f"{row.replace(' ', '-')}-{seed}"
+
+
+async def _run(settings: Settings, asked: Asked, row: Row, seed: int, progress: Callable[[int], None]) -> None:
+    own = settings.model_copy(update=dict(row.settings))
+    dataset = Dataset.open(asked.data)
+    model = click_model(asked.click_model, noise=asked.noise)
+    judge = Judge.of(dataset, model, seed, asked.drift, own.action_weights)
+    train = [query for query in dataset.queries("train") if judge.answerable(query.query_id)]
+    test = [query for query in dataset.queries("test") if judge.answerable(query.query_id)]
+    world = World(seed, absent=row.without, blind=row.blind)
+    folder = asked.work / f"{row.name.replace(' ', '-')}-{seed}"
+    policy = None if row.policy is None else row.policy(own)
+    async with simulated(own, asked.prepared, folder, world, policy) as (system, service):
+
+        async def after(done: int) -> None:
+            world.dead = asked.drift.dead(done)
+
+        await after(0)
+        course = await simulate(
+            service, Traffic(train, seed), judge, asked.impressions, drift=asked.drift, after=after, progress=progress
+        )
+        await service.learn()
+        found = await _judged(system, own, judge, test[:: asked.every], asked.impressions, policy)
+    arrays = course.arrays() | found
+    path = stem(asked, row.name, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"row": row.name, "seed": seed, "impressions": len(course), "degraded": course.degraded}
+    path.with_suffix(".json").write_bytes(orjson.dumps(facts | {"spread": course.spread()}))
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(partial, **cast(Any, arrays))
+    partial.replace(path.with_suffix(".npz"))
+
+
+async def _judged(
+    system: System, settings: Settings, judge: Judge, queries: Sequence[DatasetQuery], done: int, policy: Policy | None
+) -> dict[str, NDArray[Any]]:
+    """Per query: NDCG@10 of the ranked pool, capped recall of the pool, and the candidates asked for, under the policy
+    that would serve and under the same without exploration. Nothing of it is logged or learned."""
+    policies: dict[str, Policy] = {"serving": policy or system.switch.learned}
+    stored = system.store.current(snapshots.KIND)
+    if policy is None and stored is not None:
+        model = snapshots.read(stored).model
+        policies["greedy"] = load_policy(settings.model_copy(update={"exploration": 0.0}), model)
+    found: dict[str, NDArray[Any]] = {}
+    for name, judged in policies.items():
+        searched = Searched(system, judged)
+        table = np.zeros((len(queries), len(MEASURES) + 1))
+        for place, query in enumerate(queries):
+            collected = await searched.collect(query)
+            ranker = system.search.knowledge.ranker
+            scores = ranker.score(rows(collected.context, collected.pool, collected.documents, collected.schema))
+            order = sorted(zip((-scores).tolist(), [p.object_id for p in collected.pool], strict=True))
+            held = {c.object_id for listed in collected.lists.values() for c in listed}
+            ranking = [object_id for _, object_id in order]
+            table[place, 0] = judge.measures(ranking, query.query_id, done, MEASURES[:1])[MEASURES[0]]
+            table[place, 1] = judge.measures(list(held), query.query_id, done, MEASURES[1:])[MEASURES[1]]
+            table[place, 2] = sum(choice.count for choice in collected.decision.arms.values())
+        found[f"test_{name}_{done}"] = table
+    found[f"test_slices_{done}"] = np.array([query.slice for query in queries])
+    slices = [query.slice for query in queries]
+    found[f"test_weights_{done}"] = np.array(traffic(slices, [q.weight for q in queries], mix_of(queries)))
+    return found
