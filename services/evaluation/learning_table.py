@@ -113,8 +113,8 @@ def windows(learned: Sequence[Run], static: Sequence[Run], size: int = WINDOW) -
 
 
 def curve(runs: Sequence[Run], what: str, size: int) -> tuple[list[float], list[float], list[float], list[float]]:
-    """(impressions, mean, low, high) of `what` by windows of `size`: the mean over the seeds, and the least and the most
-    of any seed."""
+    """(impressions, mean, low, high) of `what` by windows of `size`: the mean over the seeds, the least and the most of
+    any seed."""
     length = min(run.impressions for run in runs)
     values = [run.arrays["best"] - run.arrays["reward"] if what == "regret" else run.arrays[what] for run in runs]
     edges = range(0, length, size)
