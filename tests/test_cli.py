@@ -442,7 +442,7 @@ class TestStopping:
             return stored
 
         start = policy()
-        settings = {"attribution_seconds": 0.1, "snapshot_seconds": 600}
+        settings = {"attribution_seconds": 3, "snapshot_seconds": 600}
         with serving(copied, **settings) as process:
             for query in ("piano", "jazz"):
                 assert process.act(process.search(query)) == "accepted"
