@@ -231,7 +231,7 @@ def test_the_policy_learns_nothing_about_an_arm_that_failed(tmp_path: Path) -> N
     async def fail(count: int) -> Any:
         raise RuntimeError("out of order")
 
-    with with_tracks(tmp_path / "var", attribution_seconds=0.3, snapshot_seconds=0.1) as service:
+    with with_tracks(tmp_path / "var", attribution_seconds=2.0, snapshot_seconds=0.1) as service:
         service.request("PUT", "/v1/policy", json={"mode": "static"})
         with replaced(service, {"vector"}, fail):
             answers = [service.search("river song", session_id=f"s{i}") for i in range(3)]
