@@ -20,6 +20,7 @@ from app.simulation import World, simulated
 from app.system import System
 from services import snapshots
 from services.datasets.folder import Dataset, DatasetQuery
+from services.errors import InvalidRequest
 from services.evaluation.click_models import click_model
 from services.evaluation.compare import traffic
 from services.evaluation.drift import Drift
@@ -74,6 +75,15 @@ class Asked:
     every: int = 1
     """Of the test queries every so manieth is asked."""
     drift: Drift = field(default_factory=Drift)
+
+
+def check(asked: Asked) -> None:
+    """Raises InvalidRequest when the data set has not what a simulation needs."""
+    dataset = Dataset.open(asked.data)
+    judge = Judge.of(dataset, click_model(asked.click_model, noise=asked.noise), 0, asked.drift)
+    for split in ("train", "test"):
+        if not any(judge.answerable(query.query_id) for query in dataset.queries(split)):
+            raise InvalidRequest(f"{asked.data} has no query of the split {split!r} with something relevant")
 
 
 def run(

@@ -195,6 +195,7 @@ READERS = {
 `services.sample`. Nothing that simulates, serves or learns from clicks may ever stand here."""
 OUTSIDE = ("services.datasets.", "services.sample.")
 USERS = ("services.evaluation.users", "services.evaluation.click_models")
+COMMAND_LINE = "app.__main__"
 SIMULATION = ("services.evaluation.simul", "app.cli.simul", "app.simul")
 """Beginnings of the names of modules that simulate."""
 
@@ -218,8 +219,9 @@ def ways_to_grades(source: str) -> set[str]:
 
 
 def closure(module: str) -> set[str]:
-    """All that `module` imports, in turn."""
-    reached, ahead = {module}, [module]
+    """All that `module` imports, in turn. Not by way of the command line, which has every command, and which workers
+    begin with."""
+    reached, ahead = {module, COMMAND_LINE}, [module]
     while ahead:
         for imported in imports(ahead.pop()) & MODULES.keys():
             if imported not in reached:

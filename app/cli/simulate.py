@@ -27,7 +27,7 @@ import orjson
 from app.cli.progress import Progress
 from app.cli.train import train_encoders
 from app.settings import Settings
-from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, Row, finished, stem
+from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, Row, check, finished, stem
 from app.simulated_runs import run as run_row
 from app.simulation import prepare
 from services.errors import SettingsInvalid
@@ -58,7 +58,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--every", type=int, default=1, metavar="N", help="ask every N-th test query (default: all)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: ./{OUT}")
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="scratch folder (default: in --out)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="FOLDER",
+        help="scratch folder (default: in --out); one in memory, as /dev/shm/ltrr, spares waiting for disks",
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(run=run)
 
@@ -80,6 +85,7 @@ def run(asked: argparse.Namespace) -> None:
         noise=asked.noise,
         every=asked.every,
     )
+    check(what)
     pairs = [(row.name, seed) for seed in asked.seeds for row in asked.rows]
     with Progress() as progress:
         asyncio.run(prepare(settings, asked.data, what.prepared, train_encoders, progress))

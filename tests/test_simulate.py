@@ -1,0 +1,383 @@
+"""`ltrr simulate` on a tiny data set folder: tracks of which people want others than those that are found first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from app import simulated_runs
+from app.__main__ import main
+from app.cli.progress import Progress
+from app.cli.train import train_encoders
+from app.settings import Settings
+from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, finished, run, stem
+from app.simulation import Simulated, World, prepare, simulated
+from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
+from services.evaluation.click_models import click_model
+from services.evaluation.drift import Drift, Outage
+from services.evaluation.judge import Judge
+from services.evaluation.simulate import Course, Shown, simulate
+from services.evaluation.users import Search, Traffic
+from services.types import Query
+from tests.process import called, failed
+from tests.service import ARTISTS, TRACKS, WORDS
+from tests.test_judge import assert_blind_to_grades
+
+SETTINGS = Settings.load({}, attribution_seconds=60.0, exploration=0.2)
+
+
+def tracks_folder(folder: Path) -> Path:
+    """Queries of two words; wanted are the tracks named after one of them alone, which no engine shows first. Test asks
+    the same words in another order; persons ask for artists."""
+    queries: list[DatasetQuery] = []
+    judgments: list[Judgment] = []
+    for i, word in enumerate(WORDS):
+        wanted = [t["id"] for t in TRACKS if t["title"] == f"{word} Song"]
+        for j, other in enumerate(WORDS[i + 1 : i + 4]):
+            for split, text in (("train", f"{word} {other}"), ("test", f"{other} {word}")):
+                query_id = f"{split}-{i}-{j}"
+                kind = ("title", "topic")[(i + j) % 2]
+                queries.append(DatasetQuery(query_id, split, text.lower(), kind, weight=1.0 + j))
+                judgments += [Judgment(query_id, object_id, 2.0) for object_id in wanted]
+    for number, artist in enumerate(ARTISTS):
+        for split in ("train", "validation", "test"):
+            query_id = f"{split}-p{number}"
+            queries.append(DatasetQuery(query_id, split, artist.lower(), "personal", f"u{number}"))
+            judgments += [Judgment(query_id, t["id"], 1.0) for t in TRACKS[number::25]]
+    queries.append(DatasetQuery("test-nothing", "test", "nothing", "title"))
+    history = [HistoryEvent(f"u{i % 5}", TRACKS[i]["id"], "play", 1.7e9 + i) for i in range(60)]
+    write_folder(folder, TRACKS, queries, judgments, history)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tracks_folder(tmp_path_factory.mktemp("data") / "tracks")
+
+
+@pytest.fixture(scope="module")
+def prepared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulated") / "prepared"
+    with Progress() as progress:
+        asyncio.run(prepare(SETTINGS, data, folder, train_encoders, progress))
+    return folder
+
+
+@pytest.fixture
+def asked(data: Path, prepared: Path, tmp_path: Path) -> Asked:
+    return Asked(data, prepared, tmp_path / "work", tmp_path / "out", impressions=60, every=5)
+
+
+def arrays(asked: Asked, row: str, seed: int = 1) -> dict[str, Any]:
+    with np.load(stem(asked, row, seed).with_suffix(".npz")) as found:
+        return dict(found)
+
+
+class Watching:
+    """A service that takes down what was asked and shown."""
+
+    def __init__(self, service: Simulated) -> None:
+        self._service = service
+        self.searches: list[Search] = []
+        self.shown: list[Shown] = []
+
+    async def search(self, search: Search) -> Shown:
+        found = await self._service.search(search)
+        self.searches.append(search)
+        self.shown.append(found)
+        return found
+
+    async def act(self, events: list[dict[str, Any]]) -> None:
+        await self._service.act(events)
+
+    async def learn(self) -> None:
+        await self._service.learn()
+
+
+def lived(
+    data: Path,
+    prepared: Path,
+    work: Path,
+    judge: Judge,
+    impressions: int,
+    world: World | None = None,
+    after: Callable[[World, int], None] = lambda world, done: None,
+) -> tuple[Watching, Course, bytes]:
+    """(what happened, what it came to, the policy at the end)."""
+    world = world or World(1)
+    queries = list(Dataset.open(data).queries("train"))
+
+    async def live() -> tuple[Watching, Course, bytes]:
+        async with simulated(SETTINGS, prepared, work, world) as (system, service):
+            watching = Watching(service)
+
+            async def done(number: int) -> None:
+                after(world, number)
+
+            course = await simulate(watching, Traffic(queries, 1), judge, impressions, after=done)
+            await service.learn()
+            return watching, course, system.learner._policy.dump()  # type: ignore[union-attr]
+
+    return asyncio.run(live())
+
+
+def command(data: Path, folder: Path, *more: str) -> tuple[str | Path, ...]:
+    asked = ("--impressions", "60", "--every", "5", "--out", folder / "out")
+    return ("simulate", "--data", data, *asked, "--work", folder / "work", *more)
+
+
+@pytest.fixture(scope="module")
+def ended(data: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """(folder of the results, results, what was printed beside them)."""
+    folder = tmp_path_factory.mktemp("command")
+    shutil.copytree(prepared, folder / "work" / "prepared")
+    done = called(folder / "var", *command(data, folder, "--rows", "static,LTRR", "--jobs", "2", "--json"))
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout), done.stderr
+
+
+class TestCommand:
+    def test_results_are_printed_and_written(self, ended: tuple[Path, dict[str, Any], str]) -> None:
+        folder, results, _ = ended
+        assert json.loads((folder / "out" / "results.json").read_text()) == results
+        assert (results["impressions"], results["seeds"]) == (60, [1])
+        assert (results["clicks"], results["noise"]) == ("position", 0.1)
+        lines = [line for line in results["lines"] if line["part"] == "all"]
+        assert [(line["row"], line["policy"]) for line in lines] == [
+            ("static", "serving"),
+            ("LTRR", "serving"),
+            ("LTRR", "greedy"),
+        ]
+        assert {line["part"] for line in results["lines"]} == {"all", "personal", "title", "topic"}
+        assert [line["difference"] is None for line in lines] == [True, False, False]
+        assert 0.0 < lines[0]["ndcg"]["mean"] < 1.0
+        assert set(results["spread"]) == {"static, seed 1", "LTRR, seed 1"}
+        assert results["spread"]["static, seed 1"]["lexical"] == {"50": 1.0}
+        assert [(window["first"], window["last"]) for window in results["windows"]] == [(0, 60)]
+
+    def test_a_table_and_plots_are_written(self, ended: tuple[Path, dict[str, Any], str]) -> None:
+        folder, _, _ = ended
+        text = (folder / "out" / "table.md").read_text()
+        assert text.startswith("| row ")
+        assert "NDCG@10 - static" in text
+        assert "### personal" in text
+        assert "Windows of impressions" in text
+        for name in ("reward", "regret", "candidates"):
+            drawn = (folder / "out" / f"{name}.svg").read_text()
+            assert "static" in drawn
+            assert "LTRR" in drawn
+
+    def test_finished_runs_are_not_run_again(self, data: Path, ended: tuple[Path, dict[str, Any], str]) -> None:
+        folder, _, _ = ended
+        before = {path: path.stat().st_mtime_ns for path in (folder / "out" / "runs").iterdir()}
+        names = {"static-1.json", "static-1.npz", "LTRR-1.json", "LTRR-1.npz"}
+        assert {path.name for path in before} == names
+        again = called(folder / "var", *command(data, folder, "--rows", "static,LTRR,no memory"))
+        assert again.returncode == 0, again.stderr
+        after = {path: path.stat().st_mtime_ns for path in (folder / "out" / "runs").iterdir()}
+        assert {path.name for path in after} == names | {"no-memory-1.json", "no-memory-1.npz"}
+        assert {path: after[path] for path in before} == before
+        assert again.stdout == (folder / "out" / "table.md").read_text()
+        assert "no memory" in again.stdout
+
+    def test_nothing_that_serves_is_touched(self, ended: tuple[Path, dict[str, Any], str]) -> None:
+        folder, _, _ = ended
+        assert not (folder / "var").exists() or not list((folder / "var").iterdir())
+        assert [path.name for path in (folder / "work").iterdir()] == ["prepared"], "runs leave no folder behind"
+
+    def test_wrong_use_is_refused_at_once(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        asked = ("simulate", "--out", tmp_path / "out", "--data")
+        assert "no such folder" in failed(2, tmp_path, *asked, tmp_path / "nowhere")
+        assert "at least 1" in failed(2, tmp_path, *asked, data, "--impressions", "0")
+        assert "at least 1" in failed(2, tmp_path, *asked, data, "--jobs", "0")
+        for option, value, said in (
+            ("--rows", "static,best", "no row 'best'; rows are static, LTRR, random"),
+            ("--seeds", "1,two", "whole numbers"),
+            ("--clicks", "random", "invalid choice"),
+        ):
+            err = io.StringIO()
+            with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(err):
+                main([*map(str, asked), str(data), option, value])
+            assert ended.value.code == 2
+            assert said in err.getvalue()
+        assert not (tmp_path / "out").exists()
+
+    def test_data_that_nothing_can_be_learned_from_is_refused_before_the_long_work(
+        self, data: Path, tmp_path: Path
+    ) -> None:
+        def said(queries: Sequence[DatasetQuery], judgments: Sequence[Judgment]) -> str:
+            folder = tmp_path / f"tracks-{judgments[0].grade:.0f}"
+            write_folder(folder, TRACKS[:20], queries, judgments, [])
+            return failed(1, tmp_path / "var", "simulate", "--data", folder, "--out", tmp_path / "out")
+
+        train = DatasetQuery("q", "train", "river")
+        assert "no query of the split 'train'" in said([train], [Judgment("q", TRACKS[0]["id"], 0.0)])
+        assert "no query of the split 'test'" in said([train], [Judgment("q", TRACKS[0]["id"], 1.0)])
+        (tmp_path / "tracks").mkdir()
+        shutil.copy(next(data.glob("catalogue*")), tmp_path / "tracks")
+        alone = failed(1, tmp_path / "var", "simulate", "--data", tmp_path / "tracks", "--out", tmp_path / "out")
+        assert "has no qrels.tsv" in alone
+        assert not (tmp_path / "out").exists()
+
+    def test_every_row_is_told(self, tmp_path: Path) -> None:
+        out = io.StringIO()
+        with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
+            main(["simulate", "--help"])
+        assert all(row.name in out.getvalue() for row in ROWS)
+
+
+class TestRuns:
+    def test_a_seed_gives_the_same_bytes(self, asked: Asked, tmp_path: Path) -> None:
+        other = replace(asked, out=tmp_path / "other", work=tmp_path / "elsewhere")
+        assert not finished(asked, LEARNED, 1)
+        for where in (asked, other):
+            run(SETTINGS, where, LEARNED, 1)
+        assert finished(asked, LEARNED, 1)
+        one, two = arrays(asked, LEARNED), arrays(other, LEARNED)
+        assert one.keys() == two.keys()
+        assert {name: array.tobytes() for name, array in one.items()} == {n: a.tobytes() for n, a in two.items()}
+        facts = orjson.loads(stem(asked, LEARNED, 1).with_suffix(".json").read_bytes())
+        assert facts == orjson.loads(stem(other, LEARNED, 1).with_suffix(".json").read_bytes())
+        run(SETTINGS, asked, LEARNED, 2)
+        assert arrays(asked, LEARNED, 2)["reward"].tobytes() != one["reward"].tobytes()
+
+    def test_rows_live_through_the_same_searches(self, asked: Asked) -> None:
+        for row in (STATIC, LEARNED, "random", "no context"):
+            run(SETTINGS, asked, row, 1)
+        static = arrays(asked, STATIC)
+        for row in (LEARNED, "random", "no context"):
+            other = arrays(asked, row)
+            for same in ("slices", "best", "test_slices_60", "test_weights_60"):
+                assert other[same].tobytes() == static[same].tobytes(), (row, same)
+            assert other["candidates"].tobytes() != static["candidates"].tobytes()
+        assert len(static["reward"]) == 60
+        assert np.all(static["reward"] <= static["best"] + 1e-12)
+        assert set(static["slices"]) == {"title", "topic", "personal"}
+
+    def test_what_is_asked_at_the_end_is_what_nobody_asked_before(
+        self, asked: Asked, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        judged: list[DatasetQuery] = []
+        real = simulated_runs._judged
+
+        async def noted(*arguments: Any) -> Any:
+            judged.extend(arguments[3])
+            return await real(*arguments)
+
+        monkeypatch.setattr(simulated_runs, "_judged", noted)
+        run(SETTINGS, asked, STATIC, 1)
+        of_test = [query for query in Dataset.open(data).queries("test") if query.query_id != "test-nothing"]
+        assert judged == of_test[::5]
+        found = arrays(asked, STATIC)
+        assert found["test_slices_60"].tolist() == [query.slice for query in judged]
+        assert found["test_serving_60"].shape == (len(judged), 3)
+        assert "test_greedy_60" not in found, "it never explores"
+        assert found["test_weights_60"].mean() == pytest.approx(1.0)
+        assert set(found["test_serving_60"][:, 2]) <= {85.0, 95.0, 110.0, 120.0}, "the static mix"
+
+    def test_exploration_is_in_what_serves_and_not_in_the_greedy_figures(self, asked: Asked) -> None:
+        def candidates(row: str) -> tuple[Any, Any]:
+            run(SETTINGS, asked, row, 1)
+            found = arrays(asked, row)
+            return found["test_serving_60"][:, 2].tolist(), found["test_greedy_60"][:, 2].tolist()
+
+        serving, greedy = candidates(LEARNED)
+        assert serving != greedy
+        serving, greedy = candidates("no exploration")
+        assert serving == greedy
+
+    def test_the_row_without_context_is_told_nothing(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+        worlds: list[World] = []
+        real = simulated_runs.simulated
+
+        def noted(*arguments: Any) -> Any:
+            worlds.append(arguments[3])
+            return real(*arguments)
+
+        monkeypatch.setattr(simulated_runs, "simulated", noted)
+        short = replace(asked, impressions=5, every=30)
+        run(SETTINGS, short, "no context", 1)
+        run(SETTINGS, short, LEARNED, 1)
+        assert [world.blind for world in worlds] == [True, False]
+
+    def test_a_row_without_an_arm_asks_it_nothing(self, asked: Asked) -> None:
+        run(SETTINGS, asked, "no memory", 1)
+        facts = orjson.loads(stem(asked, "no memory", 1).with_suffix(".json").read_bytes())
+        assert facts["spread"]["memory"] == {"0": 1.0}
+        assert facts["degraded"] == 0
+
+    def test_a_run_that_breaks_off_leaves_nothing_that_looks_finished(
+        self, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def broken(*arguments: Any) -> None:
+            raise RuntimeError("out of luck")
+
+        monkeypatch.setattr(simulated_runs, "_judged", broken)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            run(SETTINGS, asked, STATIC, 1)
+        assert not finished(asked, STATIC, 1)
+        assert not list(asked.work.iterdir())
+
+    def test_an_arm_that_is_dead_degrades_answers_while_it_is(self, asked: Asked) -> None:
+        outage = replace(asked, drift=Drift(outages=(Outage("lexical", 20, 40),)))
+        run(SETTINGS, outage, STATIC, 1)
+        facts = orjson.loads(stem(outage, STATIC, 1).with_suffix(".json").read_bytes())
+        assert facts["degraded"] == 20
+
+
+class TestService:
+    def test_the_service_is_blind_to_grades(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+        def whole(judge: Judge) -> bytes:
+            watching, course, policy = lived(data, prepared, tmp_path / "work", judge, 60)
+            spread = course.spread()
+            assert len({len(counts) for counts in spread.values()}) > 1, "it explores"
+            return orjson.dumps([[(s.slate, s.counts) for s in watching.shown], policy.hex()])
+
+        assert_blind_to_grades(whole, Dataset.open(data).judgments())
+
+    def test_clicks_are_remembered_and_learned(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+        judge = Judge.of(Dataset.open(data), click_model("position", noise=0.0), 1)
+        world = World(1)
+        watching, course, policy = lived(data, prepared, tmp_path / "work", judge, 240, world)
+        assert sum(course.clicks) > 60
+        times = [search.at for search in watching.searches]
+        assert times == sorted(times)
+        assert world.now == times[-1]
+        first, last = np.mean(course.reward[:80]), np.mean(course.reward[-80:])
+        assert last > first + 0.1, "memory finds what people took, although others answer better to the words"
+        assert course.degraded == 0
+        _, _, before = lived(data, prepared, tmp_path / "work", judge, 40)
+        assert policy != before
+
+    def test_policies_are_told_of_the_request_unless_blind(self, prepared: Path, tmp_path: Path) -> None:
+        async def told(world: World) -> Mapping[str, float]:
+            async with simulated(SETTINGS, prepared, tmp_path / "work", world) as (system, _):
+                return (await system.search.collect(Query("river winter", timeout=10.0), system.switch)).features
+
+        assert asyncio.run(told(World(1)))
+        assert asyncio.run(told(World(1, blind=True))) == {}
+
+    def test_an_arm_that_dies_comes_back(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+        def outage(world: World, done: int) -> None:
+            world.dead = {"structured"} if 30 <= done < 60 else ()
+
+        judge = Judge.of(Dataset.open(data), click_model("position"), 1)
+        world = World(1)
+        watching, _, _ = lived(data, prepared, tmp_path / "work", judge, 120, world, outage)
+        degraded = [shown.degraded for shown in watching.shown]
+        assert not any(degraded[:30])
+        assert any(degraded[30:60])
+        asked = [shown.counts["structured"] > 0 for shown in watching.shown]
+        assert any(asked[:30])
+        assert any(asked[100:]), "it is asked again"
