@@ -19,6 +19,7 @@ from services.evaluation import ope
 from services.evaluation.gate import LEAST_SAMPLE, TOLERANCE, PolicyGate, Verdict, judge
 from services.evaluation.logged import Decided
 from services.models.store import ModelStore
+from services.policies.base import Retracing
 from services.policies.fixed import FixedPolicy, UniformPolicy
 from services.policies.vw import VWPolicy
 from services.rewards import examination
@@ -55,8 +56,15 @@ class Sometimes:
         self._policy = policy
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
-        policy = FixedPolicy({}, *self._policy.limit) if features["tokens"] else self._policy
-        return policy.decide(features, options, seed)
+        return self._which(features).decide(features, options, seed)
+
+    def retrace(
+        self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
+    ) -> dict[str, ArmChoice]:
+        return self._which(features).retrace(features, options, counts)
+
+    def _which(self, features: Mapping[str, float]) -> Retracing:
+        return FixedPolicy({}, *self._policy.limit) if features["tokens"] else self._policy
 
 
 class TestJudging:

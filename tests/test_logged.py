@@ -10,20 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
 
 from services.backends.base import Record, Tick
 from services.evaluation import ope
-from services.evaluation.logged import Decided, arrays, context, propose, read, retrace, written
+from services.evaluation.logged import Decided, arrays, context, propose, read, written
 from services.evaluation.reward_model import crossfit
 from services.policies.base import Policy
-from services.policies.budget import allocate
+from services.policies.budget import allocate, retrace
 from services.policies.fixed import FixedPolicy, UniformPolicy
 from services.policies.sampling import Distribution
 from services.policies.vw import VWPolicy
 from services.types import ArmChoice, ArmOption, Degraded
 from tests.contracts.event_log import make_impression, make_interaction
-from tests.contracts.policy import FEATURES, ROOMY, counts_of, limits, options, repeatable, seeds
+from tests.contracts.policy import FEATURES, ROOMY, counts_of
 from tests.test_learner import WEIGHTS, WINDOW, Rig, outcomes, page_of, run
 
 PRICE = 0.001
@@ -154,43 +153,23 @@ class Greedy:
         self.greed, self.limit = greed, (budget, floor)
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
-        def distribute(option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
-            share = (1.0 - self.greed) / len(allowed)
-            return tuple((c, (share + self.greed * (c == allowed[-1])) if c in allowed else 0.0) for c in option.counts)
+        return allocate(options, *self.limit, seed, self._distribute)
 
-        return allocate(options, *self.limit, seed, distribute)
+    def retrace(
+        self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
+    ) -> dict[str, ArmChoice]:
+        return retrace(options, *self.limit, counts, self._distribute)
 
-
-class Deciding:
-    """A policy that is not known to be able to do anything else."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.name, self.version, self.decide = policy.name, policy.version, policy.decide
+    def _distribute(self, option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
+        share = (1.0 - self.greed) / len(allowed)
+        return tuple((c, (share + self.greed * (c == allowed[-1])) if c in allowed else 0.0) for c in option.counts)
 
 
-class TestRetracing:
-    @repeatable
-    @given(options(), limits(), seeds, seeds)
-    def test_of_a_policy_that_can_only_decide_gives_what_asking_gives(
-        self, arms: tuple[ArmOption, ...], limit: tuple[int, int], seed: int, other: int
-    ) -> None:
-        policy = UniformPolicy(*limit)
-        counts = counts_of(policy.decide(FEATURES, arms, seed))
-        asked = retrace(policy, FEATURES, arms, counts)
-        assert retrace(Deciding(policy), FEATURES, arms, counts) == asked
-        mine = counts_of(Greedy(0.5, *limit).decide(FEATURES, arms, other))
-        for one in (policy, FixedPolicy(MIX, *limit)):
-            alone, asked = retrace(Deciding(one), FEATURES, arms, mine), retrace(one, FEATURES, arms, mine)
-            for arm in alone:  # beyond what it never would do, it goes its own way
-                assert alone[arm] == asked[arm]
-                if asked[arm].propensity == 0.0:
-                    break
-
-    def test_of_the_learned_policy_gives_what_it_logged(self) -> None:
-        policy = VWPolicy(FixedPolicy(MIX, 100, 10), 0.3, 100, 10)
-        for seed in range(50):
-            logged = policy.decide(FEATURES, ROOMY, seed)
-            assert retrace(policy, FEATURES, ROOMY, counts_of(logged)) == logged
+def test_the_learned_policy_retraces_what_it_logged() -> None:
+    policy = VWPolicy(FixedPolicy(MIX, 100, 10), 0.3, 100, 10)
+    for seed in range(50):
+        logged = policy.decide(FEATURES, ROOMY, seed)
+        assert policy.retrace(FEATURES, ROOMY, counts_of(logged)) == logged
 
 
 def decisions(policy: Policy, n: int) -> list[Decided]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.policies.base import Policy, Retracing
+from services.policies.base import Retracing
 from services.policies.budget import allocate, retrace
 from services.policies.fixed import FixedPolicy, UniformPolicy
 from services.policies.sampling import Distribution
@@ -21,12 +21,11 @@ MIX = {"lexical": 10, "structured": 5}
 SMALL = tuple(ArmOption(arm, (0, 5, 10)) for arm in ("memory", "vector", "lexical"))
 
 
-def policies(budget: int, floor: int) -> Sequence[Policy]:
+def policies(budget: int, floor: int) -> Sequence[Retracing]:
     return FixedPolicy(MIX, budget, floor), UniformPolicy(budget, floor)
 
 
-def asked(policy: Policy, arms: Sequence[ArmOption], counts: Mapping[str, int]) -> dict[str, ArmChoice]:
-    assert isinstance(policy, Retracing)
+def asked(policy: Retracing, arms: Sequence[ArmOption], counts: Mapping[str, int]) -> dict[str, ArmChoice]:
     return policy.retrace(FEATURES, arms, counts)
 
 

@@ -24,7 +24,7 @@ from services.evaluation import ope
 from services.evaluation.logged import Decided, Logged, Proposed, arrays, context, propose, read, written
 from services.evaluation.reward_model import crossfit
 from services.models.store import ModelStore, StoredModel
-from services.policies.base import Policy
+from services.policies.base import Retracing
 from services.policies.budget import FLOOR
 from services.snapshots import KIND, POLICY_FILE
 
@@ -52,7 +52,7 @@ class Verdict:
     """V(candidate) - V(present); None where there is too little to say."""
 
 
-def judge(decisions: list[Decided], candidate: Policy, present: Policy, price: float) -> Verdict:
+def judge(decisions: list[Decided], candidate: Retracing, present: Retracing, price: float) -> Verdict:
     """By the decisions of services.evaluation.logged; `price` is the reward that one candidate must be worth.
 
     Decisions in which the log could not show what either policy might do (of a policy that does not explore) are left
@@ -116,7 +116,7 @@ class PolicyGate:
         self,
         log: EventLog,
         store: ModelStore,
-        load: Callable[[bytes, str], Policy],
+        load: Callable[[bytes, str], Retracing],
         *,
         attribution: float,
         weights: Mapping[str, float],
@@ -154,7 +154,7 @@ class PolicyGate:
     def _judged(self, decisions: list[Decided], candidate: StoredModel, present: StoredModel) -> Verdict:
         return judge(decisions, self._policy(candidate), self._policy(present), self._price)
 
-    def _policy(self, stored: StoredModel) -> Policy:
+    def _policy(self, stored: StoredModel) -> Retracing:
         if POLICY_FILE not in stored.files:
             raise ModelInvalid(f"{stored.kind} {stored.version}: not a snapshot of a policy")
         return self._load(stored.files[POLICY_FILE], stored.version)

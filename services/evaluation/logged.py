@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from services.attribution import Window, Windows
 from services.backends.base import EventLog, Record
 from services.errors import RecordDamaged
 from services.evaluation.reward_model import Actions
-from services.policies.base import Policy, Retracing
+from services.policies.base import Retracing
 from services.rewards import arm_rewards, principal_weight
 from services.shares import Shares
 from services.types import ArmChoice, ArmOption, Deadline, Impression
@@ -206,9 +206,9 @@ def _propensities(choices: Sequence[Mapping[str, ArmChoice]], arms: Sequence[str
 # --- another policy -----------------------------------------------------------------------------------------------
 
 
-def propose(policy: Policy, logged: Logged) -> Proposed:
+def propose(policy: Retracing, logged: Logged) -> Proposed:
     """What `policy` would have done. Raises what its `decide` raises."""
-    retraced = [retrace(policy, one.features, one.options, one.counts) for one in logged.decisions]
+    retraced = [policy.retrace(one.features, one.options, one.counts) for one in logged.decisions]
     return Proposed(
         propensities=_propensities(retraced, logged.arms),
         moments=np.array(
@@ -217,28 +217,6 @@ def propose(policy: Policy, logged: Logged) -> Proposed:
         ),
         drawn=tuple(policy.decide(one.features, one.options, one.seed ^ _OTHERWISE) for one in logged.decisions),
     )
-
-
-def retrace(
-    policy: Policy, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
-) -> dict[str, ArmChoice]:
-    """What `policy` would have logged for these counts (services.policies.base.Retracing), also of one that can only
-    decide: each arm's distribution depends on earlier counts alone, so earlier arms are offered nothing but theirs.
-    Such a policy goes on from its own count where it would never have drawn the given one."""
-    if isinstance(policy, Retracing):
-        return policy.retrace(features, options, counts)
-    found: dict[str, ArmChoice] = {}
-    pinned = list(options)
-    while len(found) < len(options):
-        choices = policy.decide(features, pinned, 0)
-        for place, option in enumerate(options[len(found) :], len(found)):
-            choice, count = choices[option.name], counts[option.name]
-            found[option.name] = replace(choice, count=count, propensity=dict(choice.distribution).get(count, 0.0))
-            possible = found[option.name].propensity > 0.0
-            pinned[place] = replace(option, counts=(count if possible else choice.count,))
-            if possible and choice.count != count:
-                break
-    return found
 
 
 def _moment(logged: Mapping[str, ArmChoice], wanted: Mapping[str, ArmChoice]) -> float:

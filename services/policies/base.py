@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from services.types import ArmChoice, ArmOption, Decision
 
@@ -38,16 +38,7 @@ class Policy(Protocol):
     ) -> dict[str, ArmChoice]: ...
 
 
-class LearningPolicy(Policy, Protocol):
-    def learn(self, outcome: Outcome) -> None: ...
-
-    def dump(self) -> bytes:
-        """The whole model; loading it continues bit-identically."""
-        ...
-
-
-@runtime_checkable
-class Retracing(Protocol):
+class Retracing(Policy, Protocol):
     """A policy that can be asked about a decision that another policy took."""
 
     def retrace(
@@ -55,6 +46,14 @@ class Retracing(Protocol):
     ) -> dict[str, ArmChoice]:
         """Per arm, in order, what `decide` would log had it drawn these counts (services.policies.budget.retrace); the
         propensity is 0 where it never would. Nothing is drawn."""
+        ...
+
+
+class LearningPolicy(Retracing, Protocol):
+    def learn(self, outcome: Outcome) -> None: ...
+
+    def dump(self) -> bytes:
+        """The whole model; loading it continues bit-identically."""
         ...
 
 

@@ -32,7 +32,7 @@ import vowpal_wabbit_next as vw
 
 from services.errors import ModelInvalid
 from services.policies.base import Outcome
-from services.policies.budget import BUDGET, FLOOR, allocate, check
+from services.policies.budget import BUDGET, FLOOR, Distribute, allocate, check, retrace
 from services.policies.fixed import FixedPolicy
 from services.policies.sampling import Distribution
 from services.policies.vw_format import STEPS, action_line, context_line
@@ -126,6 +126,15 @@ class VWPolicy:
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         """Raises ValueError for features that are not finite, ArithmeticError for a model that predicts such costs."""
+        return allocate(options, self._budget, self._floor, seed, self._distribution(features, options))
+
+    def retrace(
+        self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
+    ) -> dict[str, ArmChoice]:
+        """What `decide` would have logged, had it drawn `counts`. Raises as `decide` does."""
+        return retrace(options, self._budget, self._floor, counts, self._distribution(features, options))
+
+    def _distribution(self, features: Mapping[str, float], options: Sequence[ArmOption]) -> Distribute:
         costs = self.costs(features, options)
 
         def distribute(option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
@@ -134,7 +143,7 @@ class VWPolicy:
             kept = 1.0 - self._exploration
             return tuple((c, (share + kept * (c == best)) if c in allowed else 0.0) for c in option.counts)
 
-        return allocate(options, self._budget, self._floor, seed, distribute)
+        return distribute
 
     def costs(self, features: Mapping[str, float], options: Sequence[ArmOption]) -> dict[tuple[str, int], float]:
         """Predicted cost of every (arm, count) that is a real choice. Raises as `decide` does."""
