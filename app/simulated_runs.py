@@ -29,7 +29,6 @@ from services.evaluation.simulate import simulate
 from services.evaluation.users import Traffic, mix_of
 from services.policies.base import Policy
 from services.policies.fixed import UniformPolicy
-from services.rankers.features import rows
 
 STATIC = "static"
 LEARNED = "LTRR"
@@ -149,11 +148,9 @@ async def _judged(
         table = np.zeros((len(queries), len(MEASURES) + 1))
         for place, query in enumerate(queries):
             collected = await searched.collect(query)
-            ranker = system.search.knowledge.ranker
-            scores = ranker.score(rows(collected.context, collected.pool, collected.documents, collected.schema))
-            order = sorted(zip((-scores).tolist(), [p.object_id for p in collected.pool], strict=True))
+            ranked, _ = system.search.ranked(collected, system.search.knowledge.ranker)
             held = {c.object_id for listed in collected.lists.values() for c in listed}
-            ranking = [object_id for _, object_id in order]
+            ranking = [pooled.object_id for pooled in ranked]
             table[place, 0] = judge.measures(ranking, query.query_id, done, MEASURES[:1])[MEASURES[0]]
             table[place, 1] = judge.measures(list(held), query.query_id, done, MEASURES[1:])[MEASURES[1]]
             table[place, 2] = sum(choice.count for choice in collected.decision.arms.values())

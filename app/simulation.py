@@ -4,11 +4,14 @@ simulation, its arms' lists kept."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from app.apart import EMBEDDED, PATIENCE, TrainEncoders
 from app.cli.progress import Progress
@@ -20,14 +23,20 @@ from services.arms.base import Arm
 from services.context import features
 from services.datasets.folder import Dataset
 from services.errors import StorageFailed
-from services.evaluation.recorded import RecordedArm
+from services.evaluation.recorded import Lists, RecordedArm, RecordedIndex
 from services.evaluation.simulate import PAGE, Shown
 from services.evaluation.users import Habits, Search
 from services.learner import Learner
 from services.policies.base import Policy
-from services.types import ArmOption, Context, Query
+from services.rankers.base import Rows
+from services.rankers.features import NAMES, rows
+from services.rankers.passthrough import PassthroughRanker
+from services.slate import Entry
+from services.types import ArmOption, Context, Document, Hit, Pooled, Query, Schema, Understanding
 
 DAY = 86400.0
+LISTS = "lists.sqlite3"
+FUSED = NAMES.index("fused")
 
 
 @dataclass(slots=True)
@@ -42,6 +51,8 @@ class World:
     """Arms that this service does not have."""
     blind: bool = False
     """Whether policies are told nothing of the request."""
+    ranked: bool = True
+    """Whether there is a ranker that looks at more than the fused score."""
     decisions: int = 0
 
     def draw(self) -> int:
@@ -58,7 +69,7 @@ async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEnco
         return
     shutil.rmtree(folder, ignore_errors=True)
     apart = _apart(settings, folder)
-    async with opened(apart, learning=False, surroundings=_surroundings(World(0))) as system:
+    async with opened(apart, learning=False, surroundings=Surroundings(clock=lambda: World(0).now)) as system:
         summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
         await train(apart, summary, progress)
         await system.models.take_up()
@@ -71,19 +82,18 @@ async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEnco
 async def simulated(
     settings: Settings, prepared: Path, folder: Path, world: World, policy: Policy | None = None
 ) -> AsyncIterator[tuple[System, Simulated]]:
-    """A service on a copy of the folder `prepared`. `policy` decides in place of the one that learns."""
+    """A service on a copy of the folder `prepared`, where lists are kept for other runs. `policy` decides in place of
+    the one that learns."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(prepared, folder)
-
-    def recorded(arm: Arm) -> Arm:
-        return RecordedArm(arm, lambda: world.dead, lambda: world.absent)
-
+    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
+    lists = Lists(prepared / LISTS)
     try:
-        async with opened(
-            _apart(settings, folder), learning=False, surroundings=_surroundings(world, recorded)
-        ) as system:
+        async with opened(_apart(settings, folder), learning=False, surroundings=_surroundings(world, lists)) as system:
+            world.ranked = not isinstance(system.search.knowledge.ranker, PassthroughRanker)
+            remember(system)
             yield system, Simulated(system, world, policy)
     finally:
+        lists.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -91,13 +101,56 @@ def _apart(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update={"data_dir": folder, "admin_key": None} | EMBEDDED)
 
 
-def _surroundings(world: World, arm: Callable[[Arm], Arm] = lambda arm: arm) -> Surroundings:
-    told = _nothing if world.blind else features
-    return Surroundings(clock=lambda: world.now, stopwatch=lambda: world.now, seeds=world.draw, arm=arm, features=told)
+def remember(system: System) -> None:
+    """Understand every query once; to be called again when the catalogue has changed."""
+    knowledge = system.search.knowledge
+    understand = getattr(knowledge.understand, "__wrapped__", knowledge.understand)
+    knowledge.understand = lru_cache(None)(understand)
+
+
+def _surroundings(world: World, lists: Lists) -> Surroundings:
+    def recorded(arm: Arm) -> Arm:
+        return RecordedArm(arm, lambda: world.dead, lambda: world.absent, lists)
+
+    def tabled(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Document], schema: Schema) -> Rows:
+        return rows(context, pool, documents, schema) if world.ranked else _fused(pool)
+
+    return Surroundings(
+        clock=lambda: world.now,
+        stopwatch=lambda: world.now,
+        seeds=world.draw,
+        arm=recorded,
+        index=lambda index: RecordedIndex(index, lists),
+        features=_nothing if world.blind else features,
+        tabled=tabled,
+        presented=_plain,
+    )
 
 
 def _nothing(context: Context, options: Sequence[ArmOption], title: str | None) -> dict[str, float]:
     return {}
+
+
+def _fused(pool: Sequence[Pooled]) -> Rows:
+    """Rows of which the passthrough ranker reads all that it reads of whole ones."""
+    table: Rows = np.zeros((len(pool), FUSED + 1), dtype=np.float32)
+    table[:, FUSED] = [pooled.score for pooled in pool]
+    return table
+
+
+def _plain(
+    entries: Sequence[Entry],
+    documents: Mapping[str, Document],
+    offset: int,
+    understanding: Understanding,
+    schema: Schema,
+) -> tuple[Hit, ...]:
+    """As services.slate.slate, without highlights: nobody reads them."""
+    return tuple(
+        Hit(entry.object_id, offset + place, entry.score, documents[entry.object_id], entry.arms, {}, entry.tail)
+        for place, entry in enumerate(entries, 1)
+        if entry.object_id in documents
+    )
 
 
 class Simulated:
@@ -135,7 +188,7 @@ class Simulated:
             if result.status != "accepted":
                 raise StorageFailed(f"a simulated click was not accepted: {result.status} {result.detail}")
 
-    async def learn(self) -> None:
+    async def learn(self, publish: bool = True) -> None:
         await self._system.learner.catch_up()
-        if self._policy is None and isinstance(self._system.learner, Learner):
+        if publish and self._policy is None and isinstance(self._system.learner, Learner):
             await self._system.learner.publish()

@@ -50,11 +50,13 @@ from services.paging import Pager
 from services.policies.modes import PolicySwitch
 from services.query_ids import Signer, load_or_create_keys, parse_keys
 from services.rankers.base import Ranker
+from services.rankers.features import rows
 from services.rankers.onnx import FILE as RANKER_FILE
 from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
 from services.schema_in_force import SchemaInForce
-from services.search import Knowledge, SearchEngine, Told
+from services.search import Knowledge, Matching, Presented, SearchEngine, Tabled, Told
+from services.slate import slate
 from services.snapshots import KIND as POLICY
 from services.snapshots import POLICY_FILE
 from services.types import Deadline
@@ -84,8 +86,14 @@ class Surroundings:
     """Of decisions."""
     arm: Callable[[Arm], Arm] = lambda arm: arm
     """What stands in for each arm."""
+    index: Callable[[Matching], Matching] = lambda index: index
+    """What stands in for the index where a search asks it for all that matches."""
     features: Told = features
     """What policies are told of a request."""
+    tabled: Tabled = rows
+    """What rankers are told of a pool."""
+    presented: Presented = slate
+    """What makes hits of the slate."""
 
 
 @asynccontextmanager
@@ -239,7 +247,7 @@ def _system(
             knowledge=knowledge,
             arms=arms,
             decider=switch,
-            index=index,
+            index=around.index(index),
             items=items,
             memory=stores.memory,
             log=log,
@@ -260,6 +268,8 @@ def _system(
             stopwatch=around.stopwatch,
             seeds=around.seeds,
             told=around.features,
+            tabled=around.tabled,
+            presented=around.presented,
         ),
         feedback=FeedbackService(log, signer, settings.query_ttl_seconds, settings.attribution_seconds, clock),
         autocomplete=Autocomplete(index, stores.memory),

@@ -13,10 +13,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from services import metrics, views
 from services.arms.base import Arm
-from services.backends.base import EventLog, IndexResult, ItemStore, LexicalIndex, MemoryIndex
+from services.backends.base import EventLog, IndexQuery, IndexResult, ItemStore, MemoryIndex
 from services.circuit import Circuit
 from services.context import features
 from services.errors import StorageFailed, Unavailable
@@ -45,6 +46,7 @@ from services.types import (
     Decision,
     Degraded,
     Document,
+    Hit,
     Impression,
     Person,
     Pooled,
@@ -69,6 +71,16 @@ _seldom = Seldom()
 
 Told = Callable[[Context, Sequence[ArmOption], str | None], dict[str, float]]
 """(context, options, title field) -> features, by name."""
+Tabled = Callable[[Context, Sequence[Pooled], Mapping[str, Document], Schema], Rows]
+"""As services.rankers.features.rows."""
+Presented = Callable[[Sequence[Entry], Mapping[str, Document], int, Understanding, Schema], tuple[Hit, ...]]
+"""As services.slate.slate."""
+
+
+class Matching(Protocol):
+    """What an index offers to a search beside its arms (services.backends.base.LexicalIndex)."""
+
+    async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult: ...
 
 
 @dataclass(slots=True)
@@ -106,7 +118,7 @@ class SearchEngine:
         knowledge: Knowledge,
         arms: Sequence[Arm],
         decider: Decider,
-        index: LexicalIndex,
+        index: Matching,
         items: ItemStore,
         memory: MemoryIndex,
         log: EventLog,
@@ -119,9 +131,12 @@ class SearchEngine:
         stopwatch: Callable[[], float] = time.monotonic,
         seeds: Callable[[], int] = lambda: secrets.randbits(63),
         told: Told = features,
+        tabled: Tabled = rows,
+        presented: Presented = slate,
     ) -> None:
         """`clock` dates answers, `stopwatch` times the circuits of arms, `seeds` gives each decision its own, `told` is
-        what policies are told of a request."""
+        what policies are told of a request, `tabled` what the ranker is told of the pool, `presented` makes the hits.
+        """
         self.knowledge = knowledge
         self._arms = tuple(arms)
         # The engine behind an arm has a circuit of its own, which is slower to trust it again.
@@ -139,6 +154,8 @@ class SearchEngine:
         self._clock = clock
         self._seeds = seeds
         self._told = told
+        self._tabled = tabled
+        self._presented = presented
 
     async def answer(self, query: Query) -> Answer:
         """Any search: a first page under a decision, a later page of an earlier answer, or a listing."""
@@ -157,7 +174,7 @@ class SearchEngine:
         found = await self.collect(query, self._decider)
         ranker = self.knowledge.ranker
         with metrics.stage("rank"):
-            pool, table = _rank(found, ranker)
+            pool, table = self.ranked(found, ranker)
         window = slice(query.offset, query.offset + query.limit)
         shown, table = pool[window], table[window]
         query_id = self._signer.issue(found.context.at)
@@ -168,7 +185,7 @@ class SearchEngine:
         explanations = ranker.contributions(table) if query.explain else [None] * len(shown)
         entries = [Entry(p.object_id, p.score, p.arms, explanation=e) for p, e in zip(shown, explanations, strict=True)]
         with metrics.stage("present"):
-            hits = slate(entries, found.documents, query.offset, found.context.understanding, found.schema)
+            hits = self._presented(entries, found.documents, query.offset, found.context.understanding, found.schema)
         answer = Answer(
             query_id=query_id,
             took=time.perf_counter() - start,
@@ -228,6 +245,15 @@ class SearchEngine:
             documents=documents,
             degraded=[*degraded, *left_out, *failed],
         )
+
+    def ranked(self, found: Collected, ranker: Ranker) -> tuple[list[Pooled], Rows]:
+        """The pool in the ranker's order, and its feature rows in the same order."""
+        with metrics.stage("features"):
+            table = self._tabled(found.context, found.pool, found.documents, found.schema)
+        for pooled, score in zip(found.pool, ranker.score(table).tolist(), strict=True):
+            pooled.score = score
+        best = order(found.pool)
+        return [found.pool[i] for i in best], table[best]
 
     async def _recall(
         self, query: Query, understanding: Understanding, schema: Schema, now: float, deadline: Deadline
@@ -323,16 +349,6 @@ def _top_up(pool: list[Pooled], matched: Sequence[Candidate], need: int) -> list
         extra = [c.object_id for c in matched if c.object_id not in known][: need - len(pool)]
         pool += [Pooled(object_id, {}, -TOP_UP_STEP * place) for place, object_id in enumerate(extra, 1)]
     return pool
-
-
-def _rank(found: Collected, ranker: Ranker) -> tuple[list[Pooled], Rows]:
-    """The pool in the ranker's order, and its feature rows in the same order."""
-    with metrics.stage("features"):
-        table = rows(found.context, found.pool, found.documents, found.schema)
-    for pooled, score in zip(found.pool, ranker.score(table).tolist(), strict=True):
-        pooled.score = score
-    best = order(found.pool)
-    return [found.pool[i] for i in best], table[best]
 
 
 def _impression(

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import pytest
 
-from app import simulated_runs
+from app import simulated_runs, simulation
 from app.__main__ import main
 from app.cli.progress import Progress
 from app.cli.train import train_encoders
@@ -29,6 +29,7 @@ from services.evaluation.drift import Drift, Outage
 from services.evaluation.judge import Judge
 from services.evaluation.simulate import Course, Shown, simulate
 from services.evaluation.users import Search, Traffic
+from services.slate import slate
 from services.types import Query
 from tests.process import called, failed
 from tests.service import ARTISTS, TRACKS, WORDS
@@ -101,8 +102,8 @@ class Watching:
     async def act(self, events: list[dict[str, Any]]) -> None:
         await self._service.act(events)
 
-    async def learn(self) -> None:
-        await self._service.learn()
+    async def learn(self, publish: bool = True) -> None:
+        await self._service.learn(publish)
 
 
 def lived(
@@ -334,6 +335,39 @@ class TestRuns:
         run(SETTINGS, outage, STATIC, 1)
         facts = orjson.loads(stem(outage, STATIC, 1).with_suffix(".json").read_bytes())
         assert facts["degraded"] == 20
+
+
+class TestSpared:
+    """What a simulation leaves out changes nothing of what is served."""
+
+    def test_whole_rows_and_highlights_would_give_the_same(
+        self, data: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def taken_down() -> list[tuple[Any, ...]]:
+            judge = Judge.of(Dataset.open(data), click_model("position"), 1)
+            watching, course, _ = lived(data, prepared, tmp_path / "work", judge, 60)
+            return [(shown.slate, shown.counts) for shown in watching.shown] + [tuple(course.reward)]
+
+        spared = taken_down()
+        asked: set[str] = set()
+        real = simulation.rows
+
+        def whole(*arguments: Any) -> Any:
+            asked.add("rows")
+            return real(*arguments)
+
+        def presented(*arguments: Any) -> Any:
+            asked.add("slate")
+            return slate(*arguments)
+
+        monkeypatch.setattr(simulation, "PassthroughRanker", type(None))
+        monkeypatch.setattr(simulation, "rows", whole)
+        monkeypatch.setattr(simulation, "_plain", presented)
+        monkeypatch.setattr(simulation, "LISTS", "other.sqlite3")
+        assert taken_down() == spared
+        assert asked == {"rows", "slate"}
+        assert (prepared / "lists.sqlite3").exists()
+        assert (prepared / "other.sqlite3").exists()
 
 
 class TestService:

@@ -19,7 +19,10 @@ from services.evaluation.judge import Judge
 from services.evaluation.users import Search, Traffic
 
 LEARN_EVERY = 20
-"""Searches between two looks of the learner at the log."""
+"""Searches between two looks of the learner at the log: what was clicked is remembered then."""
+PUBLISH_EVERY = 100
+"""Searches between two policies, about half an hour of the virtual clock: a live service learns at once and publishes
+every few seconds, so that a simulation is slower to learn than life."""
 PAGE = 10
 """Hits a page."""
 
@@ -44,8 +47,8 @@ class Service(Protocol):
         """Feedback events as POST /v1/feedback takes them; each must be accepted."""
         ...
 
-    async def learn(self) -> None:
-        """Let the learner take in what there is, and the service decide by what it learned."""
+    async def learn(self, publish: bool = True) -> None:
+        """Let the learner take in what there is, and, if `publish`, the service decide by what it learned."""
         ...
 
 
@@ -122,7 +125,7 @@ async def simulate(
             course.counts[arm][count] += 1
         done = len(course)
         if done % LEARN_EVERY == 0:
-            await service.learn()
+            await service.learn(publish=done % PUBLISH_EVERY == 0)
         if after is not None:
             await after(done)
         progress(done)
