@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from app.apart import Searched
 from app.policies import fixed_policy, load_policy
 from app.settings import Settings
+from app.simulated_changes import Changes, Shelf
 from app.simulation import World, simulated
 from app.system import System
 from services import snapshots
@@ -23,10 +24,9 @@ from services.datasets.folder import Dataset, DatasetQuery
 from services.errors import InvalidRequest
 from services.evaluation.click_models import click_model
 from services.evaluation.compare import traffic
-from services.evaluation.drift import Drift
 from services.evaluation.judge import Judge
 from services.evaluation.simulate import simulate
-from services.evaluation.users import Traffic, mix_of
+from services.evaluation.users import Search, Traffic, mix_of
 from services.policies.base import Policy
 from services.policies.fixed import UniformPolicy
 
@@ -48,6 +48,8 @@ class Row:
     """Arms that are not there."""
     blind: bool = False
     """Whether the policy is told nothing of the request."""
+    unharmed: bool = False
+    """Whether no arm dies."""
 
 
 ROWS: tuple[Row, ...] = (
@@ -58,6 +60,13 @@ ROWS: tuple[Row, ...] = (
     Row("no exploration", "LTRR that never explores", settings={"exploration": 0.0}),
     Row("no memory", "LTRR without the memory arm", without=frozenset({"memory"})),
 )
+
+UNHARMED = Row("LTRR unharmed", "LTRR whose arms do not die", unharmed=True)
+
+
+def without(arm: str) -> Row:
+    """What an outage of the arm is measured by: a policy that never had it."""
+    return Row(f"LTRR without {arm}", f"LTRR that never had the arm {arm}", without=frozenset({arm}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +82,25 @@ class Asked:
     noise: float = 0.1
     every: int = 1
     """Of the test queries every so manieth is asked."""
-    drift: Drift = field(default_factory=Drift)
+    changes: Changes = field(default_factory=Changes)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All that there are."""
+        arms = dict.fromkeys(outage.arm for outage in self.changes.outages)
+        return (*ROWS, *([UNHARMED] if arms else []), *map(without, arms))
+
+    @property
+    def said(self) -> str:
+        """What makes its runs others than those of another command."""
+        return f"{self.impressions} {self.click_model} {self.noise} {self.every} {self.changes}"
 
 
 def check(asked: Asked) -> None:
     """Raises InvalidRequest when the data set has not what a simulation needs."""
     dataset = Dataset.open(asked.data)
-    judge = Judge.of(dataset, click_model(asked.click_model, noise=asked.noise), 0, asked.drift)
+    drift = asked.changes.drift(dataset, asked.impressions)
+    judge = Judge.of(dataset, click_model(asked.click_model, noise=asked.noise), 0, drift)
     for split in ("train", "test"):
         if not any(judge.answerable(query.query_id) for query in dataset.queries(split)):
             raise InvalidRequest(f"{asked.data} has no query of the split {split!r} with something relevant")
@@ -89,12 +110,16 @@ def run(
     settings: Settings, asked: Asked, name: str, seed: int, progress: Callable[[int], None] = lambda done: None
 ) -> None:
     """Simulate the row called `name`, measure, and write what was found."""
-    (row,) = (row for row in ROWS if row.name == name)
+    (row,) = (row for row in asked.rows if row.name == name)
     asyncio.run(_run(settings, asked, row, seed, progress))
 
 
 def finished(asked: Asked, row: str, seed: int) -> bool:
-    return stem(asked, row, seed).with_suffix(".npz").exists()
+    """Whether the run is there, and of the same command."""
+    path = stem(asked, row, seed)
+    if not path.with_suffix(".npz").exists():
+        return False
+    return bool(orjson.loads(path.with_suffix(".json").read_bytes())["asked"] == asked.said)
 
 
 def stem(asked: Asked, row: str, seed: int) -> Path:
@@ -105,27 +130,32 @@ async def _run(settings: Settings, asked: Asked, row: Row, seed: int, progress: 
     own = settings.model_copy(update=dict(row.settings))
     dataset = Dataset.open(asked.data)
     model = click_model(asked.click_model, noise=asked.noise)
-    judge = Judge.of(dataset, model, seed, asked.drift, own.action_weights)
+    drift = asked.changes.drift(dataset, asked.impressions)
+    if row.unharmed:
+        drift = replace(drift, outages=())
+    judge = Judge.of(dataset, model, seed, drift, own.action_weights)
     train = [query for query in dataset.queries("train") if judge.answerable(query.query_id)]
     test = [query for query in dataset.queries("test") if judge.answerable(query.query_id)]
     world = World(seed, absent=row.without, blind=row.blind)
     folder = asked.work / f"{row.name.replace(' ', '-')}-{seed}"
     policy = None if row.policy is None else row.policy(own)
     async with simulated(own, asked.prepared, folder, world, policy) as (system, service):
+        shelf = Shelf(dataset.documents(), drift)
+        await shelf.clear(service)
 
-        async def after(done: int) -> None:
-            world.dead = asked.drift.dead(done)
+        async def before(search: Search) -> None:
+            world.dead = drift.dead(search.index)
+            await shelf.bring(service, search.index)
 
-        await after(0)
-        course = await simulate(
-            service, Traffic(train, seed), judge, asked.impressions, drift=asked.drift, after=after, progress=progress
-        )
+        traffic = Traffic(train, seed)
+        course = await simulate(service, traffic, judge, asked.impressions, before=before, progress=progress)
         await service.learn()
         found = await _judged(system, own, judge, test[:: asked.every], asked.impressions, policy)
     arrays = course.arrays() | found
     path = stem(asked, row.name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"row": row.name, "seed": seed, "impressions": len(course), "degraded": course.degraded}
+    facts["asked"] = asked.said
     path.with_suffix(".json").write_bytes(orjson.dumps(facts | {"spread": course.spread()}))
     partial = path.with_suffix(".partial.npz")
     np.savez_compressed(partial, **cast(Any, arrays))

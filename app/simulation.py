@@ -90,8 +90,7 @@ async def simulated(
     try:
         async with opened(_apart(settings, folder), learning=False, surroundings=_surroundings(world, lists)) as system:
             world.ranked = not isinstance(system.search.knowledge.ranker, PassthroughRanker)
-            remember(system)
-            yield system, Simulated(system, world, policy)
+            yield system, Simulated(system, world, lists, policy)
     finally:
         lists.close()
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,13 +98,6 @@ async def simulated(
 
 def _apart(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update={"data_dir": folder, "admin_key": None} | EMBEDDED)
-
-
-def remember(system: System) -> None:
-    """Understand every query once; to be called again when the catalogue has changed."""
-    knowledge = system.search.knowledge
-    understand = getattr(knowledge.understand, "__wrapped__", knowledge.understand)
-    knowledge.understand = lru_cache(None)(understand)
 
 
 def _surroundings(world: World, lists: Lists) -> Surroundings:
@@ -157,16 +149,28 @@ class Simulated:
     """The Service of a simulation, in this process: the engine, the feedback and the learner that serve, without HTTP
     around them."""
 
-    def __init__(self, system: System, world: World, policy: Policy | None = None) -> None:
-        self._system = system
+    def __init__(self, system: System, world: World, lists: Lists, policy: Policy | None = None) -> None:
+        self.system = system
         self._world = world
+        self._lists = lists
         self._policy = policy
+        self._understand_once()
         if policy is not None:
             system.switch.learned = policy
 
+    def catalogue_changed(self) -> None:
+        """What engines said before is forgotten."""
+        self._lists.forget()
+        self._understand_once()
+
+    def _understand_once(self) -> None:
+        """Every query."""
+        knowledge = self.system.search.knowledge
+        knowledge.understand = lru_cache(None)(getattr(knowledge.understand, "__wrapped__", knowledge.understand))
+
     async def search(self, search: Search) -> Shown:
         self._world.now = max(self._world.now, search.at)
-        answer = await self._system.search.search(
+        answer = await self.system.search.search(
             Query(
                 search.query.text,
                 limit=PAGE,
@@ -184,11 +188,11 @@ class Simulated:
         )
 
     async def act(self, events: list[dict[str, Any]]) -> None:
-        for result in await self._system.feedback.record(events, admin=False):
+        for result in await self.system.feedback.record(events, admin=False):
             if result.status != "accepted":
                 raise StorageFailed(f"a simulated click was not accepted: {result.status} {result.detail}")
 
     async def learn(self, publish: bool = True) -> None:
-        await self._system.learner.catch_up()
-        if publish and self._policy is None and isinstance(self._system.learner, Learner):
-            await self._system.learner.publish()
+        await self.system.learner.catch_up()
+        if publish and self._policy is None and isinstance(self.system.learner, Learner):
+            await self.system.learner.publish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from services.evaluation.learning_table import Run, curve, lines, markdown, windows
+from services.evaluation.recovery import recovery, share_of_best
 
 
 def made(row: str, seed: int = 1, **arrays: Any) -> Run:
@@ -103,6 +105,34 @@ class TestWindows:
     def test_the_last_one_may_be_short_and_the_shorter_run_ends_it(self) -> None:
         found = windows([made("LTRR", reward=[1.0] * 5)], [made("static", reward=[1.0] * 9)], 2)
         assert [(window.first, window.last) for window in found] == [(0, 2), (2, 4), (4, 5)]
+
+
+class TestRecovery:
+    STATIC = made("LTRR without a", reward=[1.0] * 12)
+
+    def test_it_is_the_first_window_within_two_percent(self) -> None:
+        learned = made("LTRR", reward=[0.0, 0.0, 0.5, 0.5, 0.9, 0.9, 0.985, 0.985, 0.5, 0.5, 2.0, 2.0])
+        found = recovery([learned], [self.STATIC], 2, 10, 2)
+        assert (found.at, found.reference, found.back_after) == (2, "LTRR without a", 6)
+        assert [(window.first, window.last) for window in found.windows] == [(2, 4), (4, 6), (6, 8), (8, 10)]
+        assert [window.gain.mean for window in found.windows] == pytest.approx([-0.5, -0.1, -0.015, -0.5])
+
+    def test_there_may_be_none(self) -> None:
+        learned = made("LTRR", reward=[0.9] * 12)
+        assert recovery([learned], [self.STATIC], 0, 12, 5).back_after is None
+        with pytest.raises(ValueError, match="no search"):
+            recovery([learned], [self.STATIC], 12, 14)
+
+    def test_it_is_the_mean_of_seeds_that_counts(self) -> None:
+        reference = [made("r", seed, reward=[1.0] * 2) for seed in (1, 2)]
+        learned = [made("LTRR", 1, reward=[0.9] * 2), made("LTRR", 2, reward=[1.1] * 2)]
+        assert recovery(learned, reference, 0, 2, 2).back_after == 2
+
+    def test_shares_of_the_best_are_of_what_could_be_earned(self) -> None:
+        runs = [made("LTRR", 1, reward=[9.0, 1.0, 1.0], best=[9.0, 2.0, 2.0])]
+        runs.append(made("LTRR", 2, reward=[9.0, 0.0, 1.0], best=[9.0, 1.0, 1.0]))
+        assert share_of_best(runs, 1, 9) == pytest.approx(3.0 / 6.0)
+        assert math.isnan(share_of_best(runs, 3, 9))
 
 
 class TestCurve:

@@ -21,11 +21,12 @@ from app.__main__ import main
 from app.cli.progress import Progress
 from app.cli.train import train_encoders
 from app.settings import Settings
+from app.simulated_changes import Changes, Shelf
 from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, finished, run, stem
 from app.simulation import Simulated, World, prepare, simulated
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
 from services.evaluation.click_models import click_model
-from services.evaluation.drift import Drift, Outage
+from services.evaluation.drift import Outage
 from services.evaluation.judge import Judge
 from services.evaluation.simulate import Course, Shown, simulate
 from services.evaluation.users import Search, Traffic
@@ -138,6 +139,15 @@ def command(data: Path, folder: Path, *more: str) -> tuple[str | Path, ...]:
     return ("simulate", "--data", data, *asked, "--work", folder / "work", *more)
 
 
+def simulated_with(data: Path, prepared: Path, folder: Path, *more: str) -> dict[str, Any]:
+    """Results of a short simulation."""
+    shutil.copytree(prepared, folder / "work" / "prepared")
+    done = called(folder / "var", *command(data, folder, *more, "--json"))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 @pytest.fixture(scope="module")
 def ended(data: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """(folder of the results, results, what was printed beside them)."""
@@ -170,7 +180,7 @@ class TestCommand:
     def test_a_table_and_plots_are_written(self, ended: tuple[Path, dict[str, Any], str]) -> None:
         folder, _, _ = ended
         text = (folder / "out" / "table.md").read_text()
-        assert text.startswith("| row ")
+        assert text.startswith("60 impressions a run, seeds 1.\n\n| row ")
         assert "NDCG@10 - static" in text
         assert "### personal" in text
         assert "Windows of impressions" in text
@@ -331,7 +341,7 @@ class TestRuns:
         assert not list(asked.work.iterdir())
 
     def test_an_arm_that_is_dead_degrades_answers_while_it_is(self, asked: Asked) -> None:
-        outage = replace(asked, drift=Drift(outages=(Outage("lexical", 20, 40),)))
+        outage = replace(asked, changes=Changes((Outage("lexical", 20, 40),)))
         run(SETTINGS, outage, STATIC, 1)
         facts = orjson.loads(stem(outage, STATIC, 1).with_suffix(".json").read_bytes())
         assert facts["degraded"] == 20
@@ -368,6 +378,107 @@ class TestSpared:
         assert asked == {"rows", "slate"}
         assert (prepared / "lists.sqlite3").exists()
         assert (prepared / "other.sqlite3").exists()
+
+
+class TestChanges:
+    def test_an_arm_that_dies_is_measured_by_policies_to_which_that_did_not_happen(
+        self, data: Path, prepared: Path, tmp_path: Path
+    ) -> None:
+        found = simulated_with(data, prepared, tmp_path, "--rows", "LTRR", "--kill", "lexical:10:40")
+        rows = {line["row"] for line in found["lines"]}
+        assert rows == {"LTRR", "LTRR unharmed", "LTRR without lexical"}
+        assert found["spread"]["LTRR without lexical, seed 1"]["lexical"] == {"0": 1.0}
+        died, returned = found["recoveries"]
+        assert (died["arm"], died["dies"], died["reference"]) == ("lexical", True, "LTRR without lexical")
+        assert (returned["arm"], returned["dies"], returned["reference"]) == ("lexical", False, "LTRR unharmed")
+        assert [(window["first"], window["last"]) for window in died["windows"]] == [(10, 40)]
+        assert [(window["first"], window["last"]) for window in returned["windows"]] == [(40, 60)]
+        assert set(found["changes"]) == {"10", "40"}
+        shares = found["changes"]["10"]
+        assert shares["LTRR"]["500 before"] == shares["LTRR unharmed"]["500 before"]
+        assert shares["LTRR"]["first 500 after"] != shares["LTRR unharmed"]["first 500 after"]
+        assert "arms that die" in (tmp_path / "out" / "table.md").read_text()
+        degraded = {
+            row: orjson.loads((tmp_path / "out" / "runs" / f"{row}-1.json").read_bytes())["degraded"]
+            for row in ("LTRR", "LTRR-unharmed", "LTRR-without-lexical")
+        }
+        assert degraded["LTRR"] > 10
+        assert degraded["LTRR-unharmed"] == degraded["LTRR-without-lexical"] == 0
+
+    def test_items_arrive_in_waves(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+        changes = Changes(new_items=0.5)
+        dataset = Dataset.open(data)
+        drift = changes.drift(dataset, 100)
+        assert changes.moments(100) == [20, 40, 60, 80]
+        assert [len(drift.absent(index)) == 0 for index in (0, 79, 80)] == [False, False, True]
+        assert 0.3 < len(drift.absent(0)) / len(TRACKS) < 0.7
+
+        async def there() -> list[tuple[int, set[str]]]:
+            """(items in the catalogue, what a search finds) before any and after every wave."""
+            found = []
+            async with simulated(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, service):
+                shelf = Shelf(dataset.documents(), drift)
+                await shelf.clear(service)
+                for index in (0, 20, 79, 80):
+                    await shelf.bring(service, index)
+                    answer = await system.search.search(Query("river winter", limit=100, timeout=10.0))
+                    found.append((await system.items.count(), {hit.object_id for hit in answer.hits}))
+            return found
+
+        found = asyncio.run(there())
+        for (count, hits), index in zip(found, (0, 20, 79, 80), strict=True):
+            absent = drift.absent(index)
+            assert count == len(TRACKS) - len(absent)
+            assert not hits & absent
+        assert found[-1][1] & drift.absent(0), "what arrived is found"
+
+    def test_people_want_what_others_wanted(self, data: Path) -> None:
+        dataset = Dataset.open(data)
+        drift = Changes(taste=30).drift(dataset, 60)
+        judge = Judge.of(dataset, click_model("position"), 1, drift)
+        for split in ("train", "test"):
+            of_split = [query for query in dataset.queries(split) if query.user_id is None]
+            wanted = dataset.judgments()
+            changed = [q for q in of_split if drift.grades(wanted, q.query_id, 30) != wanted.get(q.query_id, {})]
+            assert len(changed) > len(of_split) / 2
+            partners = {q.query_id for q in of_split}
+            own = {frozenset(wanted.get(query_id, {})) for query_id in partners}
+            assert {frozenset(drift.grades(wanted, query_id, 30)) for query_id in partners} <= own
+        query_id = changed[0].query_id
+        assert judge.best_reward(query_id, 29) > 0
+        assert drift.grades(wanted, query_id, 29) == wanted[query_id]
+
+    def test_everything_may_change_at_once(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+        asked = ("--kill", "lexical:10:40", "--new-items", "0.5", "--taste-change", "30")
+        changed = simulated_with(data, prepared, tmp_path, "--rows", "LTRR", *asked)
+        assert set(changed["changes"]) == {"10", "12", "24", "30", "36", "40", "48"}
+        assert len(changed["recoveries"]) == 2
+
+    def test_runs_of_another_command_are_run_again(self, asked: Asked) -> None:
+        run(SETTINGS, asked, STATIC, 1)
+        assert finished(asked, STATIC, 1)
+        for other in (
+            replace(asked, changes=Changes(taste=10)),
+            replace(asked, impressions=61),
+            replace(asked, noise=0.2),
+            replace(asked, every=7),
+        ):
+            assert not finished(other, STATIC, 1)
+
+    def test_wrong_use_is_refused(self, data: Path, tmp_path: Path) -> None:
+        asked = ["simulate", "--data", str(data), "--out", str(tmp_path / "out")]
+        for value, said in (
+            ("best:1:2", "no arm 'best'; arms are lexical"),
+            ("lexical:1", "an arm and two whole numbers"),
+            ("lexical:a:2", "an arm and two whole numbers"),
+            ("lexical:2:2", "ends at 2, but starts at 2"),
+        ):
+            err = io.StringIO()
+            with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(err):
+                main([*asked, "--kill", value])
+            assert ended.value.code == 2
+            assert said in err.getvalue()
+        assert "--new-items is a share" in failed(2, tmp_path, *asked, "--new-items", "1.5")
 
 
 class TestService:

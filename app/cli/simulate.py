@@ -14,24 +14,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import orjson
 
 from app.cli.progress import Progress
 from app.cli.train import train_encoders
 from app.settings import Settings
-from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, Row, check, finished, stem
+from app.simulated_changes import Changes
+from app.simulated_report import report
+from app.simulated_runs import ROWS, Asked, Row, check, finished
 from app.simulated_runs import run as run_row
 from app.simulation import prepare
-from services.errors import SettingsInvalid
-from services.evaluation.learning_table import Run, curve, lines, markdown, windows
+from services.errors import InvalidRequest, SettingsInvalid
+from services.evaluation.drift import Outage
+from services.policies.fixed import FIXED_COUNTS
 
 OUT = Path("simulation")
 NAMES = tuple(row.name for row in ROWS)
@@ -56,6 +56,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--noise", type=float, default=0.1, help="chance of a click on an unwanted item (default: 0.1)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="ask every N-th test query (default: all)")
+    parser.add_argument(
+        "--kill",
+        type=_outage,
+        action="append",
+        default=[],
+        metavar="ARM:FROM:TO",
+        help="the arm fails from that search on until the other one; repeatable. Two rows more show where LTRR should "
+        "be: one that never had the arm, one whose arms do not die",
+    )
+    parser.add_argument(
+        "--new-items", type=float, default=0.0, metavar="SHARE", help="of the catalogue arrives in four waves"
+    )
+    parser.add_argument(
+        "--taste-change", type=int, metavar="N", help="from the N-th search on people want what others wanted before"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: ./{OUT}")
     parser.add_argument(
@@ -74,6 +89,8 @@ def run(asked: argparse.Namespace) -> None:
         raise SettingsInvalid(f"simulate: no such folder {asked.data}")
     if asked.impressions < 1 or asked.every < 1 or asked.jobs < 1:
         raise SettingsInvalid("simulate: --impressions, --every and --jobs are at least 1")
+    if not 0.0 <= asked.new_items < 1.0:
+        raise SettingsInvalid("simulate: --new-items is a share from 0 to below 1")
     work = asked.work or asked.out / "work"
     what = Asked(
         data=asked.data,
@@ -84,9 +101,11 @@ def run(asked: argparse.Namespace) -> None:
         click_model=asked.clicks,
         noise=asked.noise,
         every=asked.every,
+        changes=Changes(tuple(asked.kill), asked.new_items, asked.taste_change),
     )
+    rows = (*asked.rows, *(row for row in what.rows if row not in ROWS))
     check(what)
-    pairs = [(row.name, seed) for seed in asked.seeds for row in asked.rows]
+    pairs = [(row.name, seed) for seed in asked.seeds for row in rows]
     with Progress() as progress:
         asyncio.run(prepare(settings, asked.data, what.prepared, train_encoders, progress))
         missing = [pair for pair in pairs if not finished(what, *pair)]
@@ -103,55 +122,8 @@ def run(asked: argparse.Namespace) -> None:
                     progress.done("runs", number)
     if asked.work is None:
         shutil.rmtree(work, ignore_errors=True)
-    _tell(what, asked.rows, asked.seeds, asked.json)
-
-
-def _tell(what: Asked, rows: Sequence[Row], seeds: Sequence[int], as_json: bool) -> None:
-    runs = [_read(what, row, seed) for row in rows for seed in seeds]
-    found = lines(runs, STATIC)
-    by_row = {row.name: [run for run in runs if run.row == row.name] for row in rows}
-    results = {
-        "impressions": what.impressions,
-        "seeds": list(seeds),
-        "clicks": what.click_model,
-        "noise": what.noise,
-        "lines": [asdict(line) for line in found],
-        "spread": {f"{run.row}, seed {run.seed}": run.spread for run in runs},
-    }
-    text = [markdown(found)]
-    for part in sorted({line.part for line in found} - {"all"}):
-        text += [f"### {part}", markdown(found, part)]
-    if STATIC in by_row and LEARNED in by_row:
-        compared = windows(by_row[LEARNED], by_row[STATIC])
-        results["windows"] = [asdict(window) for window in compared]
-        worst = min(compared, key=lambda window: window.gain.high)
-        text.append(
-            f"Windows of impressions in which {LEARNED} earned less than the static mix by more than 2 %, its interval "
-            f"wholly below: {sum(window.worse for window in compared)} of {len(compared)} (lowest: {worst.gain})."
-        )
-    what.out.mkdir(parents=True, exist_ok=True)
-    (what.out / "results.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
-    (what.out / "table.md").write_text("\n\n".join(text) + "\n")
-    _plot(what, by_row)
-    print(orjson.dumps(results).decode() if as_json else "\n\n".join(text))
-
-
-def _plot(what: Asked, by_row: dict[str, list[Run]]) -> None:
-    try:
-        from services.evaluation.plots import Curve, curves
-    except ImportError:
-        return
-    size = max(1, what.impressions // 30)
-    for name, y_label in (("reward", "expected reward"), ("regret", "regret"), ("candidates", "candidates a request")):
-        series = {row: Curve(*curve(runs, name, size)) for row, runs in by_row.items()}
-        curves(what.out / f"{name}.svg", y_label, "impressions", y_label, series)
-
-
-def _read(what: Asked, row: Row, seed: int) -> Run:
-    path = stem(what, row.name, seed)
-    facts = orjson.loads(path.with_suffix(".json").read_bytes())
-    with np.load(path.with_suffix(".npz")) as arrays:
-        return Run(row.name, seed, facts["impressions"], dict(arrays), facts["spread"])
+    results, text = report(what, rows, asked.seeds)
+    print(orjson.dumps(results).decode() if asked.json else text)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -167,3 +139,16 @@ def _rows(text: str) -> tuple[Row, ...]:
     if unknown := [name for name in names if name not in known]:
         raise argparse.ArgumentTypeError(f"no row {unknown[0]!r}; rows are {', '.join(known)}")
     return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def _outage(text: str) -> Outage:
+    arm, *bounds = text.split(":")
+    if arm not in FIXED_COUNTS:
+        raise argparse.ArgumentTypeError(f"no arm {arm!r}; arms are {', '.join(FIXED_COUNTS)}")
+    try:
+        start, end = map(int, bounds)
+        return Outage(arm, start, end)
+    except ValueError:
+        raise argparse.ArgumentTypeError("an arm and two whole numbers, as lexical:5000:10000") from None
+    except InvalidRequest as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

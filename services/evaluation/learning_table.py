@@ -95,20 +95,23 @@ def lines(runs: Sequence[Run], static: str) -> list[Line]:
     return found
 
 
-def windows(learned: Sequence[Run], static: Sequence[Run], size: int = WINDOW) -> list[Window]:
-    """Expected reward of both on the same searches, by window; means over the seeds that both have, intervals over
-    searches. Raises ValueError when they share no seed."""
+def windows(
+    learned: Sequence[Run], static: Sequence[Run], size: int = WINDOW, first: int = 0, last: int | None = None
+) -> list[Window]:
+    """Expected reward of both on the same searches, by window, from search `first` up to `last` (default: the end);
+    means over the seeds that both have, intervals over searches. Raises ValueError when they share no seed."""
     pairs = [(a, b) for a in learned for b in static if a.seed == b.seed]
     if not pairs:
         raise ValueError("the rows share no seed")
     length = min(min(a.impressions, b.impressions) for a, b in pairs)
+    length = length if last is None else min(length, last)
     found = []
-    for first in range(0, length, size):
-        last = min(first + size, length)
-        ours = np.concatenate([a.arrays["reward"][first:last] for a, _ in pairs])
-        theirs = np.concatenate([b.arrays["reward"][first:last] for _, b in pairs])
+    for start in range(first, length, size):
+        end = min(start + size, length)
+        ours = np.concatenate([a.arrays["reward"][start:end] for a, _ in pairs])
+        theirs = np.concatenate([b.arrays["reward"][start:end] for _, b in pairs])
         gain = bootstrap(((ours - theirs) / theirs.mean()).tolist(), resamples=1000)
-        found.append(Window(first, last, gain))
+        found.append(Window(start, end, gain))
     return found
 
 

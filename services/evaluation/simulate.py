@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.evaluation.drift import Drift
 from services.evaluation.judge import Judge
 from services.evaluation.users import Search, Traffic
 
@@ -96,7 +95,6 @@ async def simulate(
     judge: Judge,
     impressions: int,
     *,
-    drift: Drift | None = None,
     before: Callable[[Search], Awaitable[None]] | None = None,
     after: Callable[[int], Awaitable[None]] | None = None,
     progress: Callable[[int], None] = lambda done: None,
