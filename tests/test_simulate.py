@@ -26,7 +26,7 @@ from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, finished, run, stem
 from app.simulation import Simulated, World, prepare, simulated
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
 from services.evaluation.click_models import click_model
-from services.evaluation.drift import Outage
+from services.evaluation.drift import Exchange, Outage
 from services.evaluation.judge import Judge
 from services.evaluation.simulate import Course, Shown, simulate
 from services.evaluation.users import Search, Traffic
@@ -436,15 +436,15 @@ class TestChanges:
         dataset = Dataset.open(data)
         drift = Changes(taste=30).drift(dataset, 60)
         judge = Judge.of(dataset, click_model("position"), 1, drift)
+        wanted = dataset.judgments()
         for split in ("train", "test"):
-            of_split = [query for query in dataset.queries(split) if query.user_id is None]
-            wanted = dataset.judgments()
-            changed = [q for q in of_split if drift.grades(wanted, q.query_id, 30) != wanted.get(q.query_id, {})]
+            of_split = {query.query_id for query in dataset.queries(split)}
+            changed = {q for q in of_split if drift.grades(wanted, q, 30) != wanted.get(q, {})}
             assert len(changed) > len(of_split) / 2
-            partners = {q.query_id for q in of_split}
-            own = {frozenset(wanted.get(query_id, {})) for query_id in partners}
-            assert {frozenset(drift.grades(wanted, query_id, 30)) for query_id in partners} <= own
-        query_id = changed[0].query_id
+        for change in drift.changes:
+            assert isinstance(change, Exchange)
+            assert all(one.split("-")[0] == other.split("-")[0] for one, other in change.partners.items())
+        query_id = min(changed & wanted.keys())
         assert judge.best_reward(query_id, 29) > 0
         assert drift.grades(wanted, query_id, 29) == wanted[query_id]
 
