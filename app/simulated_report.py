@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from app.simulated_runs import LEARNED, STATIC, UNHARMED, Asked, Row, stem, without
+from app.simulated_runs import FORGETFUL, LEARNED, STATIC, UNHARMED, Asked, Row, stem, without
 from services.evaluation.compare import table
 from services.evaluation.learning_table import Run, curve, lines, markdown, windows
 from services.evaluation.recovery import Recovery, recovery, share_of_best
+from services.evaluation.repeats import AFTER, GOAL, GOAL_AFTER, repeated
 
 POINTS = 30
 """Of a curve."""
@@ -26,20 +28,16 @@ Runs = Mapping[str, Sequence[Run]]
 def report(asked: Asked, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[dict[str, Any], str]:
     """(results, the same as text); both written, and plots beside them."""
     by_row = {row.name: [_read(asked, row, seed) for seed in seeds] for row in rows}
-    runs = [run for of_row in by_row.values() for run in of_row]
-    found = lines(runs, STATIC)
     results: dict[str, Any] = {
         "impressions": asked.impressions,
         "seeds": list(seeds),
         "clicks": asked.click_model,
         "noise": asked.noise,
-        "lines": [asdict(line) for line in found],
-        "spread": {f"{run.row}, seed {run.seed}": run.spread for run in runs},
+        "spread": {f"{run.row}, seed {run.seed}": run.spread for runs in by_row.values() for run in runs},
     }
-    text = [f"{asked.impressions} impressions a run, seeds {', '.join(map(str, seeds))}.", markdown(found)]
-    for part in sorted({line.part for line in found} - {"all"}):
-        text += [f"### {part}", markdown(found, part)]
-    for section in (_windows, _recoveries, _changes):
+    text = [f"{asked.impressions} impressions a run, seeds {', '.join(map(str, seeds))}."]
+    sections = (_repeats,) if asked.repeats else (_table, _windows, _recoveries, _changes)
+    for section in sections:
         told, said = section(asked, by_row)
         results |= told
         text += said
@@ -48,6 +46,34 @@ def report(asked: Asked, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[dic
     (asked.out / "table.md").write_text("\n\n".join(text) + "\n")
     _plot(asked, by_row)
     return results, "\n\n".join(text)
+
+
+def _table(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    found = lines([run for runs in by_row.values() for run in runs], STATIC)
+    text = [markdown(found)]
+    for part in sorted({line.part for line in found} - {"all"}):
+        text += [f"### {part}", markdown(found, part)]
+    return {"lines": [asdict(line) for line in found]}, text
+
+
+def _repeats(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    tables, slices = rounds(by_row[LEARNED]), by_row[LEARNED][0].arrays["slices"]
+    forgetful = rounds(by_row[FORGETFUL])
+    found = repeated(tables, forgetful, slices[: tables.shape[1]].tolist())
+    shown = [["queries", "after", "NDCG@10 remembering", "without memory", "share of the gap closed"]]
+    for line in found:
+        figures = map(str, (line.remembering, line.forgetful, line.closed))
+        shown.append([f"{line.part} ({line.queries})", str(line.after), *figures])
+    (whole,) = (line.closed for line in found if (line.part, line.after) == ("all", GOAL_AFTER))
+    verdict = "met" if whole.mean >= GOAL else "missed"
+    said = f"After {GOAL_AFTER} impressions a query {whole.mean:.1%} of the gap is closed (goal {GOAL:.0%}: {verdict})."
+    return {"repeats": [asdict(line) for line in found]}, [table(shown), said]
+
+
+def rounds(runs: Sequence[Run]) -> NDArray[np.float64]:
+    """NDCG@10 [rounds, queries], mean over the seeds."""
+    mean: NDArray[np.float64] = np.mean([run.arrays["ndcg"] for run in runs], axis=0)
+    return mean.reshape(AFTER[-1] + 1, -1)
 
 
 def _windows(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
@@ -109,6 +135,13 @@ def _plot(asked: Asked, by_row: Runs) -> None:
     try:
         from services.evaluation.plots import Curve, curves
     except ImportError:
+        return
+    if asked.repeats:
+        every = list(range(AFTER[-1] + 1))
+        drawn = {
+            row: Curve([float(k) for k in every], rounds(runs).mean(axis=1).tolist()) for row, runs in by_row.items()
+        }
+        curves(asked.out / "repeats.svg", "queries asked again and again", "impressions a query", "NDCG@10", drawn)
         return
     size = max(1, asked.impressions // POINTS)
     for name, y_label in (("reward", "expected reward"), ("regret", "regret"), ("candidates", "candidates a request")):

@@ -25,6 +25,7 @@ from services.errors import InvalidRequest
 from services.evaluation.click_models import click_model
 from services.evaluation.compare import traffic
 from services.evaluation.judge import Judge
+from services.evaluation.repeats import AFTER, Rounds, sample
 from services.evaluation.simulate import simulate
 from services.evaluation.users import Search, Traffic, mix_of
 from services.policies.base import Policy
@@ -32,6 +33,7 @@ from services.policies.fixed import UniformPolicy
 
 STATIC = "static"
 LEARNED = "LTRR"
+FORGETFUL = "no memory"
 MEASURES = ("ndcg@10", "capped_recall@10")
 
 
@@ -58,7 +60,7 @@ ROWS: tuple[Row, ...] = (
     Row("random", "every allowed count as likely as any other", lambda s: UniformPolicy(budget=s.candidate_budget)),
     Row("no context", "LTRR that knows nothing of the request: one mix, learned", blind=True),
     Row("no exploration", "LTRR that never explores", settings={"exploration": 0.0}),
-    Row("no memory", "LTRR without the memory arm", without=frozenset({"memory"})),
+    Row(FORGETFUL, "LTRR without the memory arm", without=frozenset({"memory"})),
 )
 
 UNHARMED = Row("LTRR unharmed", "LTRR whose arms do not die", unharmed=True)
@@ -83,6 +85,8 @@ class Asked:
     every: int = 1
     """Of the test queries every so manieth is asked."""
     changes: Changes = field(default_factory=Changes)
+    repeats: int = 0
+    """Queries a slice that are asked over and over; 0: traffic as users make it."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -93,7 +97,7 @@ class Asked:
     @property
     def said(self) -> str:
         """What makes its runs others than those of another command."""
-        return f"{self.impressions} {self.click_model} {self.noise} {self.every} {self.changes}"
+        return f"{self.impressions} {self.click_model} {self.noise} {self.every} {self.changes} {self.repeats}"
 
 
 def check(asked: Asked) -> None:
@@ -104,6 +108,14 @@ def check(asked: Asked) -> None:
     for split in ("train", "test"):
         if not any(judge.answerable(query.query_id) for query in dataset.queries(split)):
             raise InvalidRequest(f"{asked.data} has no query of the split {split!r} with something relevant")
+
+
+def repeating(asked: Asked) -> Asked:
+    """As many impressions as it takes to ask every query of the sample once more than the most that is measured."""
+    dataset = Dataset.open(asked.data)
+    judge = Judge.of(dataset, click_model(asked.click_model, noise=asked.noise), 0)
+    queries = sample((q for q in dataset.queries("train") if judge.answerable(q.query_id)), asked.repeats)
+    return replace(asked, impressions=len(queries) * (AFTER[-1] + 1))
 
 
 def run(
@@ -147,10 +159,12 @@ async def _run(settings: Settings, asked: Asked, row: Row, seed: int, progress: 
             world.dead = drift.dead(search.index)
             await shelf.bring(service, search.index)
 
-        traffic = Traffic(train, seed)
+        traffic = Rounds(sample(train, asked.repeats)) if asked.repeats else Traffic(train, seed)
         course = await simulate(service, traffic, judge, asked.impressions, before=before, progress=progress)
         await service.learn()
-        found = await _judged(system, own, judge, test[:: asked.every], asked.impressions, policy)
+        found: dict[str, NDArray[Any]] = {}
+        if not asked.repeats:
+            found = await _judged(system, own, judge, test[:: asked.every], asked.impressions, policy)
     arrays = course.arrays() | found
     path = stem(asked, row.name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)

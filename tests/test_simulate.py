@@ -481,6 +481,25 @@ class TestChanges:
         assert "--new-items is a share" in failed(2, tmp_path, *asked, "--new-items", "1.5")
 
 
+class TestRepeats:
+    def test_what_is_asked_over_and_over_is_remembered(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+        found = simulated_with(data, prepared, tmp_path, "--repeats", "2")
+        assert found["impressions"] == 4 * 51
+        assert set(found["spread"]) == {"LTRR, seed 1", "no memory, seed 1"}
+        lines = {(line["part"], line["after"]): line for line in found["repeats"]}
+        assert {part for part, _ in lines} == {"all", "title", "topic"}
+        assert {after for _, after in lines} == {0, 1, 5, 20, 50}
+        assert lines["all", 0]["queries"] == 4
+        assert lines["all", 50]["closed"]["mean"] > lines["all", 0]["closed"]["mean"]
+        assert (tmp_path / "out" / "repeats.svg").exists()
+        assert "of the gap is closed" in (tmp_path / "out" / "table.md").read_text()
+
+    def test_nothing_changes_meanwhile(self, data: Path, tmp_path: Path) -> None:
+        asked = ("simulate", "--data", data, "--out", tmp_path / "out", "--repeats")
+        assert "nothing changes" in failed(2, tmp_path, *asked, "2", "--taste-change", "3")
+        assert "from 1" in failed(2, tmp_path, *asked, "-2")
+
+
 class TestService:
     def test_the_service_is_blind_to_grades(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         def whole(judge: Judge) -> bytes:

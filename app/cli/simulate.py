@@ -26,7 +26,7 @@ from app.cli.train import train_encoders
 from app.settings import Settings
 from app.simulated_changes import Changes
 from app.simulated_report import report
-from app.simulated_runs import ROWS, Asked, Row, check, finished
+from app.simulated_runs import FORGETFUL, LEARNED, ROWS, Asked, Row, check, finished, repeating
 from app.simulated_runs import run as run_row
 from app.simulation import prepare
 from services.errors import InvalidRequest, SettingsInvalid
@@ -71,6 +71,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--taste-change", type=int, metavar="N", help="from the N-th search on people want what others wanted before"
     )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead of all this ask N queries each of the slices title, typo and topic over and over, and show what "
+        "memory makes of it: --impressions and --rows do not matter then",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: ./{OUT}")
     parser.add_argument(
@@ -89,6 +97,8 @@ def run(asked: argparse.Namespace) -> None:
         raise SettingsInvalid(f"simulate: no such folder {asked.data}")
     if asked.impressions < 1 or asked.every < 1 or asked.jobs < 1:
         raise SettingsInvalid("simulate: --impressions, --every and --jobs are at least 1")
+    if asked.repeats < 0 or (asked.repeats and (asked.kill or asked.new_items or asked.taste_change is not None)):
+        raise SettingsInvalid("simulate: --repeats is a number from 1, and nothing changes meanwhile")
     if not 0.0 <= asked.new_items < 1.0:
         raise SettingsInvalid("simulate: --new-items is a share from 0 to below 1")
     work = asked.work or asked.out / "work"
@@ -102,7 +112,11 @@ def run(asked: argparse.Namespace) -> None:
         noise=asked.noise,
         every=asked.every,
         changes=Changes(tuple(asked.kill), asked.new_items, asked.taste_change),
+        repeats=asked.repeats,
     )
+    if what.repeats:
+        what = repeating(what)
+        asked.rows = tuple(row for row in ROWS if row.name in (LEARNED, FORGETFUL))
     rows = (*asked.rows, *(row for row in what.rows if row not in ROWS))
     check(what)
     pairs = [(row.name, seed) for seed in asked.seeds for row in rows]

@@ -7,7 +7,7 @@ users want is the judge (services/evaluation/judge.py): nothing else here sees a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.evaluation.judge import Judge
-from services.evaluation.users import Search, Traffic
+from services.evaluation.users import Search
 
 LEARN_EVERY = 20
 """Searches between two looks of the learner at the log: what was clicked is remembered then."""
@@ -35,6 +35,12 @@ class Shown:
     counts: Mapping[str, int]
     """Per arm, the candidates asked for."""
     degraded: bool
+
+
+class Searches(Protocol):
+    def since(self, index: int = 0) -> Iterator[Search]:
+        """Searches from number `index` on, without end."""
+        ...
 
 
 class Service(Protocol):
@@ -91,7 +97,7 @@ class Course:
 
 async def simulate(
     service: Service,
-    traffic: Traffic,
+    traffic: Searches,
     judge: Judge,
     impressions: int,
     *,
