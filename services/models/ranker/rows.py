@@ -1,6 +1,7 @@
 """What a ranker is trained on: groups of feature rows and what each item was worth, from judged queries or the log.
 
-One group is one ranking of one query. Features are always those of services.rankers.features, as served.
+One group is one pool of one query, or what several answers to it showed. Features are always those of
+services.rankers.features, as served.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from services.backends.base import EventLog, Record
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, RecordDamaged
 from services.evaluation.measures import exponential
+from services.models.ranker.answers import Answers, Together
 from services.rankers.base import Rows
 from services.rankers.features import NAMES, rows
 from services.rewards import examination, gain, principal_weight
@@ -28,6 +30,7 @@ FEWEST = 50
 VALIDATION_SHARE = 0.2
 _READ = 500
 _HOUR = 3600.0
+_PERSON = NAMES.index("person_known")
 
 Found = tuple[Context, Sequence[Pooled], Mapping[str, Document]]
 Search = Callable[["Labelled"], Awaitable[Found]]
@@ -46,8 +49,9 @@ class Group:
     """Scores of the order to beat: the fused one, or the one that was shown."""
     ideal: tuple[float, ...] = ()
     """Gains of all judged items, in the pool or not; () when only shown items are known."""
-    positions: tuple[int, ...] = ()
-    """Where each item was shown, from 1; () without position bias."""
+    looks: NDArray[np.float64] | None = None
+    """How often each item was looked at, by expectation, > 0: `gains` are the sum over so many. None where they are
+    judgements."""
     weight: float = 1.0
     slice: str = ""
 
@@ -122,41 +126,57 @@ async def from_labels(
     return groups
 
 
+def labelled(groups: Iterable[Group], folder: Path, split: str) -> list[Group]:
+    """Those of `groups` that are of queries of `split` with something relevant, with the gains of their judgements."""
+    grades = {query.query_id: query.grades for query in read_labels(folder, (split,))}
+    return [
+        replace(
+            group,
+            gains=np.array([exponential(grades[group.key].get(object_id, 0.0)) for object_id in group.ids]),
+            ideal=tuple(exponential(grade) for grade in grades[group.key].values()),
+        )
+        for group in groups
+        if group.key in grades
+    ]
+
+
 # --- the event log ------------------------------------------------------------------------------------------------
 
 
 async def from_log(
-    log: EventLog, weights: Mapping[str, float], attribution: float, cap: int
+    log: EventLog,
+    weights: Mapping[str, float],
+    attribution: float,
+    cap: int,
+    curve: Callable[[int], float] = examination,
 ) -> tuple[list[Group], list[Group]]:
-    """(training, validation) groups: one per answer that earned something within `attribution` seconds (server times).
+    """(training, validation) groups: answers to the same query put together (see services.models.ranker.answers) that
+    earned something within `attribution` seconds (server times); those that earned nothing count among them as looks.
 
-    Gains are action weights relative to the largest; items that were shown and got nothing, or were disliked, have 0.
-    One principal's events beyond `cap` an hour count less. A fifth of the queries (by a hash of their memory key, so
-    that a query is never on both sides) is for validation. Answers that are not to be learned from, or without feature
-    rows (browsing), are left out.
+    Gains are action weights relative to the largest, summed; looks are by `curve`, the chance that a position is looked
+    at. Items that were shown and got nothing, or were disliked on the whole, have 0. One principal's events beyond
+    `cap` an hour count less. A fifth of the queries (by a hash of their memory key, so that a query is never on both
+    sides) is for validation. Answers that are not to be learned from, or without feature rows (browsing), are left out.
 
     Raises InvalidRequest when either side has too few groups to learn or to judge from.
     """
-    shown: dict[str, Impression] = {}
-    earned: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    answers = Answers(curve)
+    shown: dict[str, tuple[float, str | None, Together]] = {}
     recent: defaultdict[str, deque[float]] = defaultdict(deque)
     async for record in records(log):
         if isinstance(record, Impression) and _usable(record):
-            shown[record.query_id] = record
+            shown[record.query_id] = record.at, record.principal, _put_together(answers, record)
         elif isinstance(record, Interaction) and record.query_id in shown and record.object_id is not None:
-            impression = shown[record.query_id]
-            if record.at - impression.at <= attribution:
-                trust = _trust(impression.principal, record.at, recent, cap)
-                items = earned[impression.query_id]
-                items[record.object_id] = items.get(record.object_id, 0.0) + trust * gain(record, weights)
-    groups = [_group(shown[query_id], items) for query_id, items in earned.items()]
-    groups = [group for group in groups if (group.gains > 0).any()]
-    training = [group for group in groups if not _held_out(group.key)]
-    validation = [group for group in groups if _held_out(group.key)]
+            at, principal, together = shown[record.query_id]
+            if record.at - at <= attribution:
+                together.earn(record.object_id, _trust(principal, record.at, recent, cap) * gain(record, weights))
+    groups = [clicked(together) for together in answers.wanted()]
+    training, validation = sides(groups)
     if len(training) < FEWEST or len(validation) < FEWEST * VALIDATION_SHARE:
         raise InvalidRequest(
-            f"too little to learn from: {len(groups)} answers with a wanted item in the log ({len(training)} for "
-            f"training, {len(validation)} for validation); at least {FEWEST} and {FEWEST * VALIDATION_SHARE:.0f} needed"
+            f"too little to learn from: {len(groups)} queries and repeats with a wanted item in the log "
+            f"({len(training)} for training, {len(validation)} for validation); at least {FEWEST} and "
+            f"{FEWEST * VALIDATION_SHARE:.0f} needed"
         )
     return training, validation
 
@@ -196,20 +216,33 @@ def _usable(impression: Impression) -> bool:
     return bool(impression.rows) and all(0 < len(row) <= len(NAMES) for row in impression.rows)
 
 
-def _group(impression: Impression, items: Mapping[str, float]) -> Group:
+def _put_together(answers: Answers, impression: Impression) -> Together:
     table = np.zeros((len(impression.rows), len(NAMES)), dtype=np.float32)
     for i, row in enumerate(impression.rows):
         table[i, : len(row)] = row  # logged before the last features existed: those are absent, 0
-    places = range(impression.offset + 1, impression.offset + len(impression.shown) + 1)
-    worth = np.array([max(items.get(object_id, 0.0), 0.0) for object_id in impression.shown])
+    known = bool((table[:, _PERSON] > 0).any())
+    person = (impression.person or "") if known else ""
+    return answers.add(impression.memory_key, impression.shown, table, impression.offset + 1, person)
+
+
+def clicked(together: Together) -> Group:
+    """The group of answers put together; its baseline is the order in which they showed their items, on average."""
     return Group(
-        key=impression.memory_key,
-        ids=impression.shown,
-        rows=table,
-        gains=worth,
-        baseline=-np.array(places, dtype=np.float64),
-        positions=tuple(places),
+        key=together.key,
+        ids=together.ids(),
+        rows=together.rows(),
+        gains=together.worth(),
+        baseline=-together.places(),
+        looks=together.looks(),
     )
+
+
+def sides(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
+    """(training, validation), by a hash of the query."""
+    found: tuple[list[Group], list[Group]] = ([], [])
+    for group in groups:
+        found[_held_out(group.key)].append(group)
+    return found
 
 
 def _held_out(key: str) -> bool:
@@ -218,9 +251,5 @@ def _held_out(key: str) -> bool:
 
 
 def debiased(group: Group) -> NDArray[np.float64]:
-    """Gains over the chance that the place was looked at (inverse propensity, Joachims et al., WSDM 2017)."""
-    if not group.positions:
-        return group.gains
-    looked_at = np.array([examination(position) for position in group.positions])
-    worth: NDArray[np.float64] = group.gains / looked_at
-    return worth
+    """Gain of each item for one look at it."""
+    return group.gains if group.looks is None else group.gains / group.looks

@@ -1,13 +1,17 @@
 """Train a ranker, turn it into ONNX, and judge whether it may go live. Needs the `train` extra.
 
-LambdaMART (Burges 2010, MSR-TR-2010-82) by LightGBM. Clicks count over the chance that their place was looked at
-(Joachims et al., WSDM 2017); in simulations this beat LightGBM's own estimate of position bias (`position`).
-Deterministic: same groups, same bytes.
+Gradient boosted trees by LightGBM, pointwise: what an item is worth once it is looked at, by cross entropy; of clicks
+their number over that of the looks (inverse propensity, Joachims et al., WSDM 2017). Ordering by the expected gain is
+the best order there is (Cossock and Zhang, IEEE Transactions on Information Theory 2008). LambdaMART (Burges 2010,
+MSR-TR-2010-82) is kept to compare with: clicks' noise leads it astray, and their bias further than this one (measured
+by `python -m app.simulate_ranker`). Deterministic: same groups, same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,21 +42,37 @@ LEVELS = 31
 """Classes of relevance that LambdaMART tells apart."""
 
 PARAMETERS: dict[str, Any] = {
-    "objective": "lambdarank",
-    "metric": "ndcg",
-    "eval_at": [DEPTH],
     "learning_rate": 0.05,
-    "num_leaves": 31,
-    "min_data_in_leaf": 50,
     "feature_fraction": 0.8,
     "lambda_l2": 1.0,
-    "lambdarank_truncation_level": 2 * DEPTH,
     "use_missing": False,
     "deterministic": True,
     "force_row_wise": True,
     "num_threads": 1,
     "verbosity": -1,
 }
+LISTWISE, POINTWISE = "listwise", "pointwise"
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    POINTWISE: {
+        "objective": "cross_entropy",
+        "metric": "cross_entropy",
+        "num_leaves": 15,
+        "min_data_in_leaf": 100,
+        "extra_trees": True,
+    },
+    LISTWISE: {
+        "objective": "lambdarank",
+        "metric": "ndcg",
+        "eval_at": [DEPTH],
+        "num_leaves": 31,
+        "min_data_in_leaf": 50,
+        "lambdarank_truncation_level": 2 * DEPTH,
+    },
+}
+
+
+_OBJECTIVE = re.compile(r"^(objective=|\[objective: )[a-z_]+", re.MULTILINE)
+"""Where a model's text says what it was trained for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +93,23 @@ def train(
     trees: int = 300,
     patience: int = 50,
     seed: int = 0,
+    objective: str = POINTWISE,
 ) -> Trained:
     """Train on `training`, judge on `validation` against each group's baseline order.
 
     Gate: the lower end of the 95 % interval of the difference in NDCG@10 (paired bootstrap over queries) is not below
-    0. Clicked groups are judged with gains over examination probability, and only on how they reorder what was shown.
-    `source` (labels | log) goes into the meta data. Raises InvalidRequest when there is too little to learn from,
-    ModelInvalid when the converted model does not give the scores of the trained one.
+    0. Clicked groups are judged with gains over looks, and only on how they reorder what was shown.
+    `source` (labels | log) goes into the meta data. `objective`: one of OBJECTIVES. The stopping queries decide how
+    many trees there are, and are then trained on like the others.
+
+    Raises InvalidRequest when there is too little to learn from, ModelInvalid when the converted model does not give
+    the scores of the trained one.
     """
     _check(training, validation)
     fitting, stopping = _split(training)
-    booster = _fit(fitting, stopping, trees, patience, seed)
+    booster = _fit(fitting, stopping, trees, patience, seed, objective)
+    if stopping:
+        booster = _fit([*fitting, *stopping], [], booster.best_iteration, patience, seed, objective)
     table = np.concatenate([group.rows for group in training])
     reference = np.median(table, axis=0)
     model = _convert(booster)
@@ -92,6 +118,7 @@ def train(
         "features": list(NAMES),
         "reference": [float(value) for value in reference],
         "source": source,
+        "objective": objective,
         "seed": seed,
         "trees": booster.num_trees(),
         "queries": {"training": len(fitting), "stopping": len(stopping), "validation": len(validation)},
@@ -122,52 +149,100 @@ def _check(training: Sequence[Group], validation: Sequence[Group]) -> None:
 
 
 def _split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """Fitting and stopping groups by a hash of the query, so that repeats of a query stay on one side."""
+    """Fitting and stopping groups by a hash of the item that is wanted, so that queries for the same thing stay on one
+    side: what is learned of an item by heart must not look like a reason for more trees."""
+    useful = [group for group in groups if group.weight > 0 and (group.gains > 0).any()]  # else nothing to order
+    wanted = [[group.ids[place] for place in np.flatnonzero(group.gains)] for group in useful]
+    counts = Counter(object_id for ids in wanted for object_id in ids)
     sides: tuple[list[Group], list[Group]] = ([], [])
-    for group in groups:
-        if group.weight > 0 and (group.gains > 0).any():  # nothing to order teaches nothing
-            digest = hashlib.blake2b(group.key.encode(), digest_size=8, person=b"stopping").digest()
-            sides[int.from_bytes(digest, "big") / 2**64 < STOPPING_SHARE].append(group)
+    for group, ids in zip(useful, wanted, strict=True):
+        name = max(ids, key=lambda object_id: (counts[object_id], object_id))
+        digest = hashlib.blake2b(name.encode(), digest_size=8, person=b"stopping").digest()
+        sides[int.from_bytes(digest, "big") / 2**64 < STOPPING_SHARE].append(group)
     return sides
 
 
-def _fit(fitting: Sequence[Group], stopping: Sequence[Group], trees: int, patience: int, seed: int) -> lightgbm.Booster:
-    values = np.unique(np.concatenate([debiased(group) for group in (*fitting, *stopping)]))
-    if len(values) > LEVELS:
-        values = np.linspace(0.0, values[-1], LEVELS)
-    parameters = PARAMETERS | {"seed": seed, "label_gain": values.tolist()}
-    data = _dataset(fitting, values, parameters)
+def _fit(
+    fitting: Sequence[Group],
+    stopping: Sequence[Group],
+    trees: int,
+    patience: int,
+    seed: int,
+    objective: str = POINTWISE,
+) -> lightgbm.Booster:
+    """As many trees as are best for the stopping queries, or `trees` when there are none."""
+    parameters = PARAMETERS | OBJECTIVES[objective] | {"seed": seed}
+    if objective == LISTWISE:
+        values = np.unique(np.concatenate([debiased(group) for group in (*fitting, *stopping)]))
+        if len(values) > LEVELS:
+            values = np.linspace(0.0, values[-1], LEVELS)
+        parameters |= {"label_gain": values.tolist()}
+        targets = [_levels(groups, values) for groups in (fitting, stopping)]
+    else:
+        most = 1.0 if fitting[0].looks is not None else max(float(group.gains.max()) for group in (*fitting, *stopping))
+        targets = [_shares(groups, most) for groups in (fitting, stopping)]
+    data = _dataset(fitting, targets[0], parameters)
     callbacks: list[Any] = []
     watched: list[lightgbm.Dataset] = []
     if stopping:
         callbacks = [lightgbm.early_stopping(patience, verbose=False)]
-        watched = [_dataset(stopping, values, parameters, data)]
+        watched = [_dataset(stopping, targets[1], parameters, data)]
     return lightgbm.train(parameters, data, trees, valid_sets=watched, callbacks=callbacks)
 
 
-def _dataset(
-    groups: Sequence[Group],
-    values: NDArray[np.float64],
-    parameters: dict[str, Any],
-    reference: lightgbm.Dataset | None = None,
-) -> lightgbm.Dataset:
-    gains = np.concatenate([debiased(group) for group in groups])
+Targets = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""(label, weight) of each item of each group, one after the other."""
+
+
+def _levels(groups: Sequence[Group], values: NDArray[np.float64]) -> Targets:
+    """Labels are places in `values`, the gains that are told apart; weights those of the groups."""
+    gains, weights = _joined([debiased(group) for group in groups]), _joined(_weights(groups))
     labels = np.searchsorted(values, gains, side="left")  # rounded up: a small gain is still a gain
-    sizes = [len(group.ids) for group in groups]
+    return np.minimum(labels, len(values) - 1).astype(np.float64), weights
+
+
+def _shares(groups: Sequence[Group], most: float) -> Targets:
+    """Labels are what was earned, over the looks, 0..1; weights the number of looks (one for a judgement).
+
+    The inverse propensity loss of an item is earned × log p + (looks - earned) × log (1 - p). Where a few answers
+    earned more than was expected to be looked at at all, the second part would be negative, and is 0 instead.
+    """
+    earned = _joined([group.gains / most for group in groups])
+    looks = _joined([np.ones(len(group.ids)) if group.looks is None else group.looks for group in groups])
+    most_looks = np.maximum(looks, earned)
+    return earned / most_looks, most_looks * _joined(_weights(groups))
+
+
+def _weights(groups: Sequence[Group]) -> list[NDArray[np.float64]]:
+    return [np.full(len(group.ids), group.weight) for group in groups]
+
+
+def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _dataset(
+    groups: Sequence[Group], targets: Targets, parameters: dict[str, Any], reference: lightgbm.Dataset | None = None
+) -> lightgbm.Dataset:
     return lightgbm.Dataset(
         np.concatenate([group.rows for group in groups]),
-        label=np.minimum(labels, len(values) - 1),
-        group=sizes,
-        weight=np.repeat([group.weight for group in groups], sizes),
+        label=targets[0],
+        group=[len(group.ids) for group in groups],
+        weight=targets[1],
         feature_name=list(NAMES),
         params=parameters,
         reference=reference,
     )
 
 
+def _scores(booster: lightgbm.Booster, table: Rows) -> NDArray[np.float64]:
+    return np.asarray(booster.predict(table, raw_score=True, num_threads=1), dtype=np.float64)
+
+
 def _convert(booster: lightgbm.Booster) -> bytes:
+    text = round_thresholds(booster.model_to_string())
     converted = convert_lightgbm(
-        lightgbm.Booster(model_str=round_thresholds(booster.model_to_string())),
+        lightgbm.Booster(model_str=_OBJECTIVE.sub(r"\1lambdarank", text)),  # scores as they are, no sigmoid
         initial_types=[("rows", FloatTensorType([None, len(NAMES)]))],
         target_opset=15,
         name=KIND,  # else a random one, and the same training would give other bytes
@@ -198,8 +273,7 @@ def _round_down(value: float) -> float:
 
 
 def _parity(booster: lightgbm.Booster, ranker: OnnxRanker, table: Rows) -> dict[str, float]:
-    trained = np.asarray(booster.predict(table, num_threads=1))
-    difference = float(np.abs(trained - ranker.score(table)).max(initial=0.0))
+    difference = float(np.abs(_scores(booster, table) - ranker.score(table)).max(initial=0.0))
     if difference > PARITY:
         raise ModelInvalid(f"the converted model differs by {difference:.2g} from the trained one")
     return {"largest_difference": difference, "rows": len(table)}

@@ -1,0 +1,97 @@
+"""Answers to the same query put together: how often each item was looked at, by expectation, and what it earned. Pure.
+
+One answer says little: most of what is wanted is not clicked, and some of what is clicked is not wanted. Clicks over
+looks, summed over answers, come to what an item is worth once it is looked at, whatever place it stood at: the inverse
+propensity estimate (Joachims et al., "Unbiased learning-to-rank with biased feedback", WSDM 2017), self-normalised.
+
+What is learned at an item's row must have happened after the row was computed: memory counts clicks, too, and a row of
+today beside the clicks of yesterday would be told the answer. So a group begins anew whenever the answers to its query
+have doubled in number, and keeps each item's row as it was first shown in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.rewards import examination
+
+
+@dataclass(slots=True)
+class Showing:
+    """One item of a group."""
+
+    row: NDArray[np.float32]
+    looks: float = 0.0
+    worth: float = 0.0
+    places: int = 0
+    times: int = 0
+
+
+@dataclass(slots=True)
+class Together:
+    """Answers to one query. `items`: object_id -> its showings, in the order of first appearance."""
+
+    key: str
+    items: dict[str, Showing] = field(default_factory=dict)
+
+    def earn(self, object_id: str, worth: float) -> None:
+        """One of the answers' items earned `worth`; an item that none of them showed earns nothing."""
+        if object_id in self.items:
+            self.items[object_id].worth += worth
+
+    def ids(self) -> tuple[str, ...]:
+        return tuple(self.items)
+
+    def rows(self) -> NDArray[np.float32]:
+        """[items, features]"""
+        return np.stack([showing.row for showing in self.items.values()])
+
+    def worth(self) -> NDArray[np.float64]:
+        """[items], >= 0: what was disliked on the whole is worth nothing."""
+        return np.array([max(showing.worth, 0.0) for showing in self.items.values()])
+
+    def looks(self) -> NDArray[np.float64]:
+        """[items], > 0"""
+        return np.array([showing.looks for showing in self.items.values()])
+
+    def places(self) -> NDArray[np.float64]:
+        """[items]: mean position, from 1."""
+        return np.array([showing.places / showing.times for showing in self.items.values()])
+
+
+class Answers:
+    """Collects answers in the order of time. `curve`: probability, above 0, that a position (from 1) is looked at."""
+
+    def __init__(self, curve: Callable[[int], float] = examination) -> None:
+        self._curve = curve
+        self._found: list[Together] = []
+        self._current: dict[tuple[str, str], tuple[int, Together]] = {}
+
+    def add(
+        self, key: str, ids: Sequence[str], rows: NDArray[np.float32], first: int = 1, person: str = ""
+    ) -> Together:
+        """An answer to the query `key` that showed `ids`, the first at position `first`, with their feature rows
+        [len(ids), features]: the answers that it is put together with. Those of different persons are kept apart, so
+        `person` is to be given where the rows depend on who asks."""
+        number, together = self._current.get((key, person), (0, Together(key)))
+        number += 1
+        if number & (number - 1) == 0:  # 1, 2, 4, 8 …
+            together = Together(key)
+            self._found.append(together)
+        self._current[key, person] = number, together
+        for place, object_id in enumerate(ids):
+            showing = together.items.get(object_id)
+            if showing is None:
+                showing = together.items[object_id] = Showing(rows[place].copy())
+            showing.looks += self._curve(first + place)
+            showing.places += first + place
+            showing.times += 1
+        return together
+
+    def wanted(self) -> list[Together]:
+        """Those with an item that earned something, in the order of their first answer."""
+        return [together for together in self._found if any(showing.worth > 0 for showing in together.items.values())]
