@@ -17,6 +17,7 @@ from app.apart import Searched
 from app.policies import fixed_policy, load_policy
 from app.settings import Settings
 from app.simulated_changes import Changes, Shelf
+from app.simulated_http import served
 from app.simulation import World, simulated
 from app.system import System
 from services import snapshots
@@ -26,7 +27,7 @@ from services.evaluation.click_models import click_model
 from services.evaluation.compare import traffic
 from services.evaluation.judge import Judge
 from services.evaluation.repeats import AFTER, Rounds, sample
-from services.evaluation.simulate import simulate
+from services.evaluation.simulate import Course, simulate
 from services.evaluation.users import Search, Traffic, mix_of
 from services.policies.base import Policy
 from services.policies.fixed import UniformPolicy
@@ -87,6 +88,8 @@ class Asked:
     changes: Changes = field(default_factory=Changes)
     repeats: int = 0
     """Queries a slice that are asked over and over; 0: traffic as users make it."""
+    http: bool = False
+    """Whether it goes through a process that serves."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -97,7 +100,8 @@ class Asked:
     @property
     def said(self) -> str:
         """What makes its runs others than those of another command."""
-        return f"{self.impressions} {self.click_model} {self.noise} {self.every} {self.changes} {self.repeats}"
+        what = (self.impressions, self.click_model, self.noise, self.every, self.changes, self.repeats, self.http)
+        return " ".join(map(str, what))
 
 
 def check(asked: Asked) -> None:
@@ -123,13 +127,13 @@ def run(
 ) -> None:
     """Simulate the row called `name`, measure, and write what was found."""
     (row,) = (row for row in asked.rows if row.name == name)
-    asyncio.run(_run(settings, asked, row, seed, progress))
+    asyncio.run((_run_served if asked.http else _run)(settings, asked, row, seed, progress))
 
 
 def finished(asked: Asked, row: str, seed: int) -> bool:
     """Whether the run is there, and of the same command."""
     path = stem(asked, row, seed)
-    if not path.with_suffix(".npz").exists():
+    if not all(path.with_suffix(ending).exists() for ending in (".npz", ".json")):
         return False
     return bool(orjson.loads(path.with_suffix(".json").read_bytes())["asked"] == asked.said)
 
@@ -165,15 +169,33 @@ async def _run(settings: Settings, asked: Asked, row: Row, seed: int, progress: 
         found: dict[str, NDArray[Any]] = {}
         if not asked.repeats:
             found = await _judged(system, own, judge, test[:: asked.every], asked.impressions, policy)
-    arrays = course.arrays() | found
+    _write(asked, row, seed, course, found)
+
+
+async def _run_served(settings: Settings, asked: Asked, row: Row, seed: int, progress: Callable[[int], None]) -> None:
+    dataset = Dataset.open(asked.data)
+    model = click_model(asked.click_model, noise=asked.noise)
+    judge = Judge.of(dataset, model, seed, weights=settings.action_weights)
+    train, test = ([q for q in dataset.queries(split) if judge.answerable(q.query_id)] for split in ("train", "test"))
+    mode = "static" if row.name == STATIC else "learned"
+    async with served(settings, asked.prepared, asked.work / f"served-{mode}-{seed}", mode) as service:
+        course = await simulate(service, Traffic(train, seed), judge, asked.impressions, progress=progress)
+        await service.settle()
+        queries = test[:: asked.every]
+        found = {f"test_serving_{asked.impressions}": await service.judged(judge, queries, asked.impressions)}
+    _write(asked, row, seed, course, found | _weighed(queries, asked.impressions))
+
+
+def _write(asked: Asked, row: Row, seed: int, course: Course, found: Mapping[str, NDArray[Any]]) -> None:
+    """The facts last, so that they never stand beside the arrays of another command."""
     path = stem(asked, row.name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"row": row.name, "seed": seed, "impressions": len(course), "degraded": course.degraded}
-    facts["asked"] = asked.said
-    path.with_suffix(".json").write_bytes(orjson.dumps(facts | {"spread": course.spread()}))
     partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **cast(Any, arrays))
+    np.savez_compressed(partial, **cast(Any, course.arrays() | dict(found)))
     partial.replace(path.with_suffix(".npz"))
+    facts = {"row": row.name, "seed": seed, "impressions": len(course), "degraded": course.degraded}
+    facts |= {"asked": asked.said, "spread": course.spread()}
+    path.with_suffix(".json").write_bytes(orjson.dumps(facts))
 
 
 async def _judged(
@@ -199,7 +221,11 @@ async def _judged(
             table[place, 1] = judge.measures(list(held), query.query_id, done, MEASURES[1:])[MEASURES[1]]
             table[place, 2] = sum(choice.count for choice in collected.decision.arms.values())
         found[f"test_{name}_{done}"] = table
-    found[f"test_slices_{done}"] = np.array([query.slice for query in queries])
+    return found | _weighed(queries, done)
+
+
+def _weighed(queries: Sequence[DatasetQuery], done: int) -> dict[str, NDArray[Any]]:
+    """Slice and share of traffic of each query."""
     slices = [query.slice for query in queries]
-    found[f"test_weights_{done}"] = np.array(traffic(slices, [q.weight for q in queries], mix_of(queries)))
-    return found
+    weights = traffic(slices, [query.weight for query in queries], mix_of(queries))
+    return {f"test_slices_{done}": np.array(slices), f"test_weights_{done}": np.array(weights)}

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from app import simulated_runs, simulation
 from app.__main__ import main
 from app.cli.progress import Progress
 from app.cli.train import train_encoders
+from app.client import Client
 from app.settings import Settings
 from app.simulated_changes import Changes, Shelf
 from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, finished, run, stem
@@ -498,6 +500,37 @@ class TestRepeats:
         asked = ("simulate", "--data", data, "--out", tmp_path / "out", "--repeats")
         assert "nothing changes" in failed(2, tmp_path, *asked, "2", "--taste-change", "3")
         assert "from 1" in failed(2, tmp_path, *asked, "-2")
+
+
+class TestHttp:
+    def test_searches_and_clicks_go_through_the_front_door(
+        self, data: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[tuple[str, str]] = []
+        real = Client.send
+
+        def noted(client: Client, method: str, path: str, *rest: Any) -> Any:
+            calls.append((method, path.rsplit("/", 1)[0] if "explain" in path else path))
+            return real(client, method, path, *rest)
+
+        monkeypatch.setattr(Client, "send", noted)
+        found = simulated_with(data, prepared, tmp_path, "--http")
+        lines = {line["row"]: line for line in found["lines"] if line["part"] == "all"}
+        assert list(lines) == ["static", "LTRR"]
+        assert all(line["policy"] == "serving" and 0.0 < line["ndcg"]["mean"] < 1.0 for line in lines.values())
+        assert found["spread"]["static, seed 1"]["lexical"] == {"50": 1.0}
+        assert len(found["windows"]) == 1
+        times = Counter(calls)
+        assert times["PUT", "/v1/policy"] == 2
+        assert times["POST", "/v1/search"] == 2 * (60 + times["GET", "/v1/explain"] // 2)
+        assert times["GET", "/v1/explain"] > 0
+        assert times["POST", "/v1/feedback"] > 20
+        assert [path.name for path in (tmp_path / "work").iterdir()] == ["prepared"]
+
+    def test_nothing_changes_meanwhile(self, data: Path, tmp_path: Path) -> None:
+        asked = ("simulate", "--data", data, "--out", tmp_path / "out", "--http")
+        assert "nothing changes" in failed(2, tmp_path, *asked, "--new-items", "0.1")
+        assert "nothing is repeated" in failed(2, tmp_path, *asked, "--repeats", "3")
 
 
 class TestService:

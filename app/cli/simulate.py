@@ -26,7 +26,7 @@ from app.cli.train import train_encoders
 from app.settings import Settings
 from app.simulated_changes import Changes
 from app.simulated_report import report
-from app.simulated_runs import FORGETFUL, LEARNED, ROWS, Asked, Row, check, finished, repeating
+from app.simulated_runs import FORGETFUL, LEARNED, ROWS, STATIC, Asked, Row, check, finished, repeating
 from app.simulated_runs import run as run_row
 from app.simulation import prepare
 from services.errors import InvalidRequest, SettingsInvalid
@@ -79,6 +79,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="instead of all this ask N queries each of the slices title, typo and topic over and over, and show what "
         "memory makes of it: --impressions and --rows do not matter then",
     )
+    parser.add_argument(
+        "--http",
+        action="store_true",
+        help="searches and clicks go to a process that serves, by its real clock: static and LTRR, some 10 ms a search",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: ./{OUT}")
     parser.add_argument(
@@ -97,6 +102,10 @@ def run(asked: argparse.Namespace) -> None:
         raise SettingsInvalid(f"simulate: no such folder {asked.data}")
     if asked.impressions < 1 or asked.every < 1 or asked.jobs < 1:
         raise SettingsInvalid("simulate: --impressions, --every and --jobs are at least 1")
+    if asked.http and (asked.kill or asked.new_items or asked.taste_change is not None or asked.repeats):
+        raise SettingsInvalid("simulate: with --http nothing changes and nothing is repeated")
+    if asked.http:
+        asked.rows = tuple(row for row in ROWS if row.name in (STATIC, LEARNED))
     if asked.repeats < 0 or (asked.repeats and (asked.kill or asked.new_items or asked.taste_change is not None)):
         raise SettingsInvalid("simulate: --repeats is a number from 1, and nothing changes meanwhile")
     if not 0.0 <= asked.new_items < 1.0:
@@ -113,6 +122,7 @@ def run(asked: argparse.Namespace) -> None:
         every=asked.every,
         changes=Changes(tuple(asked.kill), asked.new_items, asked.taste_change),
         repeats=asked.repeats,
+        http=asked.http,
     )
     if what.repeats:
         what = repeating(what)
