@@ -36,7 +36,7 @@ def report(asked: Asked, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[dic
         "spread": {f"{run.row}, seed {run.seed}": run.spread for runs in by_row.values() for run in runs},
     }
     text = [f"{asked.impressions} impressions a run, seeds {', '.join(map(str, seeds))}."]
-    sections = (_repeats,) if asked.repeats else (_table, _windows, _recoveries, _changes)
+    sections = (_repeats,) if asked.repeats else (_table, _frontier, _windows, _recoveries, _changes)
     for section in sections:
         told, said = section(asked, by_row)
         results |= told
@@ -54,6 +54,20 @@ def _table(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
     for part in sorted({line.part for line in found} - {"all"}):
         text += [f"### {part}", markdown(found, part)]
     return {"lines": [asdict(line) for line in found]}, text
+
+
+def _frontier(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    """What is found for how many candidates; means of the seeds."""
+    points = [run.frontier for run in by_row.get(LEARNED, ()) if run.frontier]
+    if not points:
+        return {}, []
+    told, shown = [], [["budget", "counts by", "capped recall@10", "candidates a request"]]
+    for lines_of_seeds in zip(*points, strict=True):
+        recall, candidates = (float(np.mean([p[what] for p in lines_of_seeds])) for what in ("recall", "candidates"))
+        budget, by = lines_of_seeds[0]["budget"], lines_of_seeds[0]["by"]
+        told.append({"budget": budget, "by": by, "recall": recall, "candidates": candidates})
+        shown.append(["" if budget is None else str(budget), by, f"{recall:.4f}", f"{candidates:.1f}"])
+    return {"frontier": told}, ["### recall for candidates", table(shown)]
 
 
 def _repeats(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
@@ -153,4 +167,4 @@ def _read(asked: Asked, row: Row, seed: int) -> Run:
     path = stem(asked, row.name, seed)
     facts = orjson.loads(path.with_suffix(".json").read_bytes())
     with np.load(path.with_suffix(".npz")) as arrays:
-        return Run(row.name, seed, facts["impressions"], dict(arrays), facts["spread"])
+        return Run(row.name, seed, facts["impressions"], dict(arrays), facts["spread"], facts["frontier"])

@@ -17,6 +17,7 @@ from app.apart import Searched
 from app.policies import fixed_policy, load_policy
 from app.settings import Settings
 from app.simulated_changes import Changes, Shelf
+from app.simulated_frontier import frontier, seen
 from app.simulated_http import served
 from app.simulation import World, simulated
 from app.system import System
@@ -167,9 +168,14 @@ async def _run(settings: Settings, asked: Asked, row: Row, seed: int, progress: 
         course = await simulate(service, traffic, judge, asked.impressions, before=before, progress=progress)
         await service.learn()
         found: dict[str, NDArray[Any]] = {}
+        points: list[dict[str, Any]] = []
         if not asked.repeats:
             found = await _judged(system, own, judge, test[:: asked.every], asked.impressions, policy)
-    _write(asked, row, seed, course, found)
+        if not asked.repeats and row.name == LEARNED:
+            those = [q for q in dataset.queries("validation") if judge.answerable(q.query_id, asked.impressions)]
+            validation, asked_last = [await seen(system, queries[:: asked.every]) for queries in (those, test)]
+            points = frontier(judge, asked.impressions, validation, asked_last, _greedy(system, own))
+    _write(asked, row, seed, course, found, points)
 
 
 async def _run_served(settings: Settings, asked: Asked, row: Row, seed: int, progress: Callable[[int], None]) -> None:
@@ -186,7 +192,14 @@ async def _run_served(settings: Settings, asked: Asked, row: Row, seed: int, pro
     _write(asked, row, seed, course, found | _weighed(queries, asked.impressions))
 
 
-def _write(asked: Asked, row: Row, seed: int, course: Course, found: Mapping[str, NDArray[Any]]) -> None:
+def _write(
+    asked: Asked,
+    row: Row,
+    seed: int,
+    course: Course,
+    found: Mapping[str, NDArray[Any]],
+    points: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """The facts last, so that they never stand beside the arrays of another command."""
     path = stem(asked, row.name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +207,7 @@ def _write(asked: Asked, row: Row, seed: int, course: Course, found: Mapping[str
     np.savez_compressed(partial, **cast(Any, course.arrays() | dict(found)))
     partial.replace(path.with_suffix(".npz"))
     facts = {"row": row.name, "seed": seed, "impressions": len(course), "degraded": course.degraded}
-    facts |= {"asked": asked.said, "spread": course.spread()}
+    facts |= {"asked": asked.said, "spread": course.spread(), "frontier": points}
     path.with_suffix(".json").write_bytes(orjson.dumps(facts))
 
 
@@ -204,10 +217,8 @@ async def _judged(
     """Per query: NDCG@10 of the ranked pool, capped recall of the pool, and the candidates asked for, under the policy
     that would serve and under the same without exploration. Nothing of it is logged or learned."""
     policies: dict[str, Policy] = {"serving": policy or system.switch.learned}
-    stored = system.store.current(snapshots.KIND)
-    if policy is None and stored is not None:
-        model = snapshots.read(stored).model
-        policies["greedy"] = load_policy(settings.model_copy(update={"exploration": 0.0}), model)
+    if policy is None:
+        policies["greedy"] = _greedy(system, settings)
     found: dict[str, NDArray[Any]] = {}
     for name, judged in policies.items():
         searched = Searched(system, judged)
@@ -222,6 +233,13 @@ async def _judged(
             table[place, 2] = sum(choice.count for choice in collected.decision.arms.values())
         found[f"test_{name}_{done}"] = table
     return found | _weighed(queries, done)
+
+
+def _greedy(system: System, settings: Settings) -> Policy:
+    """What was learned, without exploration."""
+    stored = system.store.current(snapshots.KIND)
+    model = None if stored is None else snapshots.read(stored).model
+    return load_policy(settings.model_copy(update={"exploration": 0.0}), model)
 
 
 def _weighed(queries: Sequence[DatasetQuery], done: int) -> dict[str, NDArray[Any]]:

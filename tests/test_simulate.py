@@ -24,6 +24,7 @@ from app.cli.train import train_encoders
 from app.client import Client
 from app.settings import Settings
 from app.simulated_changes import Changes, Shelf
+from app.simulated_frontier import frontier, seen
 from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, finished, run, stem
 from app.simulation import Simulated, World, prepare, simulated
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
@@ -33,7 +34,7 @@ from services.evaluation.judge import Judge
 from services.evaluation.simulate import Course, Shown, simulate
 from services.evaluation.users import Search, Traffic
 from services.slate import slate
-from services.types import Query
+from services.types import ArmChoice, ArmOption, Query
 from tests.process import called, failed
 from tests.service import ARTISTS, TRACKS, WORDS
 from tests.test_judge import assert_blind_to_grades
@@ -49,7 +50,11 @@ def tracks_folder(folder: Path) -> Path:
     for i, word in enumerate(WORDS):
         wanted = [t["id"] for t in TRACKS if t["title"] == f"{word} Song"]
         for j, other in enumerate(WORDS[i + 1 : i + 4]):
-            for split, text in (("train", f"{word} {other}"), ("test", f"{other} {word}")):
+            for split, text in (
+                ("train", f"{word} {other}"),
+                ("test", f"{other} {word}"),
+                ("validation", f"{word} {other} song"),
+            ):
                 query_id = f"{split}-{i}-{j}"
                 kind = ("title", "topic")[(i + j) % 2]
                 queries.append(DatasetQuery(query_id, split, text.lower(), kind, weight=1.0 + j))
@@ -178,6 +183,25 @@ class TestCommand:
         assert set(results["spread"]) == {"static, seed 1", "LTRR, seed 1"}
         assert results["spread"]["static, seed 1"]["lexical"] == {"50": 1.0}
         assert [(window["first"], window["last"]) for window in results["windows"]] == [(0, 60)]
+
+    def test_recall_for_candidates_is_told(self, ended: tuple[Path, dict[str, Any], str]) -> None:
+        folder, results, _ = ended
+        assert "### recall for candidates" in (folder / "out" / "table.md").read_text()
+        points = {(line["budget"], line["by"]): line for line in results["frontier"]}
+        for budget in (10, 25, 50, 100):
+            best = (
+                points[budget, "best static"],
+                points[budget, "best told the slice"],
+                points[budget, "oracle a query"],
+            )
+            assert best[2]["recall"] >= best[0]["recall"]
+            assert best[2]["recall"] >= best[1]["recall"] - 0.05
+            assert best[2]["candidates"] <= budget + 1e-6
+        assert points[100, "best static"]["recall"] >= points[10, "best static"]["recall"]
+        (greedy,) = (x for x in results["lines"] if (x["policy"], x["part"]) == ("greedy", "all"))
+        learned = points[None, "learned"]
+        assert learned["recall"] == pytest.approx(greedy["recall"]["mean"], abs=1e-6)
+        assert learned["candidates"] == pytest.approx(greedy["candidates"])
 
     def test_a_table_and_plots_are_written(self, ended: tuple[Path, dict[str, Any], str]) -> None:
         folder, _, _ = ended
@@ -500,6 +524,45 @@ class TestRepeats:
         asked = ("simulate", "--data", data, "--out", tmp_path / "out", "--repeats")
         assert "nothing changes" in failed(2, tmp_path, *asked, "2", "--taste-change", "3")
         assert "from 1" in failed(2, tmp_path, *asked, "-2")
+
+
+class Priced:
+    """A policy that takes candidates from one arm as long as they are cheap."""
+
+    name, version = "priced", None
+
+    def __init__(self, price: float = 0.0) -> None:
+        self._price = price
+
+    def at_price(self, price: float) -> Priced:
+        return Priced(price)
+
+    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
+        wanted = int(1.2 / (100 * self._price + 0.01))
+        counts = {o.name: max(c for c in o.counts if c <= wanted) if o.name == "lexical" else 0 for o in options}
+        return {name: ArmChoice(count, 1.0, ((count, 1.0),)) for name, count in counts.items()}
+
+
+class TestFrontier:
+    def test_a_policy_that_can_be_priced_has_a_point_for_every_budget(
+        self, data: Path, prepared: Path, tmp_path: Path
+    ) -> None:
+        judge = Judge.of(Dataset.open(data), click_model("position"), 1)
+        dataset = Dataset.open(data)
+
+        async def lines() -> list[dict[str, Any]]:
+            async with simulated(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, _):
+                test = [query for query in dataset.queries("test") if judge.answerable(query.query_id)][::3]
+                validation, known = [await seen(system, q) for q in (list(dataset.queries("validation"))[::3], test)]
+                assert frontier(judge, 0, validation[:1], known, Priced()) == [], "validation lacks a slice"
+                return frontier(judge, 0, validation, known, Priced())
+
+        found = {(line["budget"], line["by"]): line for line in asyncio.run(lines())}
+        for budget in (10, 25, 50, 100):
+            assert found[budget, "learned, priced"]["candidates"] == pytest.approx(budget)
+            assert found[budget, "learned, priced"]["recall"] <= found[budget, "oracle a query"]["recall"] + 1e-9
+        assert found[None, "learned"]["candidates"] == pytest.approx(100.0)
+        assert found[100, "learned, priced"]["recall"] >= found[10, "learned, priced"]["recall"]
 
 
 class TestHttp:

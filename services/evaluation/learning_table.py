@@ -31,6 +31,8 @@ class Run:
     impressions: int
     arrays: Arrays
     spread: Mapping[str, Mapping[str, float]]
+    frontier: Sequence[Mapping[str, Any]] = ()
+    """What is found for how many candidates, as app/simulated_frontier.py has it."""
 
 
 @dataclass(frozen=True, slots=True)
