@@ -317,6 +317,9 @@ def many(n: int = 120) -> list[Record]:
     ]
 
 
+ORDERS = ("abc", "bac", "cba")
+
+
 class TestLog:
     def test_clicks_become_gains_at_the_places_shown(self, tmp_path: Path) -> None:
         records = many()
@@ -390,6 +393,30 @@ class TestLog:
     def test_too_few_are_counted_out_loud(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match="30 queries and repeats with a wanted item"):
             read(tmp_path, many(30))
+
+    def test_answers_to_one_query_are_put_together(self, tmp_path: Path) -> None:
+        """The second and the third are one group, in which the one without a click counts as looks."""
+        records = [*many(), *(impression(f"x{i}", "special", shown=tuple(ids)) for i, ids in enumerate(ORDERS))]
+        first, second = read(tmp_path, [*records, action("x0", "a"), action("x2", "a", "purchase")])
+        one, two = [g for g in (*first, *second) if g.key == "special"]
+        assert (one.ids, one.gains.tolist()) == (("a", "b", "c"), [0.2, 0.0, 0.0])
+        assert (two.ids, two.gains.tolist()) == (("b", "a", "c"), [0.0, 1.0, 0.0])
+        assert two.looks is not None
+        assert two.looks[1] == pytest.approx(examination(2) + examination(3))
+        assert two.baseline.tolist() == [-1.5, -2.5, -2.0]
+
+    def test_those_of_persons_are_kept_apart(self, tmp_path: Path) -> None:
+        def known(query_id: str, user_id: str, value: float) -> Impression:
+            row = [0.0] * len(NAMES)
+            row[NAMES.index("person_known")] = value
+            return impression(query_id, "special", rows=(tuple(row),) * 3, user_id=user_id)
+
+        for value, groups in ((1.0, 3), (0.0, 2)):
+            folder = tmp_path / str(value)
+            folder.mkdir()
+            asked = [known("x0", "ann", value), known("x1", "bob", value), known("x2", "bob", value)]
+            first, second = read(folder, [*many(), *asked, *(action(f"x{i}", "a") for i in range(3))])
+            assert len([g for g in (*first, *second) if g.key == "special"]) == groups
 
     def test_dislikes_take_away_but_never_below_nothing(self, tmp_path: Path) -> None:
         records = [impression("x", "special"), action("x", "b"), action("x", "a", "dislike")]

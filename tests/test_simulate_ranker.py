@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.simulate_ranker import FUSION, LABELS, NAIVE, Log, write
 from services.datasets.folder import DatasetQuery
 from services.evaluation.click_models import PositionBased
 from services.evaluation.examination import LEAST, Shown, by_position
@@ -193,3 +195,19 @@ def test_labels_for_groups_that_were_found_without(tmp_path: Path) -> None:
     groups = [Group(key, ("a", "b"), row(0.0), np.zeros(2), np.zeros(2)) for key in ("q1", "q2", "q3")]
     (found,) = labelled(groups, folder, "train")
     assert (found.key, found.gains.tolist(), sorted(found.ideal)) == ("q1", [3.0, 0.0], [1.0, 3.0])
+
+
+def test_the_table_has_every_ranker_with_its_differences(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    fused = generator.random((50, 2)) * 0.5
+    reached = {LABELS: fused + 0.3, NAIVE: fused - 0.1, FUSION: fused}
+    asked = {"data": "made", "split": "test", "impressions": 1000, "swaps": 0.1, "eta": 1.0, "seed": 1, "out": "else"}
+    write([Log("fused order", 7, [1.0, 0.5], reached)], tmp_path, asked)
+    results = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    found = results["logs"]["fused order"]["rows"]
+    assert found[LABELS]["over naive"]["low"] == pytest.approx(0.4)
+    assert found[NAIVE]["over fusion"]["mean"] == pytest.approx(-0.1)
+    assert "out" not in results["asked"]
+    lines = (tmp_path / "table.md").read_text("utf-8").splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:] == [LABELS, NAIVE, FUSION]
+    assert (tmp_path / "results.svg").read_text("utf-8").startswith("<?xml")

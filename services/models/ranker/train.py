@@ -42,8 +42,6 @@ LEVELS = 31
 """Classes of relevance that LambdaMART tells apart."""
 
 PARAMETERS: dict[str, Any] = {
-    "learning_rate": 0.05,
-    "feature_fraction": 0.8,
     "lambda_l2": 1.0,
     "use_missing": False,
     "deterministic": True,
@@ -56,6 +54,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     POINTWISE: {
         "objective": "cross_entropy",
         "metric": "cross_entropy",
+        "learning_rate": 0.03,
+        "feature_fraction": 0.5,
         "num_leaves": 15,
         "min_data_in_leaf": 100,
         "extra_trees": True,
@@ -64,6 +64,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "objective": "lambdarank",
         "metric": "ndcg",
         "eval_at": [DEPTH],
+        "learning_rate": 0.05,
+        "feature_fraction": 0.8,
         "num_leaves": 31,
         "min_data_in_leaf": 50,
         "lambdarank_truncation_level": 2 * DEPTH,
