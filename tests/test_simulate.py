@@ -17,22 +17,25 @@ import numpy as np
 import orjson
 import pytest
 
-from app import simulated_runs, simulation
+from app import simulated_frontier, simulated_runs, simulation
 from app.__main__ import main
+from app.apart import Searched
 from app.cli.progress import Progress
 from app.cli.train import train_encoders
 from app.client import Client
 from app.settings import Settings
 from app.simulated_changes import Changes, Shelf
-from app.simulated_frontier import frontier, seen
+from app.simulated_frontier import frontier, point, seen
 from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, finished, run, stem
 from app.simulation import Simulated, World, prepare, simulated
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
 from services.evaluation.click_models import click_model
 from services.evaluation.drift import Exchange, Outage
+from services.evaluation.frontier import Point
 from services.evaluation.judge import Judge
 from services.evaluation.simulate import Course, Shown, simulate
 from services.evaluation.users import Search, Traffic
+from services.policies.fixed import FixedPolicy
 from services.slate import slate
 from services.types import ArmChoice, ArmOption, Query
 from tests.process import called, failed
@@ -544,6 +547,35 @@ class Priced:
 
 
 class TestFrontier:
+    def test_what_plans_find_and_cost_is_what_the_live_path_finds_and_asks_for(
+        self, data: Path, prepared: Path, tmp_path: Path
+    ) -> None:
+        dataset = Dataset.open(data)
+        judge = Judge.of(dataset, click_model("position"), 1)
+        policies = [FixedPolicy({"lexical": 5, "personal": 5}), FixedPolicy({"structured": 10, "lexical": 10})]
+
+        async def compared() -> None:
+            async with simulated(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, _):
+                queries = [q for q in dataset.queries("test") if judge.answerable(q.query_id)]
+                known = await seen(system, queries)
+                for policy in policies:
+                    searched = Searched(system, policy)
+                    for one in known:
+                        live = await searched.collect(one.query)
+                        held = {c.object_id for listed in live.lists.values() for c in listed}
+                        asked = sum(choice.count for choice in live.decision.arms.values())
+                        found = point(judge, 0, [one], policy)
+                        recall = judge.measures(list(held), one.query.query_id, 0, ("capped_recall@10",))
+                        assert found == Point(pytest.approx(recall["capped_recall@10"]), pytest.approx(asked))
+                        choices = policy.decide(one.features, one.options, 0)
+                        plan = np.array([[max(5, choices[o.name].count) for o in one.options]], dtype=np.int32)
+                        _, costs, _ = simulated_frontier._table(judge, 0, [one], plan)
+                        able = [len(o.counts) > 1 for o in one.options]
+                        assert costs[0, 0] == plan[0][able].sum()
+                assert {len(o.counts) > 1 for one in known for o in one.options} == {True, False}
+
+        asyncio.run(compared())
+
     def test_a_policy_that_can_be_priced_has_a_point_for_every_budget(
         self, data: Path, prepared: Path, tmp_path: Path
     ) -> None:
