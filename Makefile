@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench loop loop-production outage dashboards simulate-ranker lock clean
+.PHONY: help install demo test lint format bench loop loop-production outage dashboards simulate simulate-ranker lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -46,6 +46,9 @@ outage: install ## engines die and come back under load
 
 loop: install ## the whole loop over HTTP: search, click, remember, refuse, kill, recover
 	$(BIN)/python -m load_tests.loop
+
+simulate: install ## let the service learn from simulated people, on DATA=DIR (OUT=FOLDER)
+	$(BIN)/ltrr simulate --data $(DATA) --out $(or $(OUT),simulation)
 
 simulate-ranker: install ## what clicks are worth to a ranker beside judgements, on DATA=DIR (OUT=FOLDER)
 	$(BIN)/python -m app.simulate_ranker --data $(DATA) --out $(or $(OUT),evaluation/ranker)

@@ -442,8 +442,8 @@ class TestChanges:
         assert [len(drift.absent(index)) == 0 for index in (0, 79, 80)] == [False, False, True]
         assert 0.3 < len(drift.absent(0)) / len(TRACKS) < 0.7
 
-        async def there() -> list[tuple[int, set[str]]]:
-            """(items in the catalogue, what a search finds) before any and after every wave."""
+        async def there() -> list[tuple[int, set[str], int]]:
+            """(items in the catalogue, what a search finds, all that match it) before any and after every wave."""
             found = []
             async with simulated(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, service):
                 shelf = Shelf(dataset.documents(), drift)
@@ -451,15 +451,19 @@ class TestChanges:
                 for index in (0, 20, 79, 80):
                     await shelf.bring(service, index)
                     answer = await system.search.search(Query("river winter", limit=100, timeout=10.0))
-                    found.append((await system.items.count(), {hit.object_id for hit in answer.hits}))
+                    hits = {hit.object_id for hit in answer.hits}
+                    found.append((await system.items.count(), hits, answer.total))
             return found
 
         found = asyncio.run(there())
-        for (count, hits), index in zip(found, (0, 20, 79, 80), strict=True):
+        for (count, hits, _), index in zip(found, (0, 20, 79, 80), strict=True):
             absent = drift.absent(index)
             assert count == len(TRACKS) - len(absent)
             assert not hits & absent
         assert found[-1][1] & drift.absent(0), "what arrived is found"
+        totals = [total for _, _, total in found]
+        assert totals == sorted(totals)
+        assert totals[0] < totals[-1]
 
     def test_people_want_what_others_wanted(self, data: Path) -> None:
         dataset = Dataset.open(data)
