@@ -35,6 +35,7 @@ from services.evaluation.frontier import Point
 from services.evaluation.judge import Judge
 from services.evaluation.simulate import Course, Shown, simulate
 from services.evaluation.users import Search, Traffic
+from services.policies.base import Outcome
 from services.policies.fixed import FixedPolicy
 from services.slate import slate
 from services.types import ArmChoice, ArmOption, Query
@@ -663,6 +664,30 @@ class TestService:
 
         assert asyncio.run(told(World(1)))
         assert asyncio.run(told(World(1, blind=True))) == {}
+
+    def test_a_dead_arm_is_censored(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+        judge = Judge.of(Dataset.open(data), click_model("position"), 1)
+        world = World(1)
+        outcomes: list[Outcome] = []
+
+        async def live() -> None:
+            async with simulated(SETTINGS, prepared, tmp_path / "work", world) as (system, service):
+                policy = system.learner._policy  # type: ignore[union-attr]
+                real = policy.learn
+                policy.learn = lambda outcome: (outcomes.append(outcome), real(outcome))  # type: ignore[method-assign]
+
+                async def before(search: Search) -> None:
+                    world.dead = {"structured"} if search.index < 20 else ()
+
+                traffic = Traffic(list(Dataset.open(data).queries("train")), 1)
+                await simulate(service, traffic, judge, 60, before=before)
+                await service.learn()
+
+        asyncio.run(live())
+        chosen = [outcome for outcome in outcomes if outcome.counts.get("structured", 0) > 0]
+        censored = [outcome for outcome in chosen if "structured" not in outcome.rewards]
+        assert 0 < len(censored) < len(chosen), "nothing was learned of it while it was dead, and something afterwards"
+        assert all("lexical" in outcome.rewards for outcome in censored)
 
     def test_an_arm_that_dies_comes_back(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         def outage(world: World, done: int) -> None:
