@@ -19,17 +19,17 @@ from typing import Any, Self, TypeVar
 import orjson
 
 from services.datasets.folder import DatasetQuery
+from services.evaluation.users import MIX
 
 T = TypeVar("T")
 
-MIX = {"title": 0.35, "typo": 0.15, "topic": 0.15, "facet": 0.20, "personal": 0.15}
-"""Share of traffic per slice of queries. A data set with other slices is asked each of them as often."""
 SPIN = 0.002
 """Seconds before a send that are waited for awake: the event loop's timers are no finer than a millisecond."""
 
 
 def traffic(queries: Sequence[DatasetQuery], count: int, seed: int) -> list[DatasetQuery]:
-    """`count` queries as traffic has them: a slice by MIX, then one of its queries by weight; popular ones repeat."""
+    """`count` queries as traffic has them: a slice by MIX (each as often where a data set has others), then one of its
+    queries by weight; popular ones repeat."""
     slices: dict[str, list[DatasetQuery]] = {}
     for query in queries:
         slices.setdefault(query.slice, []).append(query)
