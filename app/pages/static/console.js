@@ -189,14 +189,19 @@ async function switchTo(mode) {
 }
 
 async function act(path, question, words) {
-  if (!(await sure(question, words, "Yes, do it"))) return;
+  if (await sure(question, words, "Yes, do it")) await post(path, false);
+}
+
+/** A promotion that its gate refuses (409) is asked about once more, with the gate's own words. */
+async function post(path, force) {
   try {
-    const answer = await call(path, { method: "POST", body: path.endsWith("promote") ? {} : undefined, key: key() });
+    const answer = await call(path, { method: "POST", body: path.endsWith("/promote") ? { force } : undefined, key: key() });
     toast(`In force: ${answer.kind} ${answer.version}.`);
     looks = 0;
     await look();
   } catch (error) {
-    toast(`Not done: ${error.message}`);
+    if (force || error.status !== 409 || !path.endsWith("/promote")) toast(`Not done: ${error.message}`);
+    else if (await sure("Promote it all the same?", error.message, "Promote past the gate")) await post(path, true);
   }
 }
 
