@@ -365,7 +365,7 @@ class TestConsole:
     def test_models_can_be_promoted(self, plain: Visit) -> None:
         expect(plain.page.locator("#models .kind").first).to_contain_text("Policy")
         plain.page.locator("#models summary").first.click()
-        promote = plain.page.locator("#models").get_by_role("button", name="Promote").last
+        promote = plain.page.locator("#models").get_by_role("button", name="Promote").first
         promote.click()
         with plain.page.expect_response(re.compile("/promote$")) as answered:
             plain.page.get_by_role("button", name="Yes, do it").click()
