@@ -4,6 +4,7 @@ asked judged queries that nobody asked before."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from app.simulated_http import served
 from app.simulation import World, simulated
 from app.system import System
 from services import snapshots
-from services.datasets.folder import Dataset, DatasetQuery
+from services.datasets.folder import Dataset, DatasetQuery, state
 from services.errors import InvalidRequest
 from services.evaluation.click_models import click_model
 from services.evaluation.compare import traffic
@@ -101,7 +102,8 @@ class Asked:
     @property
     def said(self) -> str:
         """What makes its runs others than those of another command."""
-        what = (self.impressions, self.click_model, self.noise, self.every, self.changes, self.repeats, self.http)
+        data = hashlib.sha256(state(self.data).encode()).hexdigest()[:16]
+        what = (data, self.impressions, self.click_model, self.noise, self.every, self.changes, self.repeats, self.http)
         return " ".join(map(str, what))
 
 

@@ -21,7 +21,7 @@ from app.system import System
 from app.wiring import Surroundings, opened
 from services.arms.base import Arm
 from services.context import features
-from services.datasets.folder import Dataset
+from services.datasets.folder import Dataset, state
 from services.errors import StorageFailed
 from services.evaluation.recorded import Lists, RecordedArm, RecordedIndex
 from services.evaluation.simulate import PAGE, Shown
@@ -63,9 +63,10 @@ class World:
 
 async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEncoders, progress: Progress) -> None:
     """Index the data set and its history into `folder`, and train what is trained on a catalogue. A folder that was
-    prepared before is left as it is."""
+    prepared before of the same data is left as it is."""
     done = folder / "prepared"
-    if done.exists():
+    now = state(data)
+    if done.exists() and done.read_text() == now:
         return
     shutil.rmtree(folder, ignore_errors=True)
     apart = _apart(settings, folder)
@@ -75,7 +76,7 @@ async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEnco
         await system.models.take_up()
         await system.learner.catch_up()
         await system.learner.publish()
-    done.touch()
+    done.write_text(now)
 
 
 @asynccontextmanager

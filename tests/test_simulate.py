@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import io
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +137,7 @@ def lived(
         async with simulated(SETTINGS, prepared, work, world) as (system, service):
             watching = Watching(service)
 
-            async def done(number: int) -> None:
-                after(world, number)
-
-            course = await simulate(watching, Traffic(queries, 1), judge, impressions, after=done)
+            course = await simulate(watching, Traffic(queries, 1), judge, impressions, progress=partial(after, world))
             await service.learn()
             return watching, course, system.learner._policy.dump()  # type: ignore[union-attr]
 
@@ -498,6 +497,20 @@ class TestChanges:
             replace(asked, every=7),
         ):
             assert not finished(other, STATIC, 1)
+
+    def test_runs_on_data_that_has_changed_are_run_again_and_so_is_its_preparation(
+        self, data: Path, asked: Asked, tmp_path: Path
+    ) -> None:
+        run(SETTINGS, asked, STATIC, 1)
+        changed = shutil.copytree(data, tmp_path / "changed")
+        with gzip.open(changed / "catalogue.jsonl.gz", "ab") as file:
+            file.write(b'{"id": "new", "title": "One more"}\n')
+        assert not finished(replace(asked, data=changed), STATIC, 1)
+        folder = shutil.copytree(asked.prepared, tmp_path / "prepared")
+        before = (folder / "prepared").read_text()
+        with Progress() as progress:
+            asyncio.run(prepare(SETTINGS, changed, folder, train_encoders, progress))
+        assert (folder / "prepared").read_text() != before
 
     def test_wrong_use_is_refused(self, data: Path, tmp_path: Path) -> None:
         asked = ["simulate", "--data", str(data), "--out", str(tmp_path / "out")]

@@ -10,7 +10,7 @@ from pathlib import Path
 from app.cli.index import index, text
 from app.cli.serve import address, serve
 from app.settings import Settings
-from services.datasets.folder import Dataset
+from services.datasets.folder import Dataset, state
 from services.errors import SettingsInvalid
 from services.sample.generate import generate
 
@@ -38,12 +38,12 @@ def run(asked: argparse.Namespace) -> None:
     if asked.data is None and not ready.exists():
         print("generating the sample catalogue", flush=True)
         generate(source)
-    state = _state(source)
-    if not ready.exists() or ready.read_text() != state:
+    now = state(source)
+    if not ready.exists() or ready.read_text() != now:
         schema = Dataset.open(source).schema
         print(f"indexing {source}", flush=True)
         print(text(asyncio.run(index(settings, source, schema, rebuild=True, train=True))), flush=True)
-        ready.write_text(state)
+        ready.write_text(now)
     print(f"search {address(settings)}/   console /console   API /docs   (Ctrl-C stops)", flush=True)
     serve(settings)
 
@@ -54,9 +54,3 @@ def _name(data: Path | None) -> str:
         return "demo"
     path = data.resolve()
     return f"demo-{path.name}-{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
-
-
-def _state(source: Path) -> str:
-    """Changes when a file of the source does."""
-    files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
-    return "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)

@@ -182,6 +182,12 @@ class Dataset:
             self.problems.append(problem)
 
 
+def state(source: Path) -> str:
+    """Of a catalogue or a folder: another text when one of its files is another one, or has changed."""
+    files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+    return "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
+
+
 def _file(folder: Path, name: str) -> Path:
     for path in (folder / f"{name}{ending}" for ending in _ENDINGS):
         if path.is_file():

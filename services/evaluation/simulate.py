@@ -102,11 +102,10 @@ async def simulate(
     impressions: int,
     *,
     before: Callable[[Search], Awaitable[None]] | None = None,
-    after: Callable[[int], Awaitable[None]] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Course:
     """`impressions` searches of `traffic`, from its first on. `before` is awaited with each search before it is asked
-    (to set the clock, to bring new items in), `after` with the number of searches done after each."""
+    (to set the clock, to bring new items in)."""
     course = Course()
     for search in traffic.since():
         if len(course) == impressions:
@@ -130,8 +129,6 @@ async def simulate(
         done = len(course)
         if done % LEARN_EVERY == 0:
             await service.learn(publish=done % PUBLISH_EVERY == 0)
-        if after is not None:
-            await after(done)
         progress(done)
     return course
 
