@@ -91,6 +91,7 @@ class Deepest:
 
     name = "deepest"
     version: str | None = None
+    curiosity = 0.0
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         most = {option.name: max(c for c in option.counts if c <= DEPTH) for option in options}

@@ -18,6 +18,7 @@ def load_policy(settings: Settings, model: bytes | None = None, version: str | N
         fixed_policy(settings),
         exploration=settings.exploration,
         budget=settings.candidate_budget,
+        price=settings.candidate_price,
         model=model,
         version=version,
     )

@@ -124,8 +124,15 @@ class Settings(BaseModel):
     )
     policy: str = Field("vw", pattern="^(vw|fixed|uniform)$", description="vw | fixed | uniform")
     exploration: float = Field(0.05, ge=0.0, le=0.5, description="permanent share of decisions that explore")
+    survey_share: float = Field(
+        0.5, ge=0.0, le=1.0, description="most answers that are surveyed for the policy; it asks for ever fewer"
+    )
     candidate_budget: int = Field(200, ge=10, le=1000, description="most candidates a request may take over all arms")
-    candidate_price: float = Field(0.0002, ge=0.0, description="reward that one candidate must be worth")
+    candidate_price: float = Field(
+        0.0002,
+        ge=0.0,
+        description="share of a page of wanted items, and reward, that one candidate must be worth",
+    )
     query_ttl_seconds: int = Field(21600, ge=1, le=86400, description="how long an answer takes feedback and pages")
     attribution_seconds: float = Field(1800.0, gt=0.0, description="reward window of an answer")
     action_weights: Weights = Field(ACTION_WEIGHTS, description="reward weight per action_name")

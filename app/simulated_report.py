@@ -36,7 +36,7 @@ def report(asked: Asked, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[dic
         "spread": {f"{run.row}, seed {run.seed}": run.spread for runs in by_row.values() for run in runs},
     }
     text = [f"{asked.impressions} impressions a run, seeds {', '.join(map(str, seeds))}."]
-    sections = (_repeats,) if asked.repeats else (_table, _frontier, _windows, _recoveries, _changes)
+    sections = (_repeats,) if asked.repeats else (_table, _frontier, _surveys, _windows, _recoveries, _changes)
     for section in sections:
         told, said = section(asked, by_row)
         results |= told
@@ -68,6 +68,22 @@ def _frontier(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
         told.append({"budget": budget, "by": by, "recall": recall, "candidates": candidates})
         shown.append(["" if budget is None else str(budget), by, f"{recall:.4f}", f"{candidates:.1f}"])
     return {"frontier": told}, ["### recall for candidates", table(shown)]
+
+
+def _surveys(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    """What learning costs beside the candidates of answers."""
+    runs = by_row.get(LEARNED, ())
+    surveyed = [run.arrays["surveyed"] for run in runs]
+    if not any(one.any() for one in surveyed):
+        return {}, []
+    spans = [one[: max(1, len(one) // 4)] for one in surveyed], [one[-max(1, len(one) // 4) :] for one in surveyed]
+    first, last = (float(np.mean([part.mean() for part in parts])) for parts in spans)
+    shares = [float(np.mean([(part > 0).mean() for part in parts])) for parts in spans]
+    said = (
+        f"Surveys, after answers had left: {shares[0]:.1%} of the answers in the first quarter, {shares[1]:.1%} in the"
+        f" last; {first:.1f} and {last:.1f} candidates a request, which are not in the tables."
+    )
+    return {"surveyed": {"first quarter": first, "last quarter": last}}, [said]
 
 
 def _repeats(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:

@@ -90,6 +90,8 @@ class Asked:
     changes: Changes = field(default_factory=Changes)
     repeats: int = 0
     """Queries a slice that are asked over and over; 0: traffic as users make it."""
+    ranker: int = 0
+    """Impressions under the static mix that the ranker in `prepared` was trained on; 0: none is there."""
     http: bool = False
     """Whether it goes through a process that serves."""
 
@@ -103,7 +105,17 @@ class Asked:
     def said(self) -> str:
         """What makes its runs others than those of another command."""
         data = hashlib.sha256(state(self.data).encode()).hexdigest()[:16]
-        what = (data, self.impressions, self.click_model, self.noise, self.every, self.changes, self.repeats, self.http)
+        what = (
+            data,
+            self.impressions,
+            self.click_model,
+            self.noise,
+            self.every,
+            self.changes,
+            self.repeats,
+            self.http,
+            self.ranker,
+        )
         return " ".join(map(str, what))
 
 

@@ -87,14 +87,25 @@ async def simulated(
     the one that learns."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
+    try:
+        async with lived(settings, prepared, folder, world, policy) as (system, service):
+            world.ranked = not isinstance(system.search.knowledge.ranker, PassthroughRanker)
+            yield system, service
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def lived(
+    settings: Settings, prepared: Path, folder: Path, world: World, policy: Policy | None = None
+) -> AsyncIterator[tuple[System, Simulated]]:
+    """The same in a folder that is there, and stays."""
     lists = Lists(prepared / LISTS)
     try:
         async with opened(_apart(settings, folder), learning=False, surroundings=_surroundings(world, lists)) as system:
-            world.ranked = not isinstance(system.search.knowledge.ranker, PassthroughRanker)
             yield system, Simulated(system, world, lists, policy)
     finally:
         lists.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _apart(settings: Settings, folder: Path) -> Settings:
@@ -181,11 +192,13 @@ class Simulated:
                 timeout=PATIENCE,
             )
         )
+        surveyed = await self.system.surveyor.catch_up()
         return Shown(
             answer.query_id,
             tuple(hit.object_id for hit in answer.hits),
             {name: choice.count for name, choice in answer.decision.arms.items()},
             bool(answer.degraded),
+            surveyed,
         )
 
     async def act(self, events: list[dict[str, Any]]) -> None:

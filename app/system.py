@@ -25,6 +25,7 @@ from services.models.store import ModelStore
 from services.policies.modes import PolicySwitch
 from services.progress import Progress
 from services.search import SearchEngine
+from services.survey import Surveyor
 from services.types import Deadline
 from services.upkeep import Upkeep
 
@@ -47,6 +48,7 @@ class System:
     store: ModelStore
     models: Registry
     learner: LearnerView
+    surveyor: Surveyor
     activity: Activity
     log: EventLog
     items: ItemStore

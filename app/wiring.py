@@ -59,6 +59,7 @@ from services.search import Knowledge, Matching, Presented, SearchEngine, Tabled
 from services.slate import slate
 from services.snapshots import KIND as POLICY
 from services.snapshots import POLICY_FILE
+from services.survey import Surveyor
 from services.types import Deadline
 from services.upkeep import DerivedIndex, SharedIndex, Upkeep
 
@@ -134,7 +135,9 @@ async def opened(
         stack.push_async_callback(catalogue.close)
         await upkeep.recover()
 
-        switch = PolicySwitch(served_policy(settings, load_policy(settings)), fixed_policy(settings))
+        switch = PolicySwitch(
+            served_policy(settings, load_policy(settings)), fixed_policy(settings), surveyed=settings.survey_share
+        )
         await follow_mode(stores.state, switch)
 
         async def load_ranker() -> None:
@@ -172,6 +175,7 @@ async def opened(
                 await stack.enter_async_context(background(learner.run))
                 await stack.enter_async_context(background(mirror))
             await stack.enter_async_context(background(reloader.run))
+            await stack.enter_async_context(background(system.surveyor.run))
             if len(settings.embedded) < ENGINES:
                 await stack.enter_async_context(background(upkeep.follow))
         yield system
@@ -232,6 +236,7 @@ def _system(
     clock = around.clock
     index, log, signer = indexes.lexical, stores.log, Signer(_keys(settings), settings.query_ttl_seconds)
     items: ItemStore = stores.items
+    surveyor = Surveyor(arms, items, log, FUSION_WEIGHTS, switch.curious)
     pings: dict[str, Callable[[Deadline], Awaitable[Any]]] = {}
     if indexes.opensearch is not None:
         pings["opensearch"] = indexes.opensearch.ping
@@ -263,6 +268,7 @@ def _system(
                 signer=signer,
                 clock=clock,
             ),
+            surveyor=surveyor,
             follow_mode=None if stores.redis is None else lambda: follow_mode(stores.state, switch),
             clock=clock,
             stopwatch=around.stopwatch,
@@ -278,6 +284,7 @@ def _system(
         store=stores.models,
         models=Registry(stores.models, learner, reloader, policy_gate(settings, stores)),
         learner=learner,
+        surveyor=surveyor,
         activity=Activity(log, fixed_policy(settings).decide, settings.action_weights, settings.candidate_price),
         log=log,
         items=stores.items,
@@ -315,7 +322,6 @@ def new_learner(
         lambda model: load_policy(settings, model),
         attribution=settings.attribution_seconds,
         weights=settings.action_weights,
-        price=settings.candidate_price,
         principal_cap=settings.principal_cap,
         snapshot_seconds=settings.snapshot_seconds,
         on_publish=on_publish,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.backends.base import Record
-from services.types import EventStatus, Impression, Interaction
+from services.types import EventStatus, Impression, Interaction, Survey
 
 NO_POLICY = "none"
 """Policy name of answers without a decision (services.listing)."""
@@ -29,6 +29,8 @@ class Window:
     interactions: list[Interaction] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
     """query_ids of further pages under the same decision."""
+    survey: int | None = None
+    """Offset of its survey in the log."""
 
 
 class Windows:
@@ -63,6 +65,10 @@ class Windows:
                 window = self._by_id.get(record.query_id)
                 if window is not None:
                     window.interactions.append(record)
+            case Survey():
+                window = self._by_id.get(record.query_id)
+                if window is not None:
+                    window.survey = offset
         return list(self._closed(record.at))
 
     def _closed(self, at: float) -> Iterable[Window]:

@@ -18,17 +18,17 @@ import orjson
 
 from services.backends.base import Forget, Record, Tick
 from services.errors import RecordDamaged
-from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
+from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction, Survey
 
 FORMAT = 1
-IMPRESSION, INTERACTION, TICK, FORGET = 1, 2, 3, 4
+IMPRESSION, INTERACTION, TICK, FORGET, SURVEY = 1, 2, 3, 4, 5
 
 _HEADER = struct.Struct(">BBI")
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 def kind_of(record: Record) -> int:
-    """IMPRESSION, INTERACTION, TICK or FORGET."""
+    """IMPRESSION, INTERACTION, TICK, FORGET or SURVEY."""
     match record:
         case Impression():
             return IMPRESSION
@@ -38,6 +38,8 @@ def kind_of(record: Record) -> int:
             return TICK
         case Forget():
             return FORGET
+        case Survey():
+            return SURVEY
 
 
 def encode(record: Record) -> bytes:
@@ -144,9 +146,17 @@ def _impression(fields: dict[str, Any]) -> Impression:
     return Impression(**fields)
 
 
+def _survey(fields: dict[str, Any]) -> Survey:
+    fields["ranks"] = {arm: tuple(ranks) for arm, ranks in fields["ranks"].items()}
+    fields["facts"] = {name: _floats(column) for name, column in fields["facts"].items()}
+    fields["shown"] = tuple(fields["shown"])
+    return Survey(**fields)
+
+
 _READERS: dict[int, Callable[[dict[str, Any]], Record]] = {
     IMPRESSION: _impression,
     INTERACTION: lambda fields: Interaction(**fields),
     TICK: lambda fields: Tick(**fields),
     FORGET: lambda fields: Forget(**fields),
+    SURVEY: _survey,
 }

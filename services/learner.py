@@ -1,8 +1,8 @@
 """The learner: reads the event log in order and brings memory, histories and policy up to date, each exactly once.
 
-Two consumers, each with its own place in the log, kept together with what it wrote:
+Two consumers, each with its own place in the log, kept with what it wrote:
 
-- memory and histories take every record at once; their place is in the memory index, in the same transaction;
+- memory and histories take every record at once; their place is in the memory index, written with them;
 - the policy learns a decision when its reward window closes (services/attribution.py), clicked or not at the same
   moment; its place is in the snapshot, beside the model. What is not in the snapshot (open windows) is read again from
   the log, so that learning after a crash ends in the very same bytes as learning without one.
@@ -27,10 +27,10 @@ from services.memory import debiased
 from services.models.store import ModelStore
 from services.policies.base import LearningPolicy, Outcome
 from services.progress import Progress, gauges
-from services.rewards import arm_rewards, examination, principal_weight, reward, strength
+from services.rewards import examination, principal_weight, reward, strength, taken
 from services.shares import Shares
 from services.snapshots import ADOPTED, KIND, Snapshot
-from services.types import Deadline, EventStatus, Impression, Interaction, Query
+from services.types import Deadline, EventStatus, Impression, Interaction, Query, Survey
 
 logger = logging.getLogger(__name__)
 
@@ -39,23 +39,23 @@ STEP_RECORDS = 250
 """Records taken in at once: where the memory is shared, it serves nobody while it takes them in."""
 RETRY_SECONDS = 1.0
 CONSUMED_SECONDS = 60.0
-"""How often the log is told what it may drop, beside every snapshot."""
+"""How often the log is told what it may drop."""
 LOOKUP_SECONDS = 5.0
 OUTCOMES_A_STEP = 64
-"""Decisions learned before the log is read again: memory must not wait for a pile of windows."""
+"""Decisions learned before the log is read again: memory must not wait for them all."""
 MOST_PENDING = 20_000
 """Closed windows that may wait to be learned before reading pauses."""
 _KNOWN = 10_000
-"""Impressions whose memory key is kept at hand."""
+"""Impressions whose key is at hand."""
 
 
 class Learner:
     """One per log. `restore` first, then `run`.
 
-    load_policy turns a snapshot's bytes into a policy; attribution is the length of reward windows in seconds of log
-    time; weights are per action, price per candidate (services.rewards); principal_cap is how many decisions an hour of
-    one principal count in full; on_publish is called with (version, bytes) of every snapshot, a restored one too; guard
-    is awaited before a snapshot is written and raises when another process has become the learner.
+    load_policy makes a policy of a snapshot's bytes; attribution: seconds of log time of a reward window; weights: per
+    action (services.rewards); principal_cap: decisions an hour of one principal that count in full; on_publish is told
+    (version, bytes) of every snapshot, a restored one too; guard raises, before a snapshot is written, when another
+    process has become the learner.
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class Learner:
         *,
         attribution: float,
         weights: Mapping[str, float],
-        price: float,
         principal_cap: int,
         snapshot_seconds: float,
         on_publish: Callable[[str, bytes], None] | None = None,
@@ -81,7 +80,6 @@ class Learner:
         self._policy = policy
         self._load_policy = load_policy
         self._weights = dict(weights)
-        self._price = price
         self._principal_cap = principal_cap
         self._snapshot_seconds = snapshot_seconds
         self._on_publish = on_publish
@@ -169,7 +167,7 @@ class Learner:
             logger.warning("last_snapshot_failed offset=%d error=%s", self._taken, type(error).__name__)
 
     def notify(self) -> None:
-        """There is something new in the log. Call it from the learner's own event loop."""
+        """There is something new in the log. Call it from the learner's event loop."""
         self._wake.set()
 
     async def step(self, limit: int = STEP_RECORDS) -> int:
@@ -184,7 +182,7 @@ class Learner:
             return len(records) + await self._learn()
 
     async def catch_up(self, policy: bool = True) -> None:
-        """Take in everything that is in the log by now; without `policy`, return once memory and histories have."""
+        """Take in all that is in the log by now; without `policy`, return once memory and histories have."""
         end, _ = await self._log.end()
         while self._memory_offset < end or (policy and self.offset < end):
             await self.step()
@@ -198,7 +196,7 @@ class Learner:
 
     async def adopt(self, version: str) -> str:
         """Go on from the model of an earlier snapshot, at the present place in the log: what was learned since is
-        dropped and not learned again. The version of the snapshot that says so."""
+        dropped. The version of the snapshot that says so."""
         async with self._lock:
             stored = await asyncio.to_thread(self._store.load, KIND, version)
             before = self._policy
@@ -367,20 +365,25 @@ class Learner:
     async def _learn_one(self, offset: int, impression: Impression, window: Window) -> None:
         weight = principal_weight(self._shares.next(impression), self._principal_cap)
         try:
-            outcome = Outcome(
-                features=impression.features,
-                options=impression.options,
-                counts={arm: choice.count for arm, choice in impression.decision.arms.items()},
-                rewards=arm_rewards(impression, window.interactions, self._weights, self._price),
-                weight=weight,
+            self._policy.learn(
+                Outcome(
+                    features=impression.features,
+                    survey=await self._surveyed(window),
+                    looked=tuple(examination(position) for position in range(1, len(impression.shown) + 1)),
+                    taken=taken(impression, window.interactions, self._weights),
+                    weight=weight,
+                )
             )
-            self._policy.learn(outcome)
         except Exception as error:
             await self._skip(offset, error)
             return
         self._learned += 1
         metrics.LEARNED.inc()
         metrics.REWARD.observe(reward(impression, window.interactions, self._weights))
+
+    async def _surveyed(self, window: Window) -> Survey | None:
+        found = [] if window.survey is None else await self._log.read(window.survey - 1, 1)
+        return next((record for _, record in found if isinstance(record, Survey)), None)
 
     async def _publish(self, reason: str, said: Mapping[str, str] | None = None) -> str:
         snapshot = Snapshot(self.offset, self._low(), self._learned, self._shares, self._policy.dump())

@@ -44,6 +44,7 @@ DECISIONS = Counter("ltrr_decisions", "Decisions", ["policy", "mode"])
 CHOICES = Counter("ltrr_choices", "Counts chosen", ["arm", "count"])
 PROPENSITY = Histogram("ltrr_propensity", "Propensity of the chosen count", ["arm"], buckets=SHARES)
 POLICY_FALLBACKS = Counter("ltrr_policy_fallbacks", "Decisions taken over by the static policy after a failure")
+SURVEYS = Counter("ltrr_surveys", "Answers that were surveyed in full, to learn from", ["outcome"])
 POLICY_MODE = Gauge("ltrr_policy_mode", "1 for the mode in force", ["mode"], multiprocess_mode="livemostrecent")
 
 FEEDBACK = Counter("ltrr_feedback_events", "Feedback events by disposition", ["status"])

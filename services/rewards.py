@@ -55,6 +55,16 @@ def reward(impression: Impression, interactions: Iterable[Interaction], weights:
     return _clip(sum(_value(impression, interaction, weights) for interaction in interactions))
 
 
+def taken(
+    impression: Impression, interactions: Iterable[Interaction], weights: Mapping[str, float]
+) -> tuple[float, ...]:
+    """Per item that the answer showed, 1 where all that was done with it is worth something together, else 0."""
+    worth: dict[str | None, float] = {}
+    for event in interactions:
+        worth[event.object_id] = worth.get(event.object_id, 0.0) + gain(event, weights)
+    return tuple(float(worth.get(object_id, 0.0) > 0.0) for object_id in impression.shown)
+
+
 def arm_rewards(
     impression: Impression, interactions: Iterable[Interaction], weights: Mapping[str, float], price: float
 ) -> dict[str, float]:

@@ -36,6 +36,7 @@ from services.retrieval import retrieve
 from services.seldom import Seldom
 from services.signature import signature
 from services.slate import Entry, slate
+from services.survey import Answered, Surveyor
 from services.text import normalize
 from services.types import (
     Answer,
@@ -126,6 +127,7 @@ class SearchEngine:
         fusion_weights: Mapping[str, float],
         pager: Pager,
         lister: Lister,
+        surveyor: Surveyor | None = None,
         follow_mode: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
         stopwatch: Callable[[], float] = time.monotonic,
@@ -150,6 +152,7 @@ class SearchEngine:
         self._fusion_weights = fusion_weights
         self._pager = pager
         self._lister = lister
+        self._surveyor = surveyor
         self._follow_mode = follow_mode
         self._clock = clock
         self._seeds = seeds
@@ -182,6 +185,8 @@ class SearchEngine:
             unlogged = await record(
                 self._log, _impression(query_id, found, pool, shown, table, ranker.version), found.deadline
             )
+        if not unlogged:
+            self._survey(query_id, found, shown)
         explanations = ranker.contributions(table) if query.explain else [None] * len(shown)
         entries = [Entry(p.object_id, p.score, p.arms, explanation=e) for p, e in zip(shown, explanations, strict=True)]
         with metrics.stage("present"):
@@ -198,6 +203,15 @@ class SearchEngine:
         )
         _count(answer, found.lists)
         return answer
+
+    def _survey(self, query_id: str, found: Collected, shown: Sequence[Pooled]) -> None:
+        """Have the whole answer surveyed, if the policy is curious about it."""
+        query = found.context.query
+        if self._surveyor is None or not query.learn or query.offset or found.degraded:
+            return
+        ids = tuple(pooled.object_id for pooled in shown)
+        answered = Answered(query_id, found.context, found.options, found.schema, ids)
+        self._surveyor.offer(answered, found.decision.seed)
 
     async def collect(self, query: Query, decider: Decider) -> Collected:
         """Everything up to the ranking: what was understood, remembered, decided, and found in time."""

@@ -399,6 +399,22 @@ class Impression:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """What every arm had in full for a logged answer, taken down after the answer had left: what a policy can learn of
+    counts that it did not choose. Its items are those of the union of these lists, in fused order, without their names.
+    """
+
+    query_id: str
+    at: float
+    ranks: Mapping[str, tuple[int, ...]]
+    """Per arm that could be asked, each item's rank in its list, from 1; 0 where the arm does not have it."""
+    facts: Mapping[str, tuple[float, ...]]
+    """Columns of the ranker's table (services/rankers/features.py), a value an item."""
+    shown: tuple[int, ...]
+    """Per item that the answer showed, its place among the items, from 0; -1 for one that no list has."""
+
+
+@dataclass(frozen=True, slots=True)
 class Interaction:
     """One accepted (or late) feedback event, as logged."""
 

@@ -236,7 +236,7 @@ def test_only_snapshots_of_policies_are_judged(tmp_path: Path) -> None:
 def trained(lessons: int) -> bytes:
     policy = VWPolicy(FixedPolicy())
     for seed in range(lessons):
-        policy.learn(LearningPolicyContract.outcome(policy, seed))
+        policy.learn(LearningPolicyContract.outcome(seed))
     return policy.dump()
 
 

@@ -14,7 +14,7 @@ TRAINING_LIBRARIES = {"lightgbm", "onnxmltools", "skl2onnx", "onnx", "sklearn", 
 GROUND = {"services.types", "services.errors", "services.metrics", "services.text"}
 PIPELINES = {
     *("search", "listing", "paging", "retrieval", "impressions", "explain", "autocomplete"),
-    *("feedback", "learner", "learner_link", "ubi", "catalogue", "upkeep", "backup"),
+    *("feedback", "learner", "learner_link", "survey", "ubi", "catalogue", "upkeep", "backup"),
 }
 FAMILIES = ("arms", "policies", "rankers", "backends")
 

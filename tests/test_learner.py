@@ -24,7 +24,7 @@ from services.policies.base import LearningPolicy, Outcome
 from services.policies.fixed import FixedPolicy
 from services.policies.vw import VWPolicy
 from services.snapshots import KIND
-from services.types import ArmChoice, ArmOption, Deadline, Decision, Impression, Interaction
+from services.types import ArmChoice, ArmOption, Deadline, Decision, Impression, Interaction, Survey
 from tests.contracts.event_log import make_impression, make_interaction
 
 WINDOW = 1800.0
@@ -33,10 +33,11 @@ ARMS = ("lexical", "memory", "vector")
 
 
 class MeanPolicy:
-    """Remembers the mean reward of each count of each arm. Sums of floats: another order gives other bytes."""
+    """Remembers how much was taken of each item shown. Means of floats: another order gives other bytes."""
 
     name = "mean"
     version = None
+    curiosity = 1.0
 
     def __init__(self, model: bytes = b"{}") -> None:
         try:
@@ -51,10 +52,10 @@ class MeanPolicy:
     def learn(self, outcome: Outcome) -> None:
         if outcome.features.get("poison"):
             raise ValueError("poison")
-        for arm, reward in outcome.rewards.items():
-            entry = self.sums.setdefault(f"{arm} {outcome.counts[arm]}", [0.0, 0.0])
+        for place, taken in enumerate(outcome.taken):
+            entry = self.sums.setdefault(f"{place} {outcome.survey is not None}", [0.0, 0.0])
             entry[0] += outcome.weight
-            entry[1] += 0.1 * outcome.weight * (reward - entry[1])
+            entry[1] += 0.1 * outcome.weight * (taken - entry[1])
         self.outcomes.append(outcome)
 
     def dump(self) -> bytes:
@@ -87,7 +88,7 @@ class Rig:
         self.published: list[tuple[str, bytes]] = []
         self.clock = Clock()
         settings: dict[str, Any] = {
-            "attribution": WINDOW, "weights": WEIGHTS, "price": 0.001, "principal_cap": 5, "snapshot_seconds": 5.0,
+            "attribution": WINDOW, "weights": WEIGHTS, "principal_cap": 5, "snapshot_seconds": 5.0,
         }  # fmt: skip
         self.learner = Learner(
             self.log,
@@ -212,15 +213,49 @@ def test_a_click_is_remembered_at_once_and_learned_when_its_window_closes(tmp_pa
             await rig.append(Tick(WINDOW + 1.0))
             await rig.learner.catch_up()
             clicked, unclicked = outcomes(rig)
-            gain = 0.2 / 1.585  # a click is a fifth of a purchase, at place 2
-            assert clicked.rewards == {
-                "lexical": pytest.approx(gain / 2 - 0.01, abs=1e-4),
-                "memory": pytest.approx(gain / 2 - 0.01, abs=1e-4),
-            }
-            assert unclicked.rewards == {"lexical": -0.01, "memory": -0.01}  # vector timed out: censored
-            assert clicked.counts == dict.fromkeys(ARMS, 10)
+            assert clicked.taken == (0.0, 1.0, 0.0)
+            assert unclicked.taken == (0.0, 0.0, 0.0)
+            assert clicked.looked == pytest.approx((1.0, 0.631, 0.5), abs=1e-3)
             assert clicked.features == {"length": 2.0, "idf": 0.25}
+            assert clicked.survey is unclicked.survey is None
             assert await rig.learner.step() == 0
+
+    run(work)
+
+
+def survey_of(impression: Impression, at: float) -> Survey:
+    """Two arms' full lists; what was shown is at their top."""
+    ranks = {"lexical": (1, 2, 3, 0, 4), "memory": (2, 1, 0, 3, 0)}
+    return Survey(impression.query_id, at, ranks, {"title_trigrams": (0.9, 0.5, 0.2, 0.1, 0.0)}, (0, 1, 2))
+
+
+def test_a_survey_is_learned_with_its_answer_whenever_it_comes_within_the_window(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Rig(tmp_path) as rig:
+            first, second, third = (make_impression(f"q{n}", at=float(n)) for n in range(3))
+            await rig.append(first, second, third, survey_of(second, 1.0))
+            await rig.append(make_interaction(query_id="q0", at=3.0, object_id="1"), survey_of(first, 0.0))
+            await rig.append(Tick(WINDOW + 2.0), survey_of(third, 2.0))
+            await rig.learner.catch_up()
+            learned = outcomes(rig)
+            assert [o.survey.query_id if o.survey else None for o in learned] == ["q0", "q1", None]
+            assert learned[0].survey is not None
+            assert learned[0].survey.ranks == survey_of(first, 0.0).ranks
+            assert learned[0].taken == (1.0, 0.0, 0.0)
+
+    run(work)
+
+
+def test_what_was_disliked_in_the_end_was_not_taken(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Rig(tmp_path) as rig:
+            await rig.append(make_impression("q1", at=0.0))
+            for n, (item, action) in enumerate((("1", "click"), ("1", "dislike"), ("2", "purchase"), ("2", "dislike"))):
+                await rig.append(make_interaction(f"e{n}", query_id="q1", object_id=item, action_name=action, at=1.0))
+            await rig.append(make_interaction("late", query_id="q1", object_id="3", status="late", at=1.0))
+            await rig.append(Tick(WINDOW))
+            await rig.learner.catch_up()
+            assert outcomes(rig)[0].taken == (0.0, 1.0, 0.0)
 
     run(work)
 
@@ -299,9 +334,12 @@ def make_log(seed: int, count: int) -> list[Record]:
     rng = random.Random(seed)
     records: list[Record] = []
     shown: list[Impression] = []
+    surveys: list[Survey] = []
     at = 1_000_000.0
     for n in range(count):
         at += rng.expovariate(1 / 60.0)
+        if surveys and rng.random() < 0.5:
+            records.append(surveys.pop(0))  # some of them after the clicks, some too late
         user, kind = f"user{rng.randrange(5)}", rng.random()
         recent = [i for i in shown[-30:] if at - i.at < WINDOW]
         if kind < 0.5 or not recent:
@@ -320,6 +358,8 @@ def make_log(seed: int, count: int) -> list[Record]:
                 )
             )  # fmt: skip
             records.append(shown[-1])
+            if rng.random() < 0.7:
+                surveys.append(survey_of(shown[-1], at))
         elif kind < 0.9:
             of = rng.choice(recent)
             records.append(
@@ -392,6 +432,8 @@ def test_after_any_crash_the_model_and_the_memory_are_the_same_to_the_byte(
             assert progress.lag == {"memory": 0, "policy": 0}
             assert progress.learned > 80
             assert progress.skipped == 0
+            if isinstance(one.policy, VWPolicy):
+                assert vw_policy(model).relevance.answers > 50
             return model
 
     async def killed(folder: str, seed: int) -> bytes:

@@ -15,9 +15,11 @@ from services.policies.base import LearningPolicy, Outcome, Policy
 from services.policies.budget import allocate
 from services.policies.fixed import FIXED_COUNTS, FixedPolicy, UniformPolicy
 from services.policies.modes import PolicySwitch
+from services.policies.plans import STATIC
+from services.policies.relevance import PRIOR
 from services.policies.sampling import draw, mask, uniform
-from services.policies.vw import MIN_EVIDENCE, VWPolicy
-from services.types import ArmChoice, ArmOption
+from services.policies.vw import CAUTION, LEAST, SPREAD, VWPolicy
+from services.types import ArmChoice, ArmOption, Survey
 from tests.contracts.policy import FEATURES, ROOMY, LearningPolicyContract, PolicyContract, counts_of
 
 MIX = {"lexical": 10, "structured": 5}
@@ -68,12 +70,12 @@ class TestUntrainedVWPolicy(LearningPolicyContract):
         return VWPolicy(FixedPolicy(MIX), 0.3, budget, floor)
 
     def loaded(self, dump: bytes) -> LearningPolicy:
-        return VWPolicy(FixedPolicy(MIX), 0.3, 100, 10, dump)
+        return VWPolicy(FixedPolicy(MIX), 0.3, 100, 10, model=dump)
 
 
 @pytest.fixture(scope="module")
 def trained_dump() -> bytes:
-    return trained(exploration=0.3).dump()
+    return trained().dump()
 
 
 class TestTrainedVWPolicy(LearningPolicyContract):
@@ -82,39 +84,67 @@ class TestTrainedVWPolicy(LearningPolicyContract):
         self.model = trained_dump
 
     def policy(self, budget: int, floor: int) -> LearningPolicy:
-        return VWPolicy(FixedPolicy(MIX), 0.3, budget, floor, self.model)
+        return VWPolicy(FixedPolicy(MIX), 0.3, budget, floor, model=self.model)
 
     def loaded(self, dump: bytes) -> LearningPolicy:
-        return VWPolicy(FixedPolicy(MIX), 0.3, 100, 10, dump)
+        return VWPolicy(FixedPolicy(MIX), 0.3, 100, 10, model=dump)
 
 
 # --- a small world: the lexical arm finds plain queries, the structured one faceted queries --------------------------
 
 WORLD = (ArmOption("lexical", (0, 5, 10, 25)), ArmOption("structured", (0, 5, 10, 25)))
 PRICE = 0.01
-NEEDED = {"plain": {"lexical": 10}, "faceted": {"structured": 25}}
-"""Kind of query -> the count from which on an arm finds what was meant."""
+KINDS = ("plain", "faceted")
+FINDS = {"plain": "lexical", "faceted": "structured"}
+ITEMS = 40
+"""The first half of the candidates is of the arm that finds what was meant, the second of the other."""
+LOOKED = tuple(1.0 / math.log2(2 + place) for place in range(10))
 
 
-def gains(kind: str, counts: Mapping[str, int]) -> dict[str, float]:
-    found = {arm: 0.5 * (count >= NEEDED[kind].get(arm, 1000)) for arm, count in counts.items()}
-    return {arm: found[arm] - PRICE * count for arm, count in counts.items()}
+def chance(kind: str, rank: int) -> float:
+    """That the item at `rank` of the right arm is wanted: a plain query means one thing, a faceted one many."""
+    return 0.8 * (rank == 1) if kind == "plain" else 0.9 - 0.04 * rank
 
 
 def world(rng: random.Random) -> tuple[str, dict[str, float]]:
-    kind = rng.choice(sorted(NEEDED))
-    features = {"slot_keyword": 0.8 * (kind == "faceted") + 0.1 * rng.random(), "noise": rng.random(), "bias": 1.0}
+    kind = rng.choice(KINDS)
+    features = {"slot_keyword": 0.8 * (kind == "faceted") + 0.1 * rng.random(), "rarity_max": rng.random()}
     return kind, {name: round(value, 6) for name, value in features.items()}
 
 
-def trained(exploration: float, rounds: int = 1500, seed: int = 5) -> VWPolicy:
+def lists(kind: str) -> dict[str, tuple[int, ...]]:
+    half = ITEMS // 2
+    first, second = (*range(1, half + 1), *[0] * half), (*[0] * half, *range(1, half + 1))
+    return {arm: first if arm == FINDS[kind] else second for arm in ("lexical", "structured")}
+
+
+def lesson(rng: random.Random, **changes: Any) -> Outcome:
+    """A surveyed answer that showed the first ten items, and what a user with position bias clicked of them."""
+    kind, features = world(rng)
+    clicks = [rng.random() < look * (0.1 + 0.65 * chance(kind, place + 1)) for place, look in enumerate(LOOKED)]
+    survey = Survey("q", 0.0, lists(kind), {}, tuple(range(10)))
+    fields: dict[str, Any] = {
+        "features": features,
+        "survey": survey,
+        "looked": LOOKED,
+        "taken": tuple(map(float, clicks)),
+    }
+    return Outcome(**(fields | changes))
+
+
+def trained(lessons: int = 1500, seed: int = 5, **options: Any) -> VWPolicy:
     rng = random.Random(seed)
-    policy = VWPolicy(FixedPolicy(MIX), exploration)
-    for _ in range(rounds):
-        kind, features = world(rng)
-        counts = counts_of(policy.decide(features, WORLD, rng.getrandbits(63)))
-        policy.learn(Outcome(features, WORLD, counts, gains(kind, counts)))
+    policy = VWPolicy(FixedPolicy(MIX), **options)
+    for _ in range(lessons):
+        policy.learn(lesson(rng))
     return policy
+
+
+def gain(kind: str, counts: Mapping[str, int]) -> float:
+    """Share of what is wanted that the counts find, less the price of the candidates."""
+    all_wanted = sum(chance(kind, rank) for rank in range(1, ITEMS // 2 + 1))
+    found = sum(chance(kind, rank) for rank in range(1, min(counts[FINDS[kind]], ITEMS // 2) + 1))
+    return min(found, 10.0) / max(1.0, min(all_wanted, 10.0)) - PRICE * sum(counts.values())
 
 
 def mean_gain(policy: Policy, requests: int = 400) -> float:
@@ -122,20 +152,33 @@ def mean_gain(policy: Policy, requests: int = 400) -> float:
     total = 0.0
     for _ in range(requests):
         kind, features = world(rng)
-        total += sum(gains(kind, counts_of(policy.decide(features, WORLD, rng.getrandbits(63)))).values())
+        total += gain(kind, counts_of(policy.decide(features, WORLD, rng.getrandbits(63))))
     return total / requests
 
 
-def test_vw_learns_which_arm_which_query_needs() -> None:
-    """The best static counts cannot tell the kinds apart; the learned policy, still exploring, must."""
+def test_vw_learns_from_clicks_what_which_query_needs() -> None:
+    """The best static counts cannot tell the kinds apart; the learned policy must, beyond what pages showed, too."""
     statics = [FixedPolicy({"lexical": a, "structured": b}, floor=0) for a in (0, 5, 10, 25) for b in (0, 5, 10, 25)]
     best_static = max(mean_gain(static) for static in statics)
-    learned = trained(exploration=0.1, rounds=3000)
-    assert best_static == pytest.approx(0.15, abs=0.02)
-    assert mean_gain(learned) > best_static + 0.1
-    greedy = VWPolicy(FixedPolicy(MIX), 0.0, floor=0, model=learned.dump())
-    assert counts_of(greedy.decide({"slot_keyword": 0.05, "bias": 1.0}, WORLD, 1)) == {"lexical": 10, "structured": 0}
-    assert counts_of(greedy.decide({"slot_keyword": 0.85, "bias": 1.0}, WORLD, 1)) == {"lexical": 0, "structured": 25}
+    policy = trained(exploration=0.0)
+    cheap = policy.at_price(PRICE / 2)  # worth counts late finds for less than shares do
+    assert mean_gain(cheap) > best_static + 0.05
+    plain, faceted = ({"slot_keyword": value, "rarity_max": 0.5} for value in (0.05, 0.85))
+    assert counts_of(cheap.decide(faceted, WORLD, 1)) == {"lexical": 0, "structured": 25}
+    assert counts_of(policy.at_price(2 * PRICE).decide(plain, WORLD, 1)) == {"lexical": 5, "structured": 0}
+
+
+def test_vw_one_model_serves_any_price() -> None:
+    policy = trained(exploration=0.3)
+    spent = []
+    for price in (0.0, 0.01, 0.03, 1.0):
+        dear = policy.at_price(price)
+        rng = random.Random(3)
+        spent.append(sum(sum(counts_of(dear.decide(world(rng)[1], WORLD, 1)).values()) for _ in range(50)))
+    assert spent == sorted(spent, reverse=True)
+    assert spent[0] > spent[-1] == 50 * 5, "the least that the floor allows"
+    choices = policy.at_price(0.01).decide(FEATURES, WORLD, 1)
+    assert all(choice.propensity == 1.0 for choice in choices.values()), "nothing is explored"
 
 
 def test_vw_untrained_decides_as_the_static_mix() -> None:
@@ -149,93 +192,95 @@ def test_vw_gives_each_allowed_count_its_share_of_exploration() -> None:
     assert dict(choice.distribution) == pytest.approx({0: 0.05, 5: 0.05, 10: 0.85, 25: 0.05, 50: 0.0, 100: 0.0})
 
 
-def lesson(count: int, reward: float, **changes: Any) -> Outcome:
-    fields: dict[str, Any] = {
-        "features": FEATURES,
-        "options": WORLD,
-        "counts": {"lexical": count, "structured": 5},
-        "rewards": {"lexical": reward},
-    }
-    return Outcome(**(fields | changes))
+def test_vw_does_not_leave_the_static_mix_on_little_evidence() -> None:
+    """However dear candidates are."""
+    few, enough = (trained(lessons, exploration=0.0).at_price(0.1) for lessons in (LEAST - 1, LEAST))
+    static = {"lexical": 10, "structured": 5}
+    assert counts_of(few.decide(FEATURES, WORLD, 1)) == static
+    assert counts_of(enough.decide(FEATURES, WORLD, 1)) != static
 
 
-def test_vw_does_not_leave_the_default_on_little_evidence() -> None:
-    policy = VWPolicy(FixedPolicy(MIX), 0.0, floor=0)
-    for _ in range(int(MIN_EVIDENCE) - 1):
-        policy.learn(lesson(10, -0.5))
-        policy.learn(lesson(25, 0.5))
-    assert policy.decide(FEATURES, WORLD, 1)["lexical"].count == 10
-    for _ in range(200):
-        policy.learn(lesson(10, -0.5))
-        policy.learn(lesson(25, 0.5))
-    assert policy.decide(FEATURES, WORLD, 1)["lexical"].count == 25
+def test_vw_keeps_the_static_mix_where_the_difference_is_within_its_error(trained_dump: bytes) -> None:
+    policy = VWPolicy(FixedPolicy(MIX), 0.0, model=trained_dump)
+    static, costs = {"lexical": 10, "structured": 5}, policy.plans.counts.sum(axis=1)
+    possible = policy.possible({option.name: option.counts for option in WORLD})[:STATIC]
+    margin = CAUTION * SPREAD / math.sqrt(1500)
+    stayed = near = 0
+    rng = random.Random(8)
+    for turn in range(200):
+        _, features = world(rng)
+        price = 0.0001 * turn
+        worth = policy.worth(features)
+        assert worth is not None
+        gains = worth - price * costs
+        lead = gains[:STATIC][possible].max() - gains[STATIC]
+        stays = policy.at_price(price).plan(features, WORLD) == static
+        assert stays == (lead <= margin)
+        stayed += stays
+        near += 0.0 < lead <= margin
+    assert 0 < near <= stayed < 200
 
 
-def test_vw_keeps_the_default_where_noise_could_explain_the_difference() -> None:
-    """Same means, one lucky streak: the predicted difference is smaller than its standard error."""
-    policy = VWPolicy(FixedPolicy(MIX), 0.0, floor=0)
-    for turn in range(40):
-        policy.learn(lesson(10, 0.5 if turn % 2 else -0.5))
-        policy.learn(lesson(25, 0.5 if turn % 2 or turn == 0 else -0.5))
-    costs = policy.costs(FEATURES, WORLD)
-    assert costs["lexical", 25] < costs["lexical", 10]
-    assert policy.decide(FEATURES, WORLD, 1)["lexical"].count == 10
+def test_vw_asks_no_arm_that_cannot_answer() -> None:
+    """An arm that is away costs nothing, which must not make its plans attractive."""
+    policy = trained(exploration=0.0).at_price(PRICE)
+    without = (ArmOption("lexical", (0, 5, 10, 25)), ArmOption("structured", (0,)))
+    assert counts_of(policy.decide({"slot_keyword": 0.85}, without, 1))["lexical"] > 0
 
 
-def test_vw_learns_nothing_of_censored_and_unavailable_arms() -> None:
+def test_vw_learns_nothing_without_a_survey() -> None:
     policy = VWPolicy(FixedPolicy(MIX))
     before = policy.dump()
-    policy.learn(lesson(10, 0.5, rewards={}))
-    policy.learn(lesson(0, 0.5, options=(ArmOption("lexical", (0,)),)))
+    policy.learn(lesson(random.Random(1), survey=None))
+    policy.learn(lesson(random.Random(1), weight=0.0))
     assert policy.dump() == before
-    policy.learn(lesson(10, 0.9))
-    costs = policy.costs({}, WORLD)
-    assert costs["lexical", 10] < 0.0
-    assert costs["structured", 5] > costs["lexical", 10]
 
 
 def test_vw_weighs_a_lesson() -> None:
-    def cost_after(weight: float) -> float:
+    """What is thought of the first item after it was clicked once."""
+
+    def odds_after(weight: float) -> float:
         policy = VWPolicy(FixedPolicy(MIX))
-        policy.learn(lesson(10, 1.0, weight=weight))
-        return policy.costs(FEATURES, WORLD)["lexical", 10]
+        rng = random.Random(1)
+        policy.learn(lesson(rng, weight=weight, taken=(1.0, *[0.0] * 9)))
+        return float(policy.relevance.mean[:3].sum())
 
-    assert cost_after(1.0) < cost_after(0.25) < cost_after(0.0) == 0.0
+    assert odds_after(1.0) > odds_after(0.25) > odds_after(0.0) == sum(PRIOR)
 
 
-def test_vw_cuts_extreme_rewards() -> None:
-    wild, tame = VWPolicy(FixedPolicy(MIX)), VWPolicy(FixedPolicy(MIX))
-    wild.learn(lesson(10, 1e9))
-    tame.learn(lesson(10, 1.0))
-    assert wild.dump() == tame.dump()
+def test_vw_asks_for_ever_fewer_surveys() -> None:
+    wished = [trained(lessons).curiosity for lessons in (0, 100, 400, 1600)]
+    assert wished[:2] == [1.0, 1.0]
+    assert wished[2] > wished[3] > 0.01
+    assert FixedPolicy(MIX).curiosity == UniformPolicy().curiosity == 0.0
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rewards": {"lexical": math.nan}},
-        {"rewards": {"lexical": 0.1, "structured": math.inf}},
+        {"taken": (math.nan, *[0.0] * 9)},
+        {"looked": (math.inf, *[0.5] * 9)},
         {"features": {"tokens": math.nan}},
+        {"survey": Survey("q", 0.0, lists("plain"), {"slots_best": (math.nan,) * ITEMS}, (0,))},
+        {"survey": Survey("q", 0.0, lists("plain"), {"slots_best": (0.5,)}, (0,))},
+        {"survey": Survey("q", 0.0, {"lexical": (1, 2), "structured": (1,)}, {}, (0,))},
+        {"looked": ()},
         {"weight": math.nan},
         {"weight": 1.5},
         {"weight": -0.1},
-        {"counts": {"lexical": 7}},
-        {"counts": {}},
     ],
 )
 def test_vw_refuses_a_bad_lesson_whole(changes: Mapping[str, Any]) -> None:
     policy = VWPolicy(FixedPolicy(MIX))
     before = policy.dump()
-    with pytest.raises(ValueError, match=r"finite|weight|offer"):
-        policy.learn(lesson(10, 0.5, **changes))
+    with pytest.raises(ValueError, match=r"finite|weight|length|shown"):
+        policy.learn(lesson(random.Random(1), **changes))
     assert policy.dump() == before
 
 
 def test_vw_refuses_models_that_are_not_its_own(trained_dump: bytes) -> None:
-    other_form = trained_dump.replace(b"--learning_rate 0.02", b"--learning_rate 0.03")
-    cut_header = trained_dump[:40]
-    cut_weights = trained_dump[: trained_dump.index(b"}", 12) + 400]
-    for damaged in (b"", b"nonsense", other_form, cut_header, cut_weights):
+    other_mix = VWPolicy(FixedPolicy({"lexical": 25})).dump()
+    for damaged in (b"", b"nonsense", trained_dump[:40], trained_dump[: len(trained_dump) // 2], other_mix):
         with pytest.raises(ModelInvalid):
             VWPolicy(FixedPolicy(MIX), model=damaged)
 
@@ -243,8 +288,8 @@ def test_vw_refuses_models_that_are_not_its_own(trained_dump: bytes) -> None:
 def test_vw_carries_the_name_that_its_store_gave_it(trained_dump: bytes) -> None:
     policy = VWPolicy(FixedPolicy(MIX), model=trained_dump, version="v7")
     assert policy.version == "v7"
-    assert VWPolicy(FixedPolicy(MIX), model=trained_dump).version == trained(0.3).version
-    policy.learn(lesson(10, 0.5))
+    assert VWPolicy(FixedPolicy(MIX), model=trained_dump).version == trained().version
+    policy.learn(lesson(random.Random(1)))
     assert policy.version != "v7"
 
 
@@ -306,6 +351,7 @@ class Broken:
 
     name = "vw"
     version = "broken"
+    curiosity = 1.0
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         raise ArithmeticError("the model predicts costs that are not finite")
@@ -352,9 +398,9 @@ def test_a_failing_policy_is_replaced_for_the_decision_and_counted(mode: str, ca
 
 
 def test_predictions_that_are_not_finite_fall_back(learned: VWPolicy) -> None:
-    weights = learned._predictor.weights()
-    learned.decide(FEATURES, ARMS, 1)  # takes over the learned weights; from here on nothing refreshes them
-    weights[:] = math.nan
+    centres = learned.kinds.centres
+    assert centres is not None
+    centres[:] = math.nan
     assert PolicySwitch(learned, FixedPolicy(MIX)).decide(FEATURES, ARMS, 7).policy == "fixed"
 
 

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 
 from services.backends.sqlite_log import SqliteLog
-from services.policies.base import Outcome, Policy
+from services.policies.base import Policy
 from services.policies.fixed import FixedPolicy
 from services.policies.modes import PolicySwitch
 from services.policies.vw import VWPolicy
 from services.replay import Report, replay
 from services.types import ArmChoice, Decision, Impression
 from tests.contracts.event_log import make_impression, make_interaction
-from tests.contracts.policy import ROOMY, counts_of
+from tests.contracts.policy import ROOMY, LearningPolicyContract
 
 STATIC = FixedPolicy({"lexical": 10})
 
 
 def vw_policy(model: bytes | None = None, version: str | None = None) -> VWPolicy:
-    return VWPolicy(STATIC, 0.3, 60, 10, model, version)
+    return VWPolicy(STATIC, 0.3, 60, 5, price=0.001, model=model, version=version)
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +38,15 @@ def history() -> tuple[list[Impression], dict[str, bytes]]:
     for seed in range(90):
         if seed == 40:
             for lesson in range(600):  # enough to leave the static counts
-                count = (0, 5, 10, 25)[lesson % 4]
-                counts = {arm.name: count for arm in ROOMY}
-                learner.learn(Outcome({"tokens": 0.5}, ROOMY, counts, dict.fromkeys(counts, count / 25)))
+                learner.learn(LearningPolicyContract.outcome(lesson))
+            assert learner.plan({"tokens": 0.5}, ROOMY)["lexical"] != 10
             snapshots[learner.version] = learner.dump()
             switch.learned = vw_policy(learner.dump(), learner.version)
         switch.mode = ("learned", "learned", "static", "shadow")[seed % 4]
         seen = {"tokens": round((seed % 7) / 7, 6), "person": float(seed % 2)}
         decision = switch.decide(seen, ROOMY, seed * 7919)
         impressions.append(make_impression(f"q{seed}", features=seen, options=ROOMY, decision=decision))
-        rewards = {arm: choice.count / 25 - 0.2 for arm, choice in decision.arms.items()}
-        learner.learn(Outcome(seen, ROOMY, counts_of(decision.arms), rewards))
+        learner.learn(LearningPolicyContract.outcome(seed))
     return impressions, snapshots
 
 

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,9 +23,10 @@ from pathlib import Path
 import orjson
 
 from app.cli.progress import Progress
-from app.cli.train import train_encoders
+from app.cli.train import SEED, train_encoders, train_ranker
 from app.settings import Settings
 from app.simulated_changes import Changes
+from app.simulated_ranker import with_ranker
 from app.simulated_report import report
 from app.simulated_runs import FORGETFUL, LEARNED, ROWS, STATIC, Asked, Row, check, finished, repeating
 from app.simulated_runs import run as run_row
@@ -80,6 +82,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "memory makes of it: --impressions and --rows do not matter then",
     )
     parser.add_argument(
+        "--ranker",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first train a ranker on the clicks of N searches under the static mix; every row has it then",
+    )
+    parser.add_argument(
         "--http",
         action="store_true",
         help="searches and clicks go to a process that serves, by its real clock: static and LTRR, some 10 ms a search",
@@ -106,6 +115,8 @@ def run(asked: argparse.Namespace) -> None:
         raise SettingsInvalid("simulate: with --http nothing changes and nothing is repeated")
     if asked.http:
         asked.rows = tuple(row for row in ROWS if row.name in (STATIC, LEARNED))
+    if asked.ranker < 0 or (asked.ranker and asked.http):
+        raise SettingsInvalid("simulate: --ranker is a number from 1, and not for --http")
     if asked.repeats < 0 or (asked.repeats and (asked.kill or asked.new_items or asked.taste_change is not None)):
         raise SettingsInvalid("simulate: --repeats is a number from 1, and nothing changes meanwhile")
     if not 0.0 <= asked.new_items < 1.0:
@@ -122,6 +133,7 @@ def run(asked: argparse.Namespace) -> None:
         every=asked.every,
         changes=Changes(tuple(asked.kill), asked.new_items, asked.taste_change),
         repeats=asked.repeats,
+        ranker=asked.ranker,
         http=asked.http,
     )
     if what.repeats:
@@ -132,6 +144,8 @@ def run(asked: argparse.Namespace) -> None:
     pairs = [(row.name, seed) for seed in asked.seeds for row in rows]
     with Progress() as progress:
         asyncio.run(prepare(settings, asked.data, what.prepared, train_encoders, progress))
+        if what.ranker:
+            what = replace(what, prepared=asyncio.run(_ranked(settings, what, progress)))
         missing = [pair for pair in pairs if not finished(what, *pair)]
         progress.done("runs", len(pairs) - len(missing))
         if asked.jobs == 1:
@@ -148,6 +162,25 @@ def run(asked: argparse.Namespace) -> None:
         shutil.rmtree(work, ignore_errors=True)
     results, text = report(what, rows, asked.seeds)
     print(orjson.dumps(results).decode() if asked.json else text)
+
+
+async def _ranked(settings: Settings, what: Asked, progress: Progress) -> Path:
+    async def train(own: Settings) -> str | None:
+        progress.note("training the ranker on the clicks")
+        outcome = await train_ranker(own, None, SEED, promote=True)
+        progress.note(f"ranker {outcome.version}: {outcome.reason}")
+        return None if outcome.promoted else outcome.reason
+
+    return await with_ranker(
+        settings,
+        what.prepared,
+        what.data,
+        what.ranker,
+        what.click_model,
+        what.noise,
+        train,
+        partial(progress.done, "searches for the ranker"),
+    )
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from services.types import (
     Remembered,
     Schema,
     Sort,
+    Survey,
 )
 
 # --- text and structure -------------------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ class Forget:
     at: float
 
 
-Record = Impression | Interaction | Tick | Forget
+Record = Impression | Interaction | Tick | Forget | Survey
 
 
 @dataclass(frozen=True, slots=True)

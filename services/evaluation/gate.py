@@ -25,7 +25,6 @@ from services.evaluation.logged import Decided, Logged, Proposed, arrays, contex
 from services.evaluation.reward_model import crossfit
 from services.models.store import ModelStore, StoredModel
 from services.policies.base import Retracing
-from services.policies.budget import FLOOR
 from services.snapshots import KIND, POLICY_FILE
 
 DECISIONS = 5_000
@@ -38,7 +37,7 @@ LEAST_SAMPLE = 100.0
 LEAST_ACTED = 20.0
 """Effective number of decisions that somebody did anything about: without actions all that is left is the price, and
 the policy that asks for least would be best."""
-TOLERANCE = FLOOR
+TOLERANCE = 10
 """Candidates whose price a candidate policy may be worse by: one page."""
 
 

@@ -35,6 +35,8 @@ class Shown:
     counts: Mapping[str, int]
     """Per arm, the candidates asked for."""
     degraded: bool
+    surveyed: int = 0
+    """Candidates asked for by its survey, after it had left; 0 where that cannot be seen."""
 
 
 class Searches(Protocol):
@@ -68,6 +70,8 @@ class Course:
     ndcg: list[float] = field(default_factory=list)
     candidates: list[int] = field(default_factory=list)
     """Asked for, over all arms."""
+    surveyed: list[int] = field(default_factory=list)
+    """The same by surveys."""
     clicks: list[int] = field(default_factory=list)
     slices: list[str] = field(default_factory=list)
     counts: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
@@ -83,6 +87,7 @@ class Course:
             "best": np.array(self.best),
             "ndcg": np.array(self.ndcg),
             "candidates": np.array(self.candidates, dtype=np.int32),
+            "surveyed": np.array(self.surveyed, dtype=np.int32),
             "clicks": np.array(self.clicks, dtype=np.int16),
             "slices": np.array(self.slices),
         }
@@ -121,6 +126,7 @@ async def simulate(
         course.best.append(judge.best_reward(query_id, index, PAGE))
         course.ndcg.append(judge.measures(shown.slate, query_id, index, ("ndcg@10",))["ndcg@10"])
         course.candidates.append(sum(shown.counts.values()))
+        course.surveyed.append(shown.surveyed)
         course.clicks.append(len(clicked))
         course.slices.append(search.query.slice)
         course.degraded += shown.degraded

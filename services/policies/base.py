@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.types import ArmChoice, ArmOption, Decision
+from services.types import ArmChoice, ArmOption, Decision, Survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +14,12 @@ class Outcome:
     """What became of one decision once its reward window closed."""
 
     features: Mapping[str, float]
-    options: tuple[ArmOption, ...]
-    counts: Mapping[str, int]
-    rewards: Mapping[str, float]
-    """Per arm that was asked or could have been; censored arms (failed, timed out) are absent."""
+    survey: Survey | None = None
+    """What all arms had; None for an answer that was not surveyed."""
+    looked: tuple[float, ...] = ()
+    """Per item that the answer showed, the probability that it was looked at."""
+    taken: tuple[float, ...] = ()
+    """The same, 1 where somebody did something with it that has a positive weight, else 0."""
     weight: float = 1.0
     """Below 1 when one principal supplied more than its share."""
 
@@ -32,6 +34,11 @@ class Policy(Protocol):
 
     @property
     def version(self) -> str | None: ...
+
+    @property
+    def curiosity(self) -> float:
+        """Share of the answers that it would have surveyed (services/survey.py) to learn from, 0..1."""
+        ...
 
     def decide(
         self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int

@@ -15,8 +15,9 @@ from services.types import ArmChoice, ArmOption
 
 BUDGET = 200
 """Most candidates that all arms together may return."""
-FLOOR = 10
-"""Fewest candidates that all arms together are asked for, so that exploring never empties a page."""
+FLOOR = 5
+"""Fewest candidates that all arms together are asked for, so that exploring never empties an answer; pages are filled
+up with what else matches (services/search.py)."""
 
 Distribute = Callable[[ArmOption, tuple[int, ...]], Distribution]
 """(arm, its allowed counts, never empty) -> distribution over all its counts, nothing on the others."""

@@ -25,6 +25,7 @@ class FixedPolicy:
 
     name = "fixed"
     version: str | None = None
+    curiosity = 0.0
 
     def __init__(self, counts: Mapping[str, int] = FIXED_COUNTS, budget: int = BUDGET, floor: int = FLOOR) -> None:
         """Raises ValueError for a negative count or a floor above the budget."""
@@ -43,13 +44,17 @@ class FixedPolicy:
     ) -> dict[str, ArmChoice]:
         return retrace(options, self._budget, self._floor, counts, self._distribute)
 
-    def count(self, arm: str, allowed: Sequence[int]) -> int:
-        """The arm's count in the mix, or the nearest smaller allowed one, or else the smallest allowed one."""
-        wanted = self._counts.get(arm, 0)
-        return max((count for count in allowed if count <= wanted), default=min(allowed))
+    def wanted(self, arm: str) -> int:
+        """The arm's count in the mix."""
+        return self._counts.get(arm, 0)
 
     def _distribute(self, option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
-        return certain(option.counts, self.count(option.name, allowed))
+        return certain(option.counts, nearest(self.wanted(option.name), allowed))
+
+
+def nearest(wanted: int, allowed: Sequence[int]) -> int:
+    """`wanted`, or the nearest smaller allowed count, or else the smallest allowed one."""
+    return max((count for count in allowed if count <= wanted), default=min(allowed))
 
 
 class UniformPolicy:
@@ -57,6 +62,7 @@ class UniformPolicy:
 
     name = "uniform"
     version: str | None = None
+    curiosity = 0.0
 
     def __init__(self, budget: int = BUDGET, floor: int = FLOOR) -> None:
         """Raises ValueError for a floor above the budget."""

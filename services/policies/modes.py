@@ -8,11 +8,14 @@ from typing import Literal, get_args
 
 from services import metrics
 from services.policies.base import Policy
+from services.policies.sampling import uniform
 from services.types import ArmChoice, ArmOption, Decision
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["learned", "static", "shadow"]
+SURVEY = "survey"
+"""Name under which it is drawn whether an answer is surveyed."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
@@ -25,9 +28,11 @@ class PolicySwitch:
     policy it began with.
     """
 
-    def __init__(self, learned: Policy, fixed: Policy, mode: str = "learned") -> None:
+    def __init__(self, learned: Policy, fixed: Policy, mode: str = "learned", surveyed: float = 1.0) -> None:
+        """`surveyed`: most of the answers that may be surveyed, 0..1."""
         self.learned = learned
         self._fixed = fixed
+        self._surveyed = surveyed
         self.mode = mode
 
     @property
@@ -42,6 +47,11 @@ class PolicySwitch:
         self._mode = mode
         for known in MODES:
             metrics.POLICY_MODE.labels(known).set(known == mode)
+
+    def curious(self, seed: int) -> bool:
+        """Whether the answer to the decision with this seed is to be surveyed: as often as the learned policy wishes,
+        in any mode, because it learns from static traffic as well, and at most `surveyed` of all."""
+        return uniform(seed, SURVEY) < min(self.learned.curiosity, self._surveyed)
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
         """`model_version` is that of the learned policy wherever its choices are in the decision (shadow included)."""

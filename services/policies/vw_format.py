@@ -2,10 +2,8 @@
 
 The format gives meaning to space, tab, newline, `|`, `:` and the first characters of a line. Names are therefore
 written in an alphabet without them: ASCII letters, digits, `_`, `.`, `-` and `=` stand for themselves, every other
-character for the `%XX` of its UTF-8 bytes, so that different names stay different and no name can add a feature, a
-namespace or an action.
-
-Namespaces: `s` the context, `t` the arm, `a` the count.
+character for the `%XX` of its UTF-8 bytes, so that different names stay different and no name can add a feature or
+a namespace.
 """
 
 from __future__ import annotations
@@ -17,9 +15,6 @@ from functools import lru_cache
 
 MAX_FEATURES = 256
 """Parsing and predicting hold the interpreter; this keeps one decision far below a millisecond."""
-
-STEPS = (5, 10, 25, 50, 100)
-"""A count carries one feature for each step that it reaches, so that neighbouring counts learn from each other."""
 
 SMALLEST = 1e-6
 LIMIT = 1e3
@@ -41,7 +36,7 @@ def _percent(match: re.Match[str]) -> str:
 
 
 def context_line(features: Mapping[str, float]) -> str:
-    """The part of an example that all arms and counts share; the order of `features` does not matter.
+    """An example without its label; the order of `features` does not matter.
 
     Values have six places and no exponent: the library reads some tiny numbers ("2e-184") as NaN. Those that round to
     0 are left out. Raises ValueError for a value that is not finite and for more than MAX_FEATURES features.
@@ -55,10 +50,4 @@ def context_line(features: Mapping[str, float]) -> str:
         for name, value in sorted(features.items())
         if abs(value) >= SMALLEST
     ]
-    return "shared |s" + "".join(written)
-
-
-def action_line(arm: str, count: int) -> str:
-    """One count of one arm."""
-    reached = "".join(f" from{step:d}" for step in STEPS if count >= step)
-    return f"|t {escaped(arm)} |a c{count:d}{reached}"
+    return "|s" + "".join(written)

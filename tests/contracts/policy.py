@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from services.policies.base import LearningPolicy, Outcome, Policy
 from services.policies.sampling import draw
-from services.types import ArmChoice, ArmOption
+from services.types import ArmChoice, ArmOption, Survey
 
 ARMS = ("lexical", "structured", "vector", "memory")
 FEATURES = {"tokens": 0.3, "unknown": 0.5, "person": 1.0}
@@ -49,6 +49,21 @@ def counts_of(choices: Mapping[str, ArmChoice]) -> dict[str, int]:
 def totals(arms: Sequence[ArmOption], budget: int) -> set[int]:
     """Every total within the budget that the arms can reach, by trying all combinations."""
     return {total for some in itertools.product(*(arm.counts for arm in arms)) if (total := sum(some)) <= budget}
+
+
+def survey(seed: int, items: int = 30) -> Survey:
+    """Full lists of two arms, which share every third item; the answer showed the first ten."""
+    places = range(items)
+    return Survey(
+        query_id=str(seed),
+        at=0.0,
+        ranks={
+            "lexical": tuple(place + 1 if (place + seed) % 3 else 0 for place in places),
+            "structured": tuple(place + 1 if (place + seed) % 3 != 1 else 0 for place in places),
+        },
+        facts={"title_trigrams": tuple(((place * 7 + seed) % 10) / 10 for place in places)},
+        shown=tuple(range(10)),
+    )
 
 
 class PolicyContract:
@@ -145,16 +160,16 @@ class LearningPolicyContract(PolicyContract):
         raise NotImplementedError
 
     @staticmethod
-    def outcome(policy: Policy, seed: int, weight: float = 1.0) -> Outcome:
+    def outcome(seed: int, weight: float = 1.0) -> Outcome:
+        """A surveyed answer of ten items, of which one or two were acted on."""
         seen = {"tokens": (seed % 7) / 10, "person": float(seed % 2), "unknown": 0.5}
-        counts = counts_of(policy.decide(seen, ROOMY, seed))
-        rewards = {arm: 0.3 * (seed % 3 == 0) - 0.001 * count for arm, count in counts.items()}
-        return Outcome(seen, ROOMY, counts, rewards, weight)
+        taken = tuple(float(place in (seed % 3, seed % 11)) for place in range(10))
+        return Outcome(seen, survey(seed), tuple(1.0 / (1 + place) for place in range(10)), taken, weight)
 
     def test_deciding_leaves_no_trace(self) -> None:
         policy, other = self.policy(100, 10), self.policy(100, 10)
         for seed in range(30):
-            outcome = self.outcome(policy, seed)
+            outcome = self.outcome(seed)
             policy.learn(outcome)
             other.learn(outcome)
         assert policy.dump() == other.dump()  # only `policy` decided between the lessons
@@ -164,7 +179,7 @@ class LearningPolicyContract(PolicyContract):
         for seed in range(60):
             if seed in (20, 45):
                 broken = self.loaded(broken.dump())
-            outcome = self.outcome(straight, seed, weight=1.0 if seed % 4 else 0.5)
+            outcome = self.outcome(seed, weight=1.0 if seed % 4 else 0.5)
             straight.learn(outcome)
             broken.learn(outcome)
         assert straight.dump() == broken.dump()
@@ -176,5 +191,5 @@ class LearningPolicyContract(PolicyContract):
         policy = self.policy(100, 10)
         before = policy.version
         assert policy.version == before
-        policy.learn(self.outcome(policy, 3))
+        policy.learn(self.outcome(3))
         assert policy.version != before

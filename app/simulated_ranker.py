@@ -1,0 +1,63 @@
+"""A ranker for simulations, from simulated clicks alone: the service lives under the static mix, and a ranker is
+trained on its log as `ltrr train ranker` does it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from app.apart import EMBEDDED
+from app.policies import fixed_policy
+from app.settings import Settings
+from app.simulation import LISTS, World, lived
+from services.datasets.folder import Dataset
+from services.errors import InvalidRequest
+from services.evaluation.click_models import click_model
+from services.evaluation.judge import Judge
+from services.evaluation.simulate import simulate
+from services.evaluation.users import Traffic
+
+SEED = 0
+"""Of people and training; the runs that are measured have others."""
+
+TrainRanker = Callable[[Settings], Awaitable[str | None]]
+"""Trains on the log of the settings' data folder; None when the ranker is in force there, else why it is not."""
+
+
+async def with_ranker(
+    settings: Settings,
+    prepared: Path,
+    data: Path,
+    impressions: int,
+    clicks: str,
+    noise: float,
+    train: TrainRanker,
+    progress: Callable[[int], None],
+) -> Path:
+    """A copy of the folder `prepared` in which such a ranker is in force. One that is there already is left as it is.
+
+    Raises InvalidRequest when the ranker does not pass its gate.
+    """
+    asked = f"{prepared.joinpath('prepared').read_text()}\n{impressions} {clicks} {noise}"
+    ranked, work = prepared.with_name("prepared-ranker"), prepared.with_name("ranker-work")
+    done = ranked / "ranked"
+    if done.exists() and done.read_text() == asked:
+        return ranked
+    for folder in (ranked, work):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(prepared, work, ignore=shutil.ignore_patterns(f"{LISTS}*"))
+    dataset = Dataset.open(data)
+    judge = Judge.of(dataset, click_model(clicks, noise=noise), SEED, weights=settings.action_weights)
+    queries = [query for query in dataset.queries("train") if judge.answerable(query.query_id)]
+    async with lived(settings, prepared, work, World(SEED), fixed_policy(settings)) as (_, service):
+        await simulate(service, Traffic(queries, SEED), judge, impressions, progress=progress)
+        await service.learn()
+    refused = await train(settings.model_copy(update={"data_dir": work} | EMBEDDED))
+    if refused is not None:
+        raise InvalidRequest(f"the ranker is not better than the fused order ({refused}); try more impressions")
+    shutil.copytree(prepared, ranked)
+    shutil.copytree(work / "models" / "ranker", ranked / "models" / "ranker")
+    shutil.rmtree(work)
+    done.write_text(asked)
+    return ranked

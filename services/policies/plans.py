@@ -1,0 +1,71 @@
+"""Plans: how many candidates to take from each arm, all arms at once, and how much of what is wanted each plan finds.
+
+Two arms together find a given share of what is wanted for hardly more candidates than any number of arms do (films,
+told the slice: capped recall within .001 of the best of all 7,776 combinations), so the library has the plans with one
+or two arms in use, and the static mix beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+ARMS = ("memory", "structured", "personal", "vector", "lexical")
+"""Arms that plans are made of, in the order of their columns. What the explore arm finds answers no query in
+particular: it is left to exploration."""
+COUNTS = (0, 5, 10, 25, 50, 100)
+"""What each of them offers (services/arms/base.py)."""
+IN_USE = 2
+"""Most arms that a plan asks."""
+STATIC = -1
+"""Place of the static mix among the plans."""
+PAGE = 10
+"""Wanted items that fill a page: finding more of them is worth nothing (capped recall)."""
+
+_STEPS = np.array(COUNTS[1:])
+
+
+def library() -> NDArray[np.int32]:
+    """[plans, arms]: every combination of counts with one or two arms in use."""
+    some = [plan for plan in product(COUNTS, repeat=len(ARMS)) if 0 < sum(map(bool, plan)) <= IN_USE]
+    return np.array(some, dtype=np.int32)
+
+
+class Plans:
+    """The library and the static mix, last."""
+
+    def __init__(self, static: Sequence[int]) -> None:
+        """`static`: a count per arm of ARMS."""
+        self.counts: NDArray[np.int32] = np.vstack([library(), np.array([static], dtype=np.int32)])
+        """[plans, arms]."""
+        places = np.searchsorted(_STEPS, self.counts[:STATIC]) + len(_STEPS) * np.arange(len(ARMS))
+        used = self.counts[:STATIC] > 0
+        self._first = places[np.arange(len(places)), used.argmax(axis=1)]
+        self._second = places[np.arange(len(places)), len(ARMS) - 1 - used[:, ::-1].argmax(axis=1)]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def found(self, ranks: NDArray[np.int32], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Capped share of what is wanted that each plan finds, [plans], 0..1: the sum of `wanted` over the items that
+        stand in some arm's list within its count, over the sum of all, neither above PAGE.
+
+        ranks: [items, arms], an item's rank in the arm's full list, from 1, 0 where it is not in it; wanted: [items],
+        how likely each is wanted.
+        """
+        held = ranks > 0
+        within = (
+            (held[:, :, None] & (ranks[:, :, None] <= _STEPS))
+            .reshape(len(ranks), len(ARMS) * len(_STEPS))
+            .astype(np.float64)
+        )
+        both = within.T @ (within * wanted[:, None])  # [arm and count, arm and count]: found by both
+        alone = both.diagonal()
+        pairs = alone[self._first] + alone[self._second] - both[self._first, self._second]
+        static = wanted[(held & (ranks <= self.counts[STATIC])).any(axis=1)].sum()
+        sums = np.append(pairs, static)
+        found: NDArray[np.float64] = np.minimum(sums, PAGE) / max(1.0, min(float(wanted.sum()), PAGE))
+        return np.minimum(found, 1.0)  # sums of the same numbers in another order
