@@ -24,6 +24,7 @@ CONSUMERS = ("memory", "policy", "ubi")
 ANSWERS = ("422", "500", "503")
 """What any route may answer with instead of its own status."""
 OUTCOMES = ("ok", "timeout", "error", "garbage", "unavailable", "circuit_open")
+SURVEYED = ("made", "incomplete", "dropped")
 SEARCH = "/v1/search"
 PAGE_BYTES = resource.getpagesize()
 
@@ -102,6 +103,8 @@ def begin(routers: Iterable[APIRouter], arms: Iterable[str]) -> None:
     metrics.SHED.labels(SEARCH)
     for event in EventStatus:
         metrics.FEEDBACK.labels(event)
+    for outcome in SURVEYED:
+        metrics.SURVEYS.labels(outcome)
     for consumer in CONSUMERS:
         metrics.LEARNER_LAG.labels(consumer)
     for arm in arms:

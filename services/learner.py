@@ -5,9 +5,9 @@ Two consumers, each with its own place in the log, kept with what it wrote:
 - memory and histories take every record at once; their place is in the memory index, written with them;
 - the policy learns a decision when its reward window closes (services/attribution.py), clicked or not at the same
   moment; its place is in the snapshot, beside the model. What is not in the snapshot (open windows) is read again from
-  the log, so that learning after a crash ends in the very same bytes as learning without one.
+  the log, so that learning after a crash ends in the same bytes as learning without.
 
-Nothing here depends on the clock but when to write a snapshot and when to log a Tick.
+Nothing here depends on the clock but when to write snapshots and Ticks.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from services import metrics
@@ -63,6 +64,7 @@ class Surveyor:
         self._curious = curious
         self._waiting: deque[Answered] = deque()
         self._offered = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
 
     def offer(self, answered: Answered, seed: int) -> None:
         if not self._curious(seed):
@@ -76,27 +78,37 @@ class Surveyor:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; what waits then is dropped."""
         while not stop.is_set():
-            self._offered.clear()
-            await self.catch_up()
-            try:
-                await asyncio.wait_for(self._offered.wait(), IDLE_SECONDS)
-            except TimeoutError:
+            if self._waiting:
+                await self._next()
                 continue
+            self._offered.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._offered.wait(), IDLE_SECONDS)
 
     async def catch_up(self) -> int:
-        """Survey all that waits; how many candidates were asked for. Failures are counted and said, never raised."""
+        """Survey all that waits, and wait for the one under way; how many candidates were asked for. Failures are
+        counted and said, never raised."""
         asked = 0
         while self._waiting:
-            answered = self._waiting.popleft()
-            try:
-                survey = await self.survey(answered, Deadline.after(SECONDS))
-                asked += sum(option.counts[-1] for option in answered.options)
-                if survey is not None:
-                    await self._log.append(survey)
-            except Exception as error:
-                survey = None
-                logger.warning("survey_failed error=%s", type(error).__name__)
-            metrics.SURVEYS.labels("incomplete" if survey is None else "made").inc()
+            asked += await self._next()
+        async with self._one_at_a_time:
+            return asked
+
+    async def _next(self) -> int:
+        async with self._one_at_a_time:
+            return await self._take_down(self._waiting.popleft()) if self._waiting else 0
+
+    async def _take_down(self, answered: Answered) -> int:
+        asked = 0
+        try:
+            survey = await self.survey(answered, Deadline.after(SECONDS))
+            asked = sum(option.counts[-1] for option in answered.options)
+            if survey is not None:
+                await self._log.append(survey)
+        except Exception as error:
+            survey = None
+            logger.warning("survey_failed error=%s", type(error).__name__)
+        metrics.SURVEYS.labels("incomplete" if survey is None else "made").inc()
         return asked
 
     async def survey(self, answered: Answered, deadline: Deadline) -> Survey | None:

@@ -158,10 +158,12 @@ class StubArm:
 @contextmanager
 def replaced(service: Service, names: Collection[str], behave: Callable[[int], Awaitable[Any]]) -> Iterator[None]:
     """The arms of these names behave like that for as long as the context lasts."""
-    engine = service.system.search
-    real = engine._arms
-    engine._arms = tuple(StubArm(arm, behave) if arm.name in names else arm for arm in real)
+    asking = (service.system.search, service.system.surveyor)
+    real = service.system.search._arms
+    for engine in asking:
+        engine._arms = tuple(StubArm(arm, behave) if arm.name in names else arm for arm in real)
     try:
         yield
     finally:
-        engine._arms = real
+        for engine in asking:
+            engine._arms = real

@@ -371,7 +371,7 @@ def test_a_log_that_was_tampered_with_is_found_out(copied: Path) -> None:
 
 def test_a_policy_goes_live_by_force_alone_while_the_log_says_too_little(copied: Path) -> None:
     """Beside a service, by its own judgement, and without one."""
-    settings = {"attribution_seconds": 0.5, "snapshot_seconds": 0.1}
+    settings = {"attribution_seconds": 1.0, "snapshot_seconds": 0.1, "survey_share": 1.0}
     store = ModelStore(copied / "models")
 
     def said() -> list[str]:
@@ -405,7 +405,7 @@ def untrained() -> bytes:
 
 def test_a_policy_rolled_back_twice_goes_back_two_versions(copied: Path) -> None:
     """Also without a service: the learner goes on from the model that was asked for."""
-    settings = {"attribution_seconds": 0.1, "snapshot_seconds": 0.1}
+    settings = {"attribution_seconds": 1.0, "snapshot_seconds": 0.1, "survey_share": 1.0}
     store = ModelStore(copied / "models")
     models = []
     with serving(copied, **settings) as process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 from services.backends.base import Forget, Record, Tick
 from services.codec import FORMAT, decode, encode, forgotten
 from services.errors import RecordDamaged
-from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
+from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction, Survey
 from tests.contracts.event_log import make_impression, make_interaction
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 number = st.floats(allow_nan=False, allow_infinity=False)
 small = st.integers(0, 1000)
 maybe = st.none() | text
+SURVEY = Survey("q1", 1000.0, {"lexical": (1, 2, 0), "memory": (0, 1, 2)}, {"title_trigrams": (0.9, 0.5, 0.0)}, (1, -1))
 
 
 def tuples(values: st.SearchStrategy[Any], size: int = 4) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -66,7 +68,10 @@ interactions = st.builds(
     position=st.none() | small,
     value=st.none() | number,
 )
-records = impressions | interactions | st.builds(Tick, number) | st.builds(Forget, text, number)
+surveys = st.builds(
+    Survey, text, number, mappings(tuples(small)), mappings(tuples(number)), tuples(st.integers(-1, 1000))
+)
+records = impressions | interactions | surveys | st.builds(Tick, number) | st.builds(Forget, text, number)
 
 
 @given(records)
@@ -74,7 +79,7 @@ def test_every_record_comes_back_equal(record: Record) -> None:
     assert decode(encode(record)) == record
 
 
-@pytest.mark.parametrize("record", [make_impression(), make_interaction(), Tick(1.0), Forget("ann", 2.0)])
+@pytest.mark.parametrize("record", [make_impression(), make_interaction(), Tick(1.0), Forget("ann", 2.0), SURVEY])
 def test_every_cut_and_every_flipped_bit_is_noticed(record: Record) -> None:
     data = encode(record)
     for cut in range(len(data)):
@@ -107,6 +112,9 @@ def test_numbers_that_are_not_finite_come_back_as_nan() -> None:
     assert isinstance(back, Impression)
     assert [[math.isnan(x) for x in row] for row in back.rows] == [[True, False], [True, False]]
     assert math.isnan(back.features["idf"])
+    survey = decode(encode(replace(SURVEY, facts={"title_trigrams": (math.nan, 1.0, -math.inf)})))
+    assert isinstance(survey, Survey)
+    assert [math.isnan(x) for x in survey.facts["title_trigrams"]] == [True, False, True]
 
 
 def test_values_of_numpy_and_read_only_mappings_are_plain_afterwards() -> None:
@@ -131,3 +139,4 @@ def test_a_forgotten_record_keeps_what_learning_needs_and_one_principal() -> Non
     assert interaction == make_interaction(**ids)
     assert (impression.principal, impression.person) == ("c:p", None)
     assert forgotten(Tick(1.0), "p") == Tick(1.0)
+    assert forgotten(SURVEY, "p") == SURVEY  # names neither person nor query

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.feedback import Event
-from services.rewards import ACTIONS, arm_rewards, examination, gain, principal_weight, reward
+from services.rewards import ACTIONS, arm_rewards, examination, gain, principal_weight, reward, taken
 from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
 from tests.contracts.event_log import make_impression, make_interaction
 
@@ -69,6 +69,22 @@ def test_reward_adds_discounted_gains_and_is_clipped() -> None:
     assert reward(shown, [on("a", 1, "purchase"), on("b", 3, "dislike")], WEIGHTS) == pytest.approx(1 - 1 / 2 / 2)
     assert reward(shown, [on("a", 1, "purchase"), on("b", 1, "purchase")], WEIGHTS) == 1.0
     assert reward(shown, [on(x, 1, "dislike") for x in "abcd"], WEIGHTS) == -1.0
+
+
+def test_taken_is_what_people_were_glad_of_in_the_end() -> None:
+    impression = make_impression(shown=("a", "b", "c", "d", "e", "f", "g"))
+    events = [
+        on("a", 1),
+        *(on("b", 2), on("b", 2, "dislike")),
+        *(on("c", 3, "purchase"), on("c", 3, "dislike")),
+        on("d", 4, "abandon"),
+        on("e", 5, "purchase", status="late"),
+        *(on("f", 6), on("f", 6), on("f", 6)),
+        on("elsewhere", 7),
+        on(None, None),
+    ]
+    assert taken(impression, events, WEIGHTS) == (1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
+    assert taken(impression, [], WEIGHTS) == (0.0,) * 7
 
 
 def test_credit_is_shared_among_the_arms_that_held_the_item_within_their_count() -> None:

@@ -679,12 +679,14 @@ class TestService:
         assert asyncio.run(told(World(1, blind=True))) == {}
 
     def test_a_dead_arm_is_censored(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+        """Answers that lack an arm are not surveyed, and those that are tell of the arm what it really has."""
         judge = Judge.of(Dataset.open(data), click_model("position"), 1)
         world = World(1)
         outcomes: list[Outcome] = []
+        settings = SETTINGS.model_copy(update={"survey_share": 1.0})
 
         async def live() -> None:
-            async with simulated(SETTINGS, prepared, tmp_path / "work", world) as (system, service):
+            async with simulated(settings, prepared, tmp_path / "work", world) as (system, service):
                 policy = system.learner._policy  # type: ignore[union-attr]
                 real = policy.learn
                 policy.learn = lambda outcome: (outcomes.append(outcome), real(outcome))  # type: ignore[method-assign]
@@ -697,10 +699,15 @@ class TestService:
                 await service.learn()
 
         asyncio.run(live())
-        chosen = [outcome for outcome in outcomes if outcome.counts.get("structured", 0) > 0]
-        censored = [outcome for outcome in chosen if "structured" not in outcome.rewards]
-        assert 0 < len(censored) < len(chosen), "nothing was learned of it while it was dead, and something afterwards"
-        assert all("lexical" in outcome.rewards for outcome in censored)
+        could = [outcome.features.get("has_structured", 0.0) > 0.0 for outcome in outcomes]
+        surveys = [outcome.survey for outcome in outcomes]
+        assert any(could[20:])
+        assert any(surveys[20:])
+        assert not any(survey for survey, able in zip(surveys[:20], could, strict=False) if able)
+        for survey, able in zip(surveys[20:], could[20:], strict=True):
+            if survey is not None:
+                assert ("structured" in survey.ranks) == able
+                assert not able or any(survey.ranks["structured"])
 
     def test_an_arm_that_dies_comes_back(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         def outage(world: World, done: int) -> None:

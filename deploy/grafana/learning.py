@@ -26,6 +26,7 @@ DISPOSITIONS = {
     "unknown_query": "red",
     "invalid": "dark-red",
 }
+SURVEYS = {"made": "green", "incomplete": "orange", "dropped": "yellow"}
 UNLIKELY = "0.1"
 
 
@@ -172,7 +173,7 @@ def _rewards(board: Board) -> None:
         ),
     )
     board.add(
-        12,
+        8,
         8,
         distribution(
             "Rewards",
@@ -187,6 +188,15 @@ def _rewards(board: Board) -> None:
             (_rate("ltrr_learned_decisions_total"), "learned"),
             unit="reqps",
             colors={"learned": "green"},
+        ),
+        lines(
+            "Surveys by outcome",
+            "Answers each second of which all arms were asked in full, to learn from: fewer, the more the policy had."
+            " Incomplete: an arm failed. Dropped: too many waited. LTRR_SURVEY_SHARE is the most.",
+            (_rate("ltrr_surveys_total", by=" by (outcome)"), "{{outcome}}"),
+            unit="reqps",
+            stacked=True,
+            colors=SURVEYS,
         ),
     )
 

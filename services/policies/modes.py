@@ -50,8 +50,15 @@ class PolicySwitch:
 
     def curious(self, seed: int) -> bool:
         """Whether the answer to the decision with this seed is to be surveyed: as often as the learned policy wishes,
-        in any mode, because it learns from static traffic as well, and at most `surveyed` of all."""
-        return uniform(seed, SURVEY) < min(self.learned.curiosity, self._surveyed)
+        in any mode, because it learns from static traffic as well, and at most `surveyed` of all. Never raises: a
+        policy that cannot say what it wishes wishes nothing."""
+        learned = self.learned
+        try:
+            wished = learned.curiosity
+        except Exception as error:
+            logger.warning("policy_failed policy=%s error=%s", learned.name, type(error).__name__)
+            return False
+        return uniform(seed, SURVEY) < min(wished, self._surveyed)
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
         """`model_version` is that of the learned policy wherever its choices are in the decision (shadow included)."""
