@@ -16,8 +16,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from services import metrics, snapshots
 from services.attribution import Window, Windows
@@ -157,10 +157,9 @@ class Learner:
             except Exception:
                 logger.exception("learner_failed offset=%d", self._taken)
                 pause = RETRY_SECONDS
-            if pause == RETRY_SECONDS:
-                await _first(stop.wait(), pause)
-            elif pause:
-                await _first(self._wake.wait(), pause)
+            if pause:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for((stop if pause == RETRY_SECONDS else self._wake).wait(), pause)
         try:
             await self.publish()
         except Exception as error:
@@ -359,16 +358,17 @@ class Learner:
             self._closed.popleft()
             self._changed = True
             count += 1
-            await asyncio.sleep(0)  # searches share this thread
+            await asyncio.sleep(0)  # searches share it
         return count
 
     async def _learn_one(self, offset: int, impression: Impression, window: Window) -> None:
+        survey = await self._surveyed(window)
         weight = principal_weight(self._shares.next(impression), self._principal_cap)
         try:
             self._policy.learn(
                 Outcome(
                     features=impression.features,
-                    survey=await self._surveyed(window),
+                    survey=survey,
                     looked=tuple(examination(position) for position in range(1, len(impression.shown) + 1)),
                     taken=taken(impression, window.interactions, self._weights),
                     weight=weight,
@@ -382,7 +382,13 @@ class Learner:
         metrics.REWARD.observe(reward(impression, window.interactions, self._weights))
 
     async def _surveyed(self, window: Window) -> Survey | None:
-        found = [] if window.survey is None else await self._log.read(window.survey - 1, 1)
+        if window.survey is None:
+            return None
+        try:
+            found = await self._log.read(window.survey - 1, 1)
+        except RecordDamaged as error:
+            await self._skip(window.survey, error)
+            return None
         return next((record for _, record in found if isinstance(record, Survey)), None)
 
     async def _publish(self, reason: str, said: Mapping[str, str] | None = None) -> str:
@@ -417,10 +423,3 @@ class Learner:
     def _announce(self, version: str, model: bytes) -> None:
         if self._on_publish is not None:
             self._on_publish(version, model)
-
-
-async def _first(awaited: Coroutine[Any, Any, Any], seconds: float) -> None:
-    try:
-        await asyncio.wait_for(awaited, seconds)
-    except TimeoutError:
-        return

@@ -246,6 +246,24 @@ def test_a_survey_is_learned_with_its_answer_whenever_it_comes_within_the_window
     run(work)
 
 
+def test_a_survey_that_was_damaged_since_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Rig(tmp_path) as rig:
+            first, second = make_impression("q1", at=0.0), make_impression("q2", at=1.0)
+            await rig.append(first, survey_of(first, 0.0), second, survey_of(second, 1.0))
+            await rig.learner.step()
+            connection = sqlite3.connect(tmp_path / "log.db")
+            connection.execute("UPDATE log SET body = substr(body, 1, 20) WHERE offset = 2")
+            connection.commit()
+            connection.close()
+            await rig.append(Tick(WINDOW + 1.0))
+            await rig.learner.catch_up()
+            assert [outcome.survey is not None for outcome in outcomes(rig)] == [False, True]
+            assert (await rig.learner.observe()).skipped == 1
+
+    run(work)
+
+
 def test_what_was_disliked_in_the_end_was_not_taken(tmp_path: Path) -> None:
     async def work() -> None:
         async with Rig(tmp_path) as rig:

@@ -176,6 +176,7 @@ def test_a_worker_that_is_killed_is_replaced_and_no_count_is_lost(service: Proce
 
     before = asked()
     everywhere(service, "comet meadow", learn=False)
+    eventually(lambda: asked() - before == ENOUGH)  # a request is counted just after its answer has left
     victim = service.workers()[0]
     os.kill(victim, signal.SIGKILL)
     within(30.0, lambda: len(service.workers()) == WORKERS and victim not in service.workers())

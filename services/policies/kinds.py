@@ -86,7 +86,8 @@ class Kinds:
             self._predictor = predictor, vw.TextFormatParser(predictor)
         workspace, parser = self._predictor
         probabilities = np.array(workspace.predict_one(parser.parse_line(context_line(features))))
-        found: Floats = probabilities @ self.centres.astype(np.float64)
+        # Not `@`, whose last bits depend on the number of threads: a replay must decide alike.
+        found: Floats = np.einsum("i,ij->j", probabilities, self.centres.astype(np.float64))
         return found
 
     def arrays(self) -> dict[str, NDArray[Any]]:

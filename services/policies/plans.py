@@ -62,7 +62,8 @@ class Plans:
             .reshape(len(ranks), len(ARMS) * len(_STEPS))
             .astype(np.float64)
         )
-        both = within.T @ (within * wanted[:, None])  # [arm and count, arm and count]: found by both
+        # [arm and count, arm and count]: found by both. Not `@`, whose last bits depend on the number of threads.
+        both = np.einsum("ij,ik->jk", within, within * wanted[:, None])
         alone = both.diagonal()
         pairs = alone[self._first] + alone[self._second] - both[self._first, self._second]
         static = wanted[(held & (ranks <= self.counts[STATIC])).any(axis=1)].sum()

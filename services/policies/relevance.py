@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,15 +152,15 @@ class RelevanceModel:
         if len(places) == 0 or weight == 0.0:
             return
         inputs = described.inputs(places)
-        p = _sigmoid(inputs @ self.mean)
+        p = _sigmoid(_times(inputs, self.mean))
         click = np.clip(looked * (NOISE + (ATTRACTIVENESS - NOISE) * p), 1e-4, 1.0 - 1e-4)
         slope = looked * (ATTRACTIVENESS - NOISE) * p * (1.0 - p)
         information = weight * slope * slope / (click * (1.0 - click)) + 1e-9
         surprise = weight * (taken - click) / (click * (1.0 - click)) * slope
-        spread = self.covariance @ inputs.T
-        gain = np.linalg.inv(np.diag(1.0 / information) + inputs @ spread)
-        self.mean = self.mean + spread @ (gain @ (surprise / information))
-        self.covariance = self.covariance - spread @ gain @ spread.T
+        spread = _times(self.covariance, inputs.T)
+        gain = np.linalg.inv(np.diag(1.0 / information) + _times(inputs, spread))
+        self.mean = self.mean + _times(spread, _times(gain, surprise / information))
+        self.covariance = self.covariance - _times(_times(spread, gain), spread.T)
         self.answers += 1
         if self.answers % DRIFT_EVERY == 0:
             self._drift()
@@ -167,8 +168,8 @@ class RelevanceModel:
     def wanted(self, described: Described, places: Sequence[int], looked: Floats, taken: Floats) -> Floats:
         """[items], 0..1: how likely each candidate is wanted, given also what was clicked of those at `places`."""
         context, keys = self.mean[: _CONTEXT * _SLOPES], self.mean[_CONTEXT * _SLOPES :]
-        odds = described.slopes @ (described.context @ context.reshape(_CONTEXT, _SLOPES))
-        odds += described.facts @ (described.keys @ keys.reshape(_KEYS, len(FACTS)))
+        odds = _times(described.slopes, _times(context.reshape(_CONTEXT, _SLOPES).T, described.context))
+        odds += _times(described.facts, _times(keys.reshape(_KEYS, len(FACTS)).T, described.keys))
         ranks = np.arange(1, len(odds) + 1)
         p = _sigmoid(odds - BEYOND * np.log(np.maximum(ranks / FIRST_PAGE, 1.0)))
         shown = p[places]
@@ -194,6 +195,13 @@ def _prior() -> tuple[Floats, Floats]:
 def _products(left: Floats, right: Floats) -> Floats:
     """[items, len(left) * columns of right]."""
     return (left[None, :, None] * right[:, None, :]).reshape(len(right), -1)
+
+
+def _times(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]) -> Floats:
+    """left @ right, the same to the last bit in every process: linear algebra libraries add up in another order when
+    they have another number of threads."""
+    product: Floats = np.einsum("ij,j...->i...", left, right)
+    return product
 
 
 def _sigmoid(odds: Floats) -> Floats:

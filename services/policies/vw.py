@@ -45,7 +45,7 @@ SATIETY = 1.5
 and some want many, of which only the latter need late candidates; the model knows the mean of both, and s alone would
 send late candidates to everyone (films, validation, recall within 25 candidates: .780 against .771 with 1)."""
 PRICE = 0.0002
-"""Default price of a candidate, in shares of a page."""
+"""Default price of a candidate."""
 CURIOUS = 300.0
 """Surveys wanted: of the n-th surveyed answer on, CURIOUS / n of all requests; in all about sqrt(2 CURIOUS x requests).
 """
@@ -69,9 +69,8 @@ class VWPolicy:
         model: bytes | None = None,
         version: str | None = None,
     ) -> None:
-        """`price`: what one candidate must be worth (1: a page of wanted items). `model` is what
-        `dump` returned, None for an untrained policy; `version` is what the model is called where it is kept (default:
-        a digest of it).
+        """`price`: what one candidate must be worth (1: a page of wanted items). `model` is what `dump` returned, None
+        for an untrained policy; `version` is what the model is called where it is kept (default: a digest of it).
 
         Raises ModelInvalid for a model that cannot be read, ValueError for an exploration outside [0, 1], a price below
         0 or a floor above the budget.
