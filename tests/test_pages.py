@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from app.pages.figures import quantile
 from app.pages.pages import offered
 from services.types import Field, Role, Schema
+from tests.process import eventually
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -105,7 +106,7 @@ def _ready(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("service"), LTRR_ATTRIBUTION_SECONDS="1") as url:
+    with serving(tmp_path_factory.mktemp("service"), LTRR_ATTRIBUTION_SECONDS="1", LTRR_SURVEY_SHARE="1") as url:
         lines = "\n".join(json.dumps(item) for item in [*FILMS, NASTY])
         answer = httpx.put(f"{url}/v1/items", content=lines, headers={"content-type": "application/x-ndjson"})
         assert answer.json()["accepted"] == len(FILMS) + 1
@@ -363,9 +364,16 @@ class TestConsole:
             httpx.put(f"{plain.url}/v1/policy", json={"mode": "learned"}).raise_for_status()
 
     def test_models_can_be_promoted(self, plain: Visit) -> None:
-        expect(plain.page.locator("#models .kind").first).to_contain_text("Policy")
-        plain.page.locator("#models summary").first.click()
+        def two() -> bool:
+            httpx.post(f"{plain.url}/v1/search", json={"query": "lantern"}).raise_for_status()
+            policy = httpx.get(f"{plain.url}/v1/models").json()["kinds"].get("policy", {"versions": ()})
+            return len(policy["versions"]) >= 2
+
+        eventually(two)
+        expect(plain.page.locator("#models .kind").first).to_contain_text("Policy", timeout=20_000)
         promote = plain.page.locator("#models").get_by_role("button", name="Promote").first
+        # The list is drawn anew whenever there is news, which a click may hit.
+        eventually(lambda: promote.is_visible() or plain.page.locator("#models summary").first.click())
         promote.click()
         with plain.page.expect_response(re.compile("/promote$")) as answered:
             plain.page.get_by_role("button", name="Yes, do it").click()
