@@ -10,6 +10,7 @@ from pathlib import Path
 from app.apart import EMBEDDED
 from app.policies import fixed_policy
 from app.settings import Settings
+from app.simulated_runs import Asked
 from app.simulation import LISTS, World, lived
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest
@@ -25,21 +26,14 @@ TrainRanker = Callable[[Settings], Awaitable[str | None]]
 """Trains on the log of the settings' data folder; None when the ranker is in force there, else why it is not."""
 
 
-async def with_ranker(
-    settings: Settings,
-    prepared: Path,
-    data: Path,
-    impressions: int,
-    clicks: str,
-    noise: float,
-    train: TrainRanker,
-    progress: Callable[[int], None],
-) -> Path:
-    """A copy of the folder `prepared` in which such a ranker is in force. One that is there already is left as it is.
+async def with_ranker(settings: Settings, what: Asked, train: TrainRanker, progress: Callable[[int], None]) -> Path:
+    """A copy of the folder `prepared` in which a ranker trained on `what.ranker` searches is in force. One that is
+    there already is left as it is.
 
     Raises InvalidRequest when the ranker does not pass its gate.
     """
-    asked = f"{prepared.joinpath('prepared').read_text()}\n{impressions} {clicks} {noise}"
+    prepared = what.prepared
+    asked = f"{prepared.joinpath('prepared').read_text()}\n{what.ranker} {what.click_model} {what.noise}"
     ranked, work = prepared.with_name("prepared-ranker"), prepared.with_name("ranker-work")
     done = ranked / "ranked"
     if done.exists() and done.read_text() == asked:
@@ -47,11 +41,11 @@ async def with_ranker(
     for folder in (ranked, work):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(prepared, work, ignore=shutil.ignore_patterns(f"{LISTS}*"))
-    dataset = Dataset.open(data)
-    judge = Judge.of(dataset, click_model(clicks, noise=noise), SEED, weights=settings.action_weights)
+    dataset = Dataset.open(what.data)
+    judge = Judge.of(dataset, click_model(what.click_model, noise=what.noise), SEED, weights=settings.action_weights)
     queries = [query for query in dataset.queries("train") if judge.answerable(query.query_id)]
     async with lived(settings, prepared, work, World(SEED), fixed_policy(settings)) as (_, service):
-        await simulate(service, Traffic(queries, SEED), judge, impressions, progress=progress)
+        await simulate(service, Traffic(queries, SEED), judge, what.ranker, progress=progress)
         await service.learn()
     refused = await train(settings.model_copy(update={"data_dir": work} | EMBEDDED))
     if refused is not None:

@@ -127,7 +127,7 @@ class SearchEngine:
         fusion_weights: Mapping[str, float],
         pager: Pager,
         lister: Lister,
-        surveyor: Surveyor | None = None,
+        surveyor: Surveyor,
         follow_mode: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
         stopwatch: Callable[[], float] = time.monotonic,
@@ -207,7 +207,7 @@ class SearchEngine:
     def _survey(self, query_id: str, found: Collected, shown: Sequence[Pooled]) -> None:
         """Have the whole answer surveyed, if the policy is curious about it."""
         query = found.context.query
-        if self._surveyor is None or not query.learn or query.offset or found.degraded:
+        if not query.learn or query.offset or found.degraded:
             return
         ids = tuple(pooled.object_id for pooled in shown)
         answered = Answered(query_id, found.context, found.options, found.schema, ids)

@@ -17,14 +17,13 @@ from services import metrics
 from services.arms.base import Arm
 from services.backends.base import EventLog, ItemStore
 from services.fusion import adapt, explained, fuse
+from services.policies.base import FACTS
 from services.rankers.features import NAMES, rows
 from services.retrieval import retrieve
 from services.types import ArmOption, Context, Deadline, Schema, Survey
 
 logger = logging.getLogger(__name__)
 
-FACTS = ("slots_expected", "slots_best", "slots_first", "title_trigrams", "title_query_share")
-"""Columns of the ranker's table that are taken down: what the item has to do with the query, whoever found it."""
 DIGITS = 3
 MOST_WAITING = 16
 SECONDS = 5.0

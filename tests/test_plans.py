@@ -7,22 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.arms.base import COUNTS as OFFERED
 from services.context import features
+from services.policies.base import FACTS
 from services.policies.kinds import FIRST, KINDS, SAMPLE, Kinds
-from services.policies.plans import ARMS, COUNTS, IN_USE, PAGE, STATIC, Plans, library
+from services.policies.plans import ARMS, IN_USE, PAGE, STATIC, Plans, library
 from services.policies.relevance import (
     ASPECTS,
     ATTRACTIVENESS,
     DRIFT_EVERY,
-    FACTS,
     KEYS,
     NOISE,
     SUMMED_UP,
     RelevanceModel,
     describe,
 )
-from services.survey import FACTS as SURVEYED
+from services.rankers.features import NAMES
 from services.types import (
     Alternative,
     ArmOption,
@@ -68,7 +67,6 @@ def test_the_library_has_every_plan_of_one_or_two_arms_once() -> None:
     assert len({tuple(plan) for plan in plans.tolist()}) == len(plans) == 5 * 5 + 10 * 25
     assert set((plans > 0).sum(axis=1).tolist()) == {1, IN_USE}
     assert tuple(Plans(MIX).counts[STATIC].tolist()) == MIX
-    assert COUNTS == OFFERED, "plans are made of what arms offer"
 
 
 # --- what is wanted ---------------------------------------------------------------------------------------------------
@@ -156,7 +154,7 @@ def test_every_aspect_is_a_feature_of_some_request() -> None:
             assert name in ASPECTS or name.startswith(("time_", "weekday_", "weekend", "holidays")), name
     assert len(set(ASPECTS)) == len(ASPECTS)
     assert set(KEYS) <= set(ASPECTS)
-    assert set(SUMMED_UP) <= set(FACTS) <= set(SURVEYED)
+    assert set(SUMMED_UP) <= set(FACTS) <= set(NAMES)
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
@@ -189,3 +187,12 @@ def test_the_sample_is_of_all_requests_so_far() -> None:
     assert len(values) == SAMPLE
     assert np.histogram(values, bins=4, range=(0.0, 1.001))[0] == pytest.approx([SAMPLE / 4] * 4, abs=60)
     assert len(kinds.arrays()["centres"]) == KINDS
+
+
+def test_whoever_is_beyond_their_share_does_not_fill_the_sample() -> None:
+    kinds = Kinds(1)
+    for turn in range(400):
+        kinds.learn({"tokens": 0.5 if turn % 2 else 0.1}, np.array([0.5]), weight=0.01 if turn % 2 else 1.0)
+    lines = kinds.arrays()["lines"].tobytes().decode().split("\n")
+    assert sum("0.500000" in line for line in lines) < 10
+    assert sum("0.100000" in line for line in lines) == 200

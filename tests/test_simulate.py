@@ -23,14 +23,18 @@ from app import simulated_frontier, simulated_runs, simulation
 from app.__main__ import main
 from app.apart import Searched
 from app.cli.progress import Progress
-from app.cli.train import train_encoders
+from app.cli.train import train_encoders, train_ranker
 from app.client import Client
 from app.settings import Settings
 from app.simulated_changes import Changes, Shelf
 from app.simulated_frontier import frontier, point, seen
+from app.simulated_ranker import with_ranker
 from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, finished, run, stem
 from app.simulation import Simulated, World, prepare, simulated
+from app.stores import model_store
+from app.wiring import RANKER
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
+from services.errors import InvalidRequest
 from services.evaluation.click_models import click_model
 from services.evaluation.drift import Exchange, Outage
 from services.evaluation.frontier import Point
@@ -39,6 +43,7 @@ from services.evaluation.simulate import Course, Shown, simulate
 from services.evaluation.users import Search, Traffic
 from services.policies.base import Outcome
 from services.policies.fixed import FixedPolicy
+from services.rankers.onnx import OnnxRanker
 from services.slate import slate
 from services.types import ArmChoice, ArmOption, Query
 from tests.process import called, failed
@@ -722,3 +727,59 @@ class TestService:
         asked = [shown.counts["structured"] > 0 for shown in watching.shown]
         assert any(asked[:30])
         assert any(asked[100:]), "it is asked again"
+
+
+# --- a ranker for every row ---
+
+RANKER_IMPRESSIONS = 400
+
+
+class Training:
+    """`ltrr train ranker` on the log, with a gate that the test decides."""
+
+    def __init__(self, refuse: str | None = None) -> None:
+        self.refuse = refuse
+        self.times = 0
+
+    async def __call__(self, own: Settings) -> str | None:
+        self.times += 1
+        outcome = await train_ranker(own, None, 0, promote=False)
+        if self.refuse is None:
+            model_store(own).promote(RANKER, outcome.version, "a test")
+        return self.refuse
+
+
+def ranked(data: Path, prepared: Path, train: Training, impressions: int = RANKER_IMPRESSIONS) -> tuple[Path, int]:
+    """(the folder, searches that it took)."""
+    done = [0]
+    asked = Asked(data, prepared, prepared.parent, prepared.parent, 1, ranker=impressions)
+    folder = asyncio.run(with_ranker(SETTINGS, asked, train, done.append))
+    return folder, done[-1]
+
+
+def test_every_run_has_the_ranker_and_the_folder_before_stays_as_it_was(
+    data: Path, prepared: Path, tmp_path: Path
+) -> None:
+    train = Training()
+    folder, searches = ranked(data, prepared, train)
+    assert (searches, train.times) == (RANKER_IMPRESSIONS, 1)
+
+    async def ranker_of(where: Path, world: World) -> bool:
+        async with simulated(SETTINGS, where, tmp_path / "work", world, FixedPolicy()) as (system, _):
+            return isinstance(system.search.knowledge.ranker, OnnxRanker)
+
+    for where, expected in ((folder, True), (prepared, False)):
+        world = World(1)
+        assert asyncio.run(ranker_of(where, world)) is expected
+        assert world.ranked is expected, "its features are computed only where it looks at them"
+    assert ranked(data, prepared, train) == (folder, 0), "the same command finds it there"
+    assert train.times == 1
+    assert ranked(data, prepared, train, RANKER_IMPRESSIONS + 20)[1] == RANKER_IMPRESSIONS + 20, "another one does not"
+
+
+def test_a_ranker_that_is_refused_is_not_used(data: Path, prepared: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"not better than the fused order \(worse by 3\)"):
+        ranked(data, prepared, Training("worse by 3"), RANKER_IMPRESSIONS + 40)
+    assert ranked(data, prepared, Training(), RANKER_IMPRESSIONS + 40)[1] == RANKER_IMPRESSIONS + 40, (
+        "nothing of it is left"
+    )

@@ -12,10 +12,11 @@ import pytest
 from services import metrics
 from services.errors import ArmFailed, StorageFailed
 from services.fusion import FUSION_WEIGHTS, adapt, explained, fuse
+from services.policies.base import FACTS
 from services.policies.fixed import FixedPolicy
 from services.policies.modes import PolicySwitch
 from services.rankers.features import NAMES, rows
-from services.survey import FACTS, MOST_WAITING, Answered, Surveyor
+from services.survey import MOST_WAITING, Answered, Surveyor
 from services.types import (
     Alternative,
     ArmOption,
@@ -32,8 +33,6 @@ from services.types import (
     Understanding,
 )
 from tests.service import Service, replaced, with_tracks
-
-ASKED = {"query": "winter song", "user": {"id": "ann"}, "session_id": "s1"}
 
 
 @pytest.fixture(scope="module")
@@ -135,24 +134,6 @@ def test_a_degraded_answer_is_not_surveyed(service: Service) -> None:
         assert search(service)["degraded"]
         assert len(surveys(service)) == before
     assert count("incomplete") == tried
-
-
-def test_half_a_survey_is_none(service: Service) -> None:
-    """An arm that fails would be learned as one that has nothing."""
-
-    async def fail(_: int) -> Any:
-        raise ArmFailed("unavailable")
-
-    context, options = context_of(service, "garden song")
-    answered = Answered("q", context, options, service.system.search.knowledge.schema, ())
-    incomplete = metrics.SURVEYS.labels("incomplete")._value
-    before, counted = len(surveys(service)), incomplete.get()
-    with replaced(service, {"vector"}, fail):
-        assert service.run(service.system.surveyor.survey(answered, Deadline.after(10.0))) is None
-        service.system.switch.learned = Curious()
-        service.system.surveyor.offer(answered, 1)
-        assert len(surveys(service)) == before
-    assert incomplete.get() == counted + 1
 
 
 def test_too_many_that_wait_are_dropped_and_counted(service: Service) -> None:

@@ -171,16 +171,7 @@ async def _ranked(settings: Settings, what: Asked, progress: Progress) -> Path:
         progress.note(f"ranker {outcome.version}: {outcome.reason}")
         return None if outcome.promoted else outcome.reason
 
-    return await with_ranker(
-        settings,
-        what.prepared,
-        what.data,
-        what.ranker,
-        what.click_model,
-        what.noise,
-        train,
-        partial(progress.done, "searches for the ranker"),
-    )
+    return await with_ranker(settings, what, train, partial(progress.done, "searches for the ranker"))
 
 
 def _seeds(text: str) -> tuple[int, ...]:

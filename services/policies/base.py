@@ -8,6 +8,10 @@ from typing import Protocol
 
 from services.types import ArmChoice, ArmOption, Decision, Survey
 
+FACTS = ("slots_expected", "slots_best", "slots_first", "title_trigrams", "title_query_share")
+"""What surveys take down of an item: columns of the ranker's table (services/rankers/features.py) that say what it has
+to do with the query, whoever found it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -67,12 +67,13 @@ class Kinds:
         line = context_line(features)
         self.requests += 1
         luck = np.random.default_rng(self.requests)
-        self._keep(line, worth.astype(np.float16), luck)
+        if weight >= 1.0 or luck.random() < weight:  # nobody fills the sample with more than their share
+            self._keep(line, worth.astype(np.float16), luck)
         if self.centres is not None:
             self._teach(self.centres, line, worth.astype(np.float32), weight)
             for place in luck.integers(0, len(self._lines), REPLAYS).tolist():
                 self._teach(self.centres, self._lines[place], self._worths[place].astype(np.float32), weight)
-        elif self.requests >= FIRST:
+        elif len(self._lines) >= FIRST:
             self._found(luck)
         self._predictor = None
 

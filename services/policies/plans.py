@@ -13,11 +13,11 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from services.arms.base import COUNTS
+
 ARMS = ("memory", "structured", "personal", "vector", "lexical")
 """Arms that plans are made of, in the order of their columns. What the explore arm finds answers no query in
 particular: it is left to exploration."""
-COUNTS = (0, 5, 10, 25, 50, 100)
-"""What each of them offers (services/arms/base.py)."""
 IN_USE = 2
 """Most arms that a plan asks."""
 STATIC = -1

@@ -25,40 +25,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from services.policies.base import FACTS
 from services.policies.plans import ARMS
 from services.types import Survey
 
 Floats = NDArray[np.float64]
 
 ASPECTS = (
-    *(
-        "tokens",
-        "tokens_1",
-        "tokens_2",
-        "tokens_3",
-        "tokens_4",
-        "tokens_5",
-        "tokens_6",
-        "characters",
-        "digits",
-        "number",
-    ),
-    *(
-        "unknown",
-        "some_unknown",
-        "corrected",
-        "rarity_max",
-        "rarity_mean",
-        "rarity_min",
-        "filters",
-        "filtered",
-        "depth",
-    ),
+    *("tokens", *(f"tokens_{n}" for n in range(1, 7)), "characters", "digits", "number", "unknown", "some_unknown"),
+    *("corrected", "rarity_max", "rarity_mean", "rarity_min", "filters", "filtered", "depth"),
     *("slot_title", "slot_keyword", "slot_range", "slots", "slots_none", "covered", "rest", "rest_none", "title_alone"),
     *("reading", "readings", "person", "history", "history_fresh", "history_disliked"),
     *("memory_none", "memory_hits", "memory_best", "memory_focus", "memory_similarity", "memory_predicted"),
-    "memory_clicks",
-    *("language_en", "language_de", "language_fr", "language_es", "language_it", "language_und", "language_other"),
+    *("memory_clicks", *(f"language_{language}" for language in ("en", "de", "fr", "es", "it", "und", "other"))),
     *(f"has_{arm}" for arm in (*ARMS, "explore")),
 )
 """Context features (services/context.py) that a request's kind shows in: all but the time and what callers add."""
@@ -67,8 +46,6 @@ KEYS = (
     "memory_none",
 )
 """Those among them that change what an item's facts mean."""
-FACTS = ("slots_expected", "slots_best", "slots_first", "title_trigrams", "title_query_share")
-"""Facts of an item (columns of services/rankers/features.py)."""
 SUMMED_UP = ("title_trigrams", "title_query_share", "slots_expected")
 """Facts whose maximum over the union says something of the request."""
 
@@ -148,8 +125,8 @@ class RelevanceModel:
         self, described: Described, places: Sequence[int], looked: Floats, taken: Floats, weight: float = 1.0
     ) -> None:
         """One answer. places: where the items it showed stand among the candidates; looked: probability that each was
-        looked at; taken: 1 where somebody acted on it, else 0; weight: what the lesson counts, 0..1."""
-        if len(places) == 0 or weight == 0.0:
+        looked at; taken: 1 where somebody acted on it, else 0; weight: what the lesson counts, above 0, at most 1."""
+        if len(places) == 0:
             return
         inputs = described.inputs(places)
         p = _sigmoid(_times(inputs, self.mean))
