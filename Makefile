@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench loop loop-production outage dashboards simulate simulate-ranker lock clean
+.PHONY: help install demo test lint format bench loop loop-production outage dashboards simulate simulate-ranker simulate-memory lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -52,6 +52,9 @@ simulate: install ## let the service learn from simulated people, on DATA=DIR (O
 
 simulate-ranker: install ## what clicks are worth to a ranker beside judgements, on DATA=DIR (OUT=FOLDER)
 	$(BIN)/python -m app.simulate_ranker --data $(DATA) --out $(or $(OUT),evaluation/ranker)
+
+simulate-memory: install ## what the click memory is worth, part by part, on DATA=DIR (OUT=FOLDER)
+	$(BIN)/python -m app.simulate_memory --data $(DATA) --out $(or $(OUT),evaluation/memory) $(if $(SEEDS),--seeds $(SEEDS))
 
 dashboards: install ## generate the Grafana dashboards anew
 	$(BIN)/python -m deploy.grafana.generate

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from services.backends.base import ItemStore, LexicalIndex, Locks, MemoryIndex, StateStore, VectorIndex
 from services.errors import StorageFailed
-from services.memory import predicted_queries
+from services.models.query_predictor.model import QueryPredictor
 from services.schema_in_force import SchemaInForce
 from services.search import Knowledge
 from services.types import Deadline, Document, Schema
@@ -21,6 +21,7 @@ from services.upkeep import INDEXING
 PAST_QUERIES = 5_000
 PATIENCE = 10.0
 ENCODED_AT_ONCE = 500
+PREDICTED_AT_ONCE = 500
 TAKEN_AT_ONCE = 25
 """Items whose words are taken in at a time: some milliseconds."""
 
@@ -198,14 +199,28 @@ class UnderstandingDerived:
 
 
 class PredictionDerived:
-    """Predicted queries of every item, so that the memory arm knows items before anybody took them."""
+    """Predicted queries of every item, so that the memory arm knows items before anybody took them; by the predictor in
+    force, another one or another schema means predicting for the whole catalogue again."""
 
-    name = "predictions"
     volatile = False
 
-    def __init__(self, memory: MemoryIndex, knowledge: Knowledge) -> None:
+    def __init__(
+        self,
+        memory: MemoryIndex,
+        items: ItemStore,
+        state: StateStore,
+        knowledge: Knowledge,
+        locks: Locks,
+        predictor: QueryPredictor,
+        name: str = "predictions",
+    ) -> None:
+        self.name = name
         self._memory = memory
+        self._items = items
+        self._state = state
         self._knowledge = knowledge
+        self._locks = locks
+        self._predictor = predictor
 
     async def stale(self) -> bool:
         return False
@@ -220,9 +235,33 @@ class PredictionDerived:
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
         await self._predict(schema, documents)
+        await self._state.set(self._predicted_by, self._predictor.version)
+
+    async def adopt(self, predictor: QueryPredictor) -> None:
+        """Put another predictor in force together with its predictions: those that another process has made by now, or
+        else they are made here and now. What a process that has not heard of it yet writes meanwhile keeps the
+        predictions of the one before until it is written again."""
+        async with self._locks.hold(INDEXING):
+            self._predictor = predictor
+            if await self._state.get(self._predicted_by) == predictor.version:
+                return
+            await self.rebuild(self._knowledge.schema, [document async for document in self._items.scan()])
+
+    @property
+    def _predicted_by(self) -> str:
+        return f"{self.name}_made_by"
 
     async def _predict(self, schema: Schema, documents: Iterable[Document]) -> None:
-        await self._memory.predict({document["id"]: predicted_queries(document, schema) for document in documents})
+        documents = list(documents)
+        for start in range(0, len(documents), PREDICTED_AT_ONCE):
+            part = documents[start : start + PREDICTED_AT_ONCE]
+            await self._memory.predict(await asyncio.to_thread(_predicted, self._predictor, part, schema))
+
+
+def _predicted(
+    predictor: QueryPredictor, documents: Sequence[Document], schema: Schema
+) -> dict[str, list[tuple[str, float]]]:
+    return {document["id"]: predictor.predict(document, schema) for document in documents}
 
 
 def _encode(encoder: Encoder, documents: Sequence[Document], schema: Schema) -> list[tuple[Document, list[float]]]:

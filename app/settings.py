@@ -138,6 +138,9 @@ class Settings(BaseModel):
     action_weights: Weights = Field(ACTION_WEIGHTS, description="reward weight per action_name")
     principal_cap: int = Field(30, ge=1, description="events an hour of one principal that count in full")
     memory_half_life_days: float = Field(30.0, gt=0.0, description="decay of click memory")
+    memory_neighbours: int = Field(
+        16, ge=0, le=64, description="neighbouring queries that click memory reads; 0: the same words alone"
+    )
     max_body_bytes: int = Field(
         2_000_000, ge=1024, description="largest request body (item writes stream and may be larger)"
     )

@@ -134,7 +134,11 @@ def _files(settings: Settings, stack: AsyncExitStack) -> Stores:
     folder = settings.data_dir
     log = SqliteLog(folder / LOG_FILE, retention=settings.retention_days * DAY)
     stack.push_async_callback(log.close)
-    memory = SqliteMemory(folder / MEMORY_FILE, half_life=settings.memory_half_life_days * DAY)
+    memory = SqliteMemory(
+        folder / MEMORY_FILE,
+        half_life=settings.memory_half_life_days * DAY,
+        neighbours=settings.memory_neighbours,
+    )
     stack.push_async_callback(memory.close)
     items = SqliteItems(folder / ITEMS_FILE)
     stack.push_async_callback(items.close)
@@ -153,7 +157,9 @@ def _shared(settings: Settings, redis: Redis) -> Stores:
     return Stores(
         log=RedisLog(redis, retention=settings.retention_days * DAY),
         items=RedisItems(redis),
-        memory=RedisMemory(redis, half_life=settings.memory_half_life_days * DAY),
+        memory=RedisMemory(
+            redis, half_life=settings.memory_half_life_days * DAY, neighbours=settings.memory_neighbours
+        ),
         state=RedisState(redis),
         locks=RedisLocks(redis),
         models=model_store(settings),

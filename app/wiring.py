@@ -18,6 +18,7 @@ from app.derived import LexicalDerived, PredictionDerived, UnderstandingDerived,
 from app.encoders import TASTE, TEXT, current_taste, current_text_encoder
 from app.indexes import Indexes, open_indexes
 from app.policies import fixed_policy, load_policy, served_policy
+from app.query_predictor import QUERY_PREDICTOR, current_query_predictor
 from app.registry import Registry
 from app.reloading import Reloader
 from app.settings import Settings
@@ -129,7 +130,9 @@ async def opened(
             )
         )
         knowledge = Knowledge(schema.value, PassthroughRanker())
-        texts, tastes, upkeep = _upkeep(settings, stores, indexes, schema, knowledge, vector_arm, personal_arm)
+        predictor = await asyncio.to_thread(current_query_predictor, stores.models)
+        predictions = PredictionDerived(stores.memory, stores.items, stores.state, knowledge, stores.locks, predictor)
+        texts, tastes, upkeep = _upkeep(stores, indexes, schema, knowledge, vector_arm, personal_arm, predictions)
         catalogue = Catalogue(stores.items, schema, upkeep)
         stack.push_async_callback(upkeep.close)
         stack.push_async_callback(catalogue.close)
@@ -152,7 +155,15 @@ async def opened(
         async def load_learned() -> None:
             switch.learned = served_policy(settings, await asyncio.to_thread(_policy, settings, stores.models))
 
-        loads = {RANKER: load_ranker, TEXT: load_text_encoder, TASTE: load_taste}
+        async def load_query_predictor() -> None:
+            await predictions.adopt(await asyncio.to_thread(current_query_predictor, stores.models))
+
+        loads = {
+            RANKER: load_ranker,
+            TEXT: load_text_encoder,
+            TASTE: load_taste,
+            QUERY_PREDICTOR: load_query_predictor,
+        }
         learner: Learner | LearnerLink
         if stores.redis is None:
             learner = local_learner(settings, stores, switch, around.clock)
@@ -196,13 +207,13 @@ async def _agree_on_encoder(settings: Settings, stores: Stores, version: str, se
 
 
 def _upkeep(
-    settings: Settings,
     stores: Stores,
     indexes: Indexes,
     schema: SchemaInForce,
     knowledge: Knowledge,
     vector_arm: VectorArm,
     personal_arm: PersonalArm,
+    predictions: PredictionDerived,
 ) -> tuple[VectorDerived, VectorDerived, Upkeep]:
     """What must follow the catalogue, sorted into what is this process's own and what others share."""
     shared_vectors = indexes.qdrant is not None
@@ -211,7 +222,6 @@ def _upkeep(
     texts = VectorDerived(f"vector{suffix}", indexes.texts, vector_arm, *rest)
     tastes = VectorDerived(f"taste{suffix}", indexes.tastes, personal_arm, *rest)
     lexical = LexicalDerived(indexes.lexical, f"lexical{indexes.suffix if indexes.opensearch is None else ''}")
-    predictions = PredictionDerived(stores.memory, knowledge)
     own: list[DerivedIndex] = [UnderstandingDerived(knowledge, stores.memory)]
     shared: list[SharedIndex] = []
     (own if indexes.opensearch is None else shared).append(lexical)

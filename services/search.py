@@ -21,17 +21,17 @@ from services.backends.base import EventLog, IndexQuery, IndexResult, ItemStore,
 from services.circuit import Circuit
 from services.context import features
 from services.errors import StorageFailed, Unavailable
-from services.filters import matches
 from services.fusion import adapt, explained, fuse, order
 from services.impressions import record
 from services.listing import Lister
 from services.matching import index_query
-from services.memory import memory_key
+from services.memory_keys import memory_key
 from services.paging import Pager
 from services.policies.base import Decider
 from services.query_ids import Signer
 from services.rankers.base import Ranker, Rows
 from services.rankers.features import rows
+from services.recall import recall
 from services.retrieval import retrieve
 from services.seldom import Seldom
 from services.signature import signature
@@ -52,14 +52,12 @@ from services.types import (
     Person,
     Pooled,
     Query,
-    Remembered,
     Schema,
     Understanding,
 )
 
 logger = logging.getLogger(__name__)
 
-MEMORY_LIMIT = 100
 HISTORY_LIMIT = 100
 RECALL = 0.3
 """Share of the time that memory and histories may take: without them there is still an answer."""
@@ -273,10 +271,9 @@ class SearchEngine:
         self, query: Query, understanding: Understanding, schema: Schema, now: float, deadline: Deadline
     ) -> tuple[Context, list[Degraded]]:
         """What memory and history know: part of the context, because the policy decides with it."""
-        key = memory_key(understanding.normalized)
         deadline = deadline.less((1.0 - RECALL) * query.timeout)
         remembered, person, _ = await asyncio.gather(
-            self._remembered(key, query, schema, deadline),
+            recall(self._memory, self._items, query, understanding, schema, deadline),
             self._person(query, deadline),
             self._mode(deadline),
             return_exceptions=True,
@@ -289,16 +286,6 @@ class SearchEngine:
             degraded.append(_unavailable("personal", person))
             person = Person()
         return Context(query, understanding, now, person, remembered), degraded
-
-    async def _remembered(self, key: str, query: Query, schema: Schema, deadline: Deadline) -> tuple[Remembered, ...]:
-        async with deadline.enforced():
-            found = await self._memory.remembered(key, MEMORY_LIMIT, deadline) if key else []
-            if not found:
-                return ()
-            documents = await self._items.get([r.object_id for r in found], deadline)
-        return tuple(
-            r for r in found if r.object_id in documents and matches(query.filters, documents[r.object_id], schema)
-        )
 
     async def _person(self, query: Query, deadline: Deadline) -> Person:
         if query.person is None:

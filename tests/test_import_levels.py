@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAINING_LIBRARIES = {"lightgbm", "onnxmltools", "skl2onnx", "onnx", "sklearn", "torch", "matplotlib"}
 GROUND = {"services.types", "services.errors", "services.metrics", "services.text"}
 PIPELINES = {
-    *("search", "listing", "paging", "retrieval", "impressions", "explain", "autocomplete"),
+    *("search", "listing", "paging", "recall", "retrieval", "impressions", "explain", "autocomplete"),
     *("feedback", "learner", "learner_link", "survey", "ubi", "catalogue", "upkeep", "backup"),
 }
 FAMILIES = ("arms", "policies", "rankers", "backends")

@@ -1,4 +1,4 @@
-"""The arithmetic of the memory: keys, neighbours, scores, predicted queries, and the arm that gives it out."""
+"""The arithmetic of the memory: keys, neighbours, scores, and the arm that gives it out."""
 
 from __future__ import annotations
 
@@ -10,30 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.arms.memory import MemoryArm
-from services.memory import (
-    MIN_SIMILARITY,
-    PREDICTED_QUERIES,
-    debiased,
-    decay,
-    memory_key,
-    merge,
-    predicted_queries,
-    score,
-    shared_variants,
-    similarity,
-    variants,
-)
+from services.memory import debiased, decay, expected, joined, merge, recollect, score, trust
+from services.memory_keys import MIN_SIMILARITY, memory_key, nearest, shared_variants, similarity, variants
 from services.text import normalize
 from services.types import (
     Candidate,
     Context,
     Deadline,
-    Field,
     Interpretation,
     Query,
     Remembered,
-    Role,
-    Schema,
     Understanding,
 )
 
@@ -112,6 +98,21 @@ def test_numbers_tell_queries_apart() -> None:
     assert similarity(memory_key("rocky balboa 2"), memory_key("rocky balboa")) > 0.5
 
 
+def test_the_nearest_keys_come_after_the_key_itself() -> None:
+    sharing = ["story toy woody", "andy story toy", "toy", "story toy", "buzz story toy woody"]
+    assert nearest("story toy", sharing) == [
+        "story toy",
+        "andy story toy",
+        "story toy woody",
+        "buzz story toy woody",
+        "story",
+        "toy",
+    ]
+    assert nearest("story toy", sharing, 2) == ["story toy", "andy story toy", "story toy woody"]
+    assert nearest("story toy", sharing, 0) == ["story toy"]
+    assert nearest("rocky 2".replace("rocky 2", "2 rocky"), ["3 rocky"]) == ["2 rocky", "2", "rocky"]
+
+
 def test_a_score_rises_with_clicks_falls_with_impressions_and_stays_below_one() -> None:
     assert score(0, 10) == 0.0
     assert score(-3, 10) == 0.0
@@ -123,7 +124,7 @@ def test_a_score_rises_with_clicks_falls_with_impressions_and_stays_below_one() 
 def test_position_bias_is_undone_up_to_a_bound() -> None:
     assert debiased(1.0, 1.0) == 1.0
     assert debiased(1.0, 0.5) == 2.0
-    assert debiased(3.0, 0.001) == debiased(3.0, 0.2) == pytest.approx(15.0)
+    assert debiased(3.0, 0.001) == debiased(3.0, 0.5) == pytest.approx(6.0)
 
 
 def test_decay_halves() -> None:
@@ -136,33 +137,49 @@ def test_merging_never_lowers_and_prefers_the_query_itself() -> None:
     own = Remembered("1", 0.4, 3.0, False, 1.0)
     near = [
         Remembered("1", 0.5, 9.0, True, 0.5),
-        Remembered("2", 0.6, 1.0, False, 0.5),
+        Remembered("2", 0.8, 1.0, False, 0.5),
         Remembered("3", 0, 0, False, 1),
     ]
     first, second = merge([*near, own], 10)
-    assert first == Remembered("1", pytest.approx(1 - 0.6 * 0.75), 3.0, False, 1.0)
-    assert second == Remembered("2", pytest.approx(0.3), 1.0, False, 0.5)
+    assert first == Remembered("1", pytest.approx(1 - 0.6 * (1 - 0.5 / 8)), 3.0, False, 1.0)
+    assert second == Remembered("2", pytest.approx(0.1), 1.0, False, 0.5)
     assert merge([own, *near], 10) == merge([*near, own], 10)
     assert merge([*near, own], 1) == [first]
     tied = [Remembered(i, 0.5, 1.0, False, 1.0) for i in "cab"]
     assert [e.object_id for e in merge(tied, 10)] == ["a", "b", "c"]
 
 
-def test_predicted_queries_are_the_title_alone_and_with_a_keyword() -> None:
-    fields = (Field("name", Role.TEXT), Field("actors", Role.KEYWORD), Field("brand", Role.KEYWORD))
-    schema = Schema(fields, title="name")
-    document = {"id": "1", "name": "Toy Story", "actors": ["Tom Hanks", "Tim Allen"], "brand": "Pixar"}
-    found = predicted_queries(document, schema)
-    assert [text for text, _ in found] == ["toy story", "toy story tom hanks", "toy story pixar"]
-    assert all(0.0 < likelihood < score(1, 1) for _, likelihood in found)
-    assert found == sorted(found, key=lambda entry: -entry[1])
-    assert predicted_queries({"id": "2", "name": "", "brand": "Pixar"}, schema) == []
-    assert predicted_queries({"id": "2"}, schema) == predicted_queries(document, Schema(fields)) == []
-    assert predicted_queries({"id": "3", "name": "Pixar shorts", "brand": "Pixar", "actors": []}, schema) == [
-        ("pixar shorts", 0.25)
+def test_another_spelling_adds_what_it_knows() -> None:
+    own = [Remembered("1", 0.4, 3.0, False, 1.0), Remembered("2", 0.1, 0.0, True, 0.5)]
+    other = [
+        Remembered("1", 0.5, 9.0, False, 1.0),
+        Remembered("2", 0.5, 2.0, False, 1.0),
+        Remembered("3", 0.2, 1, False, 1),
     ]
-    many = Schema((*fields, *(Field(f"k{i}", Role.KEYWORD) for i in range(20))), title="name")
-    assert len(predicted_queries(document | {f"k{i}": f"v{i}" for i in range(20)}, many)) == PREDICTED_QUERIES
+    first, second, third = joined(own, other, 0.9, 10)
+    assert first == Remembered("1", pytest.approx(1 - 0.6 * (1 - trust(0.9) * 0.5)), 3.0, False, 1.0)
+    assert second == Remembered("2", pytest.approx(1 - 0.9 * (1 - trust(0.9) * 0.5)), 2.0, False, 0.9)
+    assert third == Remembered("3", pytest.approx(trust(0.9) * 0.2), 1, False, 0.9)
+    assert joined(own, [], 0.9, 10) == own
+    assert joined(own, other, 0.9, 1) == [first]
+
+
+def test_what_was_done_stands_in_the_place_of_what_was_predicted() -> None:
+    actual = [("story toy", "1", 2.0), ("story toy", "2", 0.0)]
+    predicted = [("story toy", name, 0.1) for name in "123"]
+    first, second = recollect("story toy", {"story toy": 5.0}, actual, predicted, 10)
+    assert first == Remembered("1", pytest.approx(0.2), 2.0, False, 1.0)
+    assert second == Remembered("3", pytest.approx(0.05), 0.0, True, 1.0)
+
+
+@given(st.floats(0.0, 1e4), st.floats(0.0, score(1.0, 0.0)))
+def test_a_prediction_fades_as_its_query_is_asked_and_never_comes_before_a_click(
+    shown: float, predicted: float
+) -> None:
+    """As long as it is no larger than one click on a query that was never asked before."""
+    assert expected(predicted, 0.0) == pytest.approx(predicted)
+    assert expected(predicted, shown) <= score(1.0, shown) * (1.0 + 1e-12)
+    assert expected(predicted, shown + 1.0) <= expected(predicted, shown)
 
 
 def test_the_arm_gives_out_what_the_search_remembered() -> None:

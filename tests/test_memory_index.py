@@ -11,7 +11,7 @@ import pytest
 
 from services.backends.base import MemoryChange, MemoryIndex
 from services.backends.sqlite_memory import SqliteMemory
-from services.memory import memory_key
+from services.memory_keys import memory_key
 from tests.contracts.memory_index import (
     HALF_LIFE,
     TOY,

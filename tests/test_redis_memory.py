@@ -19,7 +19,7 @@ from services.backends.redis import Redis
 from services.backends.redis_memory import RedisMemory
 from services.backends.sqlite_memory import SqliteMemory
 from services.errors import StorageFailed
-from services.memory import memory_key, variants
+from services.memory_keys import memory_key, variants
 from tests.contracts.memory_index import (
     HALF_LIFE,
     TOY,

@@ -49,7 +49,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--data", type=Path, metavar="DIR", required=True, help="data set folder with judged queries")
     parser.add_argument("--impressions", type=int, default=30_000, metavar="N", help="searches a run (default: 30000)")
-    parser.add_argument("--seeds", type=_seeds, default=(1,), metavar="LIST", help="as 1,2,3 (default: 1)")
+    parser.add_argument("--seeds", type=seeds, default=(1,), metavar="LIST", help="as 1,2,3 (default: 1)")
     parser.add_argument(
         "--rows", type=_rows, default=ROWS, metavar="LIST", help=f"of {', '.join(NAMES)} (default: all)"
     )
@@ -174,7 +174,7 @@ async def _ranked(settings: Settings, what: Asked, progress: Progress) -> Path:
     return await with_ranker(settings, what, train, partial(progress.done, "searches for the ranker"))
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:

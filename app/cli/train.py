@@ -15,6 +15,7 @@ from app.cli.progress import Progress
 from app.encoders import TASTE, TEXT
 from app.indexing import Summary
 from app.policies import fixed_policy
+from app.query_predictor import QUERY_PREDICTOR
 from app.settings import Settings
 from app.stores import model_store, open_items, open_log
 from app.wiring import RANKER
@@ -23,7 +24,7 @@ from services.errors import InvalidRequest, ModelInvalid, SettingsInvalid
 from services.rewards import gain
 from services.types import Interaction, Schema
 
-KINDS = (RANKER, TEXT, TASTE)
+KINDS = (RANKER, TEXT, TASTE, QUERY_PREDICTOR)
 SEED = 0
 
 
@@ -50,7 +51,12 @@ def run(asked: argparse.Namespace) -> None:
     settings = Settings.load()
     if asked.data is not None and not asked.data.is_dir():
         raise SettingsInvalid(f"train: no such folder {asked.data}")
-    train = {RANKER: train_ranker, TEXT: train_text_encoder, TASTE: train_taste}[asked.kind]
+    train = {
+        RANKER: train_ranker,
+        TEXT: train_text_encoder,
+        TASTE: train_taste,
+        QUERY_PREDICTOR: train_query_predictor,
+    }[asked.kind]
     outcome = asyncio.run(train(settings, asked.data, asked.seed, not asked.no_promote))
     if asked.json:
         form = {name: getattr(outcome, name) for name in ("kind", "version", "promoted", "reason", "metrics")}
@@ -127,9 +133,7 @@ async def train_text_encoder(settings: Settings, data: Path | None, seed: int, p
         documents: list[Any] = list(dataset.documents())
         schema = dataset.schema or infer(documents)
     else:
-        async with open_items(settings) as items:
-            documents = [document async for document in items.scan()]
-            schema = await items.schema() or Schema()
+        documents, schema = await _catalogue(settings)
     if not documents:
         raise InvalidRequest("there are no items to train on; see `ltrr index --help`")
     encoder = await asyncio.to_thread(train, documents, schema, seed)
@@ -140,7 +144,7 @@ async def train_text_encoder(settings: Settings, data: Path | None, seed: int, p
 
 async def train_taste(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
     """On the history of `data`, or on what people did with the answers of this service and elsewhere."""
-    from services.models.ranker.rows import records
+    from services.models.clicks import records
     from services.models.taste.train import train
 
     history: list[tuple[str, str, float]] = []
@@ -155,6 +159,27 @@ async def train_taste(settings: Settings, data: Path | None, seed: int, promote:
     taste = await asyncio.to_thread(train, history, seed)
     meta = {"actions": len(history), "people": len({person for person, _, _ in history}), "seed": seed}
     return _store(settings, TASTE, taste.to_files(), meta, promote, f"trained on {len(history)} actions")
+
+
+async def train_query_predictor(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
+    """On the catalogue of this service and what people took by which queries. There is no chance in it."""
+    from services.models.query_predictor import rows, train
+
+    if data is not None:
+        raise SettingsInvalid(
+            "train query-predictor: it learns from clicks, which a data set folder has not; leave --data out"
+        )
+    documents, schema = await _catalogue(settings)
+    async with open_log(settings) as log:
+        asked = await rows.from_log(log, settings.action_weights, settings.attribution_seconds, settings.principal_cap)
+    trained = await asyncio.to_thread(train.train, asked, documents, schema)
+    return _store(settings, QUERY_PREDICTOR, trained.files, trained.meta, promote and trained.promote, trained.reason)
+
+
+async def _catalogue(settings: Settings) -> tuple[list[Any], Schema]:
+    """The items of this service, and its schema."""
+    async with open_items(settings) as items:
+        return [document async for document in items.scan()], await items.schema() or Schema()
 
 
 def _store(

@@ -11,9 +11,8 @@ import asyncio
 import math
 import secrets
 import struct
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any, cast
 
 import orjson
@@ -22,21 +21,10 @@ from services.backends.base import MemoryChange, MemoryRow
 from services.backends.redis import Redis
 from services.backends.redis_memory_rows import read
 from services.errors import StorageFailed
-from services.memory import (
-    MIN_SIMILARITY,
-    PRIOR,
-    decay,
-    memory_key,
-    merge,
-    score,
-    shared_variants,
-    similarity,
-    variants,
-)
+from services.memory import decay, recollect
+from services.memory_keys import NEIGHBOURS, memory_key, nearest, shared_variants
 from services.types import Deadline, Person, Remembered
 
-_NEIGHBOUR_KEYS = 16
-"""Neighbouring queries that one look-up reads."""
 _KEYS_PER_VARIANT = 64
 """Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
 _AT_ONCE = 100
@@ -49,7 +37,7 @@ _SCORE = struct.Struct("<d")
 
 
 class RedisMemory:
-    """The memory on `redis`. half_life and the caps are explained at SqliteMemory.
+    """The memory on `redis`. half_life, the caps and neighbours are explained at SqliteMemory.
 
     One process at a time applies the log: `apply` raises StorageFailed when another one has applied something since
     this one last knew where the memory stood. `offset` then tells where it stands now.
@@ -67,11 +55,13 @@ class RedisMemory:
         history: int = 200,
         queries: int = 500_000,
         people: int = 500_000,
+        neighbours: int = NEIGHBOURS,
     ) -> None:
         self._redis = redis
         self._prefix = redis.key("m", "")
         self._held = redis.key("lock", "memory")
         self._half_life = half_life
+        self._neighbours = neighbours
         self._limits = {
             "half_life": half_life,
             "principal_cap": principal_cap,
@@ -89,26 +79,27 @@ class RedisMemory:
     async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
         if not key or limit < 1:
             return []
-        sharing = (key, *shared_variants(key))
-        found = await self._ask("memory_near", (_KEYS_PER_VARIANT, *sharing), deadline)
-        near = _nearest(key, (other.decode() for other in found))
-        at, shown, scores, predictions = await self._ask("memory_remembered", near, deadline)
+        near = [key]
+        if self._neighbours > 0:
+            found = await self._ask("memory_near", (_KEYS_PER_VARIANT, key, *shared_variants(key)), deadline)
+            near = nearest(key, (other.decode() for other in found), self._neighbours)
+        at, times, clicked, predicted = await self._ask("memory_remembered", near, deadline)
         now = float(at or 0.0)
-        entries: dict[tuple[str, bytes], Remembered] = {}
-        for k, times, clicked, predicted in zip(near, shown, scores, predictions, strict=True):
-            alike = similarity(key, k)
-            asked = self._now(times, now) if times is not None else 0.0
-            for object_id, value in _pairs(clicked):
-                clicks = self._now(value, now)
-                entries[k, object_id] = Remembered(
-                    object_id.decode(), score(clicks, asked, PRIOR), clicks, False, alike
-                )
-            for object_id, value in _pairs(predicted):
-                # An actual score, even of 0, stands in the place of the predicted one.
-                if (k, object_id) not in entries:
-                    (worth,) = _SCORE.unpack(value)
-                    entries[k, object_id] = Remembered(object_id.decode(), worth, 0.0, True, alike)
-        return merge(entries.values(), limit)
+        return recollect(
+            key,
+            {k: self._now(value, now) for k, value in zip(near, times, strict=True) if value is not None},
+            [
+                (k, one.decode(), self._now(value, now))
+                for k, row in zip(near, clicked, strict=True)
+                for one, value in _pairs(row)
+            ],
+            [
+                (k, one.decode(), _SCORE.unpack(value)[0])
+                for k, row in zip(near, predicted, strict=True)
+                for one, value in _pairs(row)
+            ],
+            limit,
+        )
 
     async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
         if limit < 1:
@@ -225,14 +216,6 @@ class RedisMemory:
 def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """The fields and values of a hash."""
     return zip(row[::2], row[1::2], strict=True)
-
-
-def _nearest(key: str, sharing: Iterable[str]) -> list[str]:
-    """`key`, then the keys nearest to it: of those that are one of its variants, or share one with it."""
-    found = set(chain(variants(key), sharing))
-    found.discard(key)
-    ranked = sorted((-similarity(key, other), other) for other in found)
-    return [key, *(other for negative, other in ranked if -negative >= MIN_SIMILARITY)][: 1 + _NEIGHBOUR_KEYS]
 
 
 def _keys(queries: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:

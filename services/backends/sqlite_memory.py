@@ -17,21 +17,10 @@ from services.backends.sqlite import Database
 from services.backends.sqlite_memory_changes import TABLES, Changes, link, marks, set_state, state, unlink
 from services.backends.sqlite_memory_rows import READINGS, put
 from services.errors import StorageFailed
-from services.memory import (
-    MIN_SIMILARITY,
-    PRIOR,
-    decay,
-    memory_key,
-    merge,
-    score,
-    shared_variants,
-    similarity,
-    variants,
-)
+from services.memory import decay, recollect
+from services.memory_keys import NEIGHBOURS, memory_key, nearest, shared_variants
 from services.types import Deadline, Person, Remembered
 
-_NEIGHBOUR_KEYS = 16
-"""Neighbouring queries that one look-up reads."""
 _KEYS_PER_VARIANT = 64
 """Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
 _SHORT_PREFIX = 3
@@ -46,7 +35,8 @@ class SqliteMemory:
     half_life: seconds of log time after which a weight counts half. principal_cap: most that one principal may add to
     one (query, item), in debiased clicks, and to one query's times asked. items_per_query, texts_per_query,
     names_per_total (principals known by name behind one total), history (entries a person), queries, people: caps,
-    beyond which the least (of items and texts) or the least recently used goes.
+    beyond which the least (of items and texts) or the least recently used goes. neighbours: neighbouring queries that
+    one look-up reads.
     """
 
     def __init__(
@@ -61,11 +51,13 @@ class SqliteMemory:
         history: int = 200,
         queries: int = 500_000,
         people: int = 500_000,
+        neighbours: int = NEIGHBOURS,
     ) -> None:
         self._path = path
         self._database = Database(path, TABLES)
         self._half_life = half_life
         self._items_per_query = items_per_query
+        self._neighbours = neighbours
         self._changes = Changes(
             half_life, principal_cap, items_per_query, texts_per_query, names_per_total, history, queries, people
         )
@@ -106,27 +98,21 @@ class SqliteMemory:
         return await self._database.read(lambda connection: int(state(connection, "offset")))
 
     def _remembered(self, connection: sqlite3.Connection, key: str, limit: int) -> list[Remembered]:
-        near = _nearest(connection, key)
+        near = _nearest(connection, key, self._neighbours)
         now = state(connection, "at")
         places = marks(near)
         shown = {
             k: weight * decay(now - at, self._half_life)
             for k, weight, at in connection.execute(f"SELECT key, shown, at FROM queries WHERE key IN ({places})", near)
         }
-        found: dict[tuple[str, str], Remembered] = {}
-        for k, object_id, clicks, at in connection.execute(
-            f"SELECT key, object_id, clicks, at FROM scores WHERE key IN ({places})", near
-        ):
-            clicks *= decay(now - at, self._half_life)
-            found[k, object_id] = Remembered(
-                object_id, score(clicks, shown.get(k, 0.0), PRIOR), clicks, False, similarity(key, k)
+        actual = (
+            (k, object_id, clicks * decay(now - at, self._half_life))
+            for k, object_id, clicks, at in connection.execute(
+                f"SELECT key, object_id, clicks, at FROM scores WHERE key IN ({places})", near
             )
-        for k, object_id, predicted in connection.execute(
-            f"SELECT key, object_id, score FROM predictions WHERE key IN ({places})", near
-        ):
-            # An actual score, even of 0, stands in the place of the predicted one.
-            found.setdefault((k, object_id), Remembered(object_id, predicted, 0.0, True, similarity(key, k)))
-        return merge(found.values(), limit)
+        )
+        predicted = connection.execute(f"SELECT key, object_id, score FROM predictions WHERE key IN ({places})", near)
+        return recollect(key, shown, actual, predicted, limit)
 
     # --- writing: what the log says ---
 
@@ -216,13 +202,10 @@ class SqliteMemory:
         await self._database.close()
 
 
-def _nearest(connection: sqlite3.Connection, key: str) -> list[str]:
+def _nearest(connection: sqlite3.Connection, key: str, most: int) -> list[str]:
     """`key`, then the keys nearest to it."""
-    own = variants(key)
-    found = set(own)
-    for variant in (key, *shared_variants(key)):
+    sharing: set[str] = set()
+    for variant in (key, *shared_variants(key)) if most > 0 else ():
         rows = connection.execute("SELECT key FROM neighbours WHERE variant = ? LIMIT ?", (variant, _KEYS_PER_VARIANT))
-        found.update(row[0] for row in rows)
-    found.discard(key)
-    ranked = sorted((-similarity(key, other), other) for other in found)
-    return [key, *(other for negative, other in ranked if -negative >= MIN_SIMILARITY)][: 1 + _NEIGHBOUR_KEYS]
+        sharing.update(row[0] for row in rows)
+    return nearest(key, sharing, most)

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.backends.base import MemoryChange
-from services.memory import decay, variants
+from services.memory import decay
+from services.memory_keys import variants
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value NUMERIC NOT NULL) WITHOUT ROWID;

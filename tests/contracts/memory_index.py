@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.backends.base import MemoryChange, MemoryIndex, MemoryRow
-from services.memory import memory_key
+from services.memory_keys import memory_key
 from services.types import Deadline, Remembered
 
 DAY = 86400.0
@@ -203,6 +203,22 @@ class MemoryIndexContract:
             (actual,) = await memory.remembered(TOY, 10, soon())
             assert (actual.object_id, actual.predicted) == ("2", False)
             assert ids(await memory.remembered(memory_key("woody"), 10, soon())) == ["1"]
+
+        self.use(tmp_path, work)
+
+    def test_predictions_fade_as_their_query_is_asked(self, tmp_path: Path) -> None:
+        async def work(memory: MemoryIndex) -> None:
+            await memory.predict({"1": [("toy story", 0.1)], "2": [("toy story", 0.1)], "3": [("heat", 0.1)]})
+            await memory.apply([asked("toy story", f"u:{i}") for i in range(5)], 1)
+            found = await memory.remembered(TOY, 10, soon())
+            assert [(e.object_id, e.score, e.predicted) for e in found] == [
+                ("1", pytest.approx(0.05), True),
+                ("2", pytest.approx(0.05), True),
+            ]
+            await memory.apply([took("toy story", "2", "u:0")], 2)
+            assert ids(await memory.remembered(TOY, 10, soon())) == ["2", "1"]
+            (untouched,) = await memory.remembered("heat", 10, soon())
+            assert untouched.score == pytest.approx(0.1)
 
         self.use(tmp_path, work)
 

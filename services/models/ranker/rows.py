@@ -6,30 +6,27 @@ services.rankers.features, as served.
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.backends.base import EventLog, Record
+from services.backends.base import EventLog
 from services.datasets.folder import Dataset
-from services.errors import InvalidRequest, RecordDamaged
+from services.errors import InvalidRequest
 from services.evaluation.measures import exponential
+from services.models.clicks import VALIDATION_SHARE, Earned, earnings, held_out
 from services.models.ranker.answers import Answers, Together
 from services.rankers.base import Rows
 from services.rankers.features import NAMES, rows
-from services.rewards import examination, gain, principal_weight
-from services.types import Context, Document, Impression, Interaction, Pooled, Schema
+from services.rewards import examination
+from services.types import Context, Document, Impression, Pooled, Schema
 
 FEWEST = 50
 """Groups with something relevant that training and its gate need at least."""
-VALIDATION_SHARE = 0.2
-_READ = 500
-_HOUR = 3600.0
 _PERSON = NAMES.index("person_known")
 
 Found = tuple[Context, Sequence[Pooled], Mapping[str, Document]]
@@ -161,15 +158,12 @@ async def from_log(
     Raises InvalidRequest when either side has too few groups to learn or to judge from.
     """
     answers = Answers(curve)
-    shown: dict[str, tuple[float, str | None, Together]] = {}
-    recent: defaultdict[str, deque[float]] = defaultdict(deque)
-    async for record in records(log):
-        if isinstance(record, Impression) and _usable(record):
-            shown[record.query_id] = record.at, record.principal, _put_together(answers, record)
-        elif isinstance(record, Interaction) and record.query_id in shown and record.object_id is not None:
-            at, principal, together = shown[record.query_id]
-            if record.at - at <= attribution:
-                together.earn(record.object_id, _trust(principal, record.at, recent, cap) * gain(record, weights))
+    shown: dict[str, Together] = {}
+    async for told in earnings(log, weights, attribution, cap, _usable):
+        if isinstance(told, Earned):
+            shown[told.query_id].earn(told.object_id, told.worth)
+        else:
+            shown[told.query_id] = _put_together(answers, told)
     groups = [clicked(together) for together in answers.wanted()]
     training, validation = sides(groups)
     if len(training) < FEWEST or len(validation) < FEWEST * VALIDATION_SHARE:
@@ -179,35 +173,6 @@ async def from_log(
             f"{FEWEST * VALIDATION_SHARE:.0f} needed"
         )
     return training, validation
-
-
-async def records(log: EventLog) -> AsyncIterator[Record]:
-    """Every record that can be read, in order."""
-    after = 0
-    while True:
-        try:
-            batch = await log.read(after, _READ)
-        except RecordDamaged as damage:
-            if damage.offset is None:
-                raise
-            after = damage.offset
-            continue
-        if not batch:
-            return
-        after = batch[-1][0]
-        for _, record in batch:
-            yield record
-
-
-def _trust(principal: str | None, at: float, recent: Mapping[str, deque[float]], cap: int) -> float:
-    """Weight of this event of a principal, which is counted with it; callers that name nobody are not told apart."""
-    if principal is None:
-        return 1.0
-    times = recent[principal]
-    while times and times[0] <= at - _HOUR:
-        times.popleft()
-    times.append(at)
-    return principal_weight(len(times) - 1, cap)
 
 
 def _usable(impression: Impression) -> bool:
@@ -241,13 +206,8 @@ def sides(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
     """(training, validation), by a hash of the query."""
     found: tuple[list[Group], list[Group]] = ([], [])
     for group in groups:
-        found[_held_out(group.key)].append(group)
+        found[held_out(group.key)].append(group)
     return found
-
-
-def _held_out(key: str) -> bool:
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 < VALIDATION_SHARE
 
 
 def debiased(group: Group) -> NDArray[np.float64]:

@@ -1,0 +1,58 @@
+"""What the query predictor is trained on: per query of the log, how often each item was looked at and taken."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from services.backends.base import EventLog
+from services.models.clicks import Earned, earnings
+from services.rewards import examination
+from services.types import Impression
+
+
+@dataclass(slots=True)
+class Shown:
+    """An item under a query: `looks` by expectation, and in how many answers it was `taken`, both over all answers."""
+
+    looks: float = 0.0
+    taken: int = 0
+
+
+@dataclass(slots=True)
+class Asked:
+    """A query, by its memory key: `text` is how it was first written, normalised."""
+
+    text: str
+    items: defaultdict[str, Shown] = field(default_factory=lambda: defaultdict(Shown))
+
+
+async def from_log(
+    log: EventLog,
+    weights: Mapping[str, float],
+    attribution: float,
+    cap: int,
+    curve: Callable[[int], float] = examination,
+) -> dict[str, Asked]:
+    """Memory key -> query. An item was taken in an answer where all that was done with it within `attribution` seconds
+    is worth something together; see services.models.clicks.earnings for the parameters."""
+    asked: dict[str, Asked] = {}
+    keys: dict[str, str] = {}
+    worth: defaultdict[tuple[str, str], float] = defaultdict(float)
+    async for told in earnings(log, weights, attribution, cap, _usable):
+        if isinstance(told, Earned):
+            worth[told.query_id, told.object_id] += told.worth
+            continue
+        keys[told.query_id] = told.memory_key
+        query = asked.setdefault(told.memory_key, Asked(told.normalized))
+        for place, object_id in enumerate(told.shown, told.offset + 1):
+            query.items[object_id].looks += curve(place)
+    for (query_id, object_id), earned in worth.items():
+        if earned > 0.0 and (shown := asked[keys[query_id]].items.get(object_id)) is not None:
+            shown.taken += 1
+    return asked
+
+
+def _usable(impression: Impression) -> bool:
+    return impression.learn and bool(impression.memory_key)
