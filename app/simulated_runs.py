@@ -32,12 +32,14 @@ from services.evaluation.repeats import AFTER, Rounds, sample
 from services.evaluation.simulate import Course, simulate
 from services.evaluation.users import Search, Traffic, mix_of
 from services.policies.base import Policy
-from services.policies.fixed import UniformPolicy
+from services.policies.fixed import FIXED_COUNTS, FixedPolicy, UniformPolicy
 
 STATIC = "static"
 LEARNED = "LTRR"
 FORGETFUL = "no memory"
 MEASURES = ("ndcg@10", "capped_recall@10")
+ALONE = 100
+"""Candidates of an arm that is asked alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Row:
     """Arms that are not there."""
     blind: bool = False
     """Whether the policy is told nothing of the request."""
+    by_ranks: bool = False
+    """Whether the arms' lists are put together by ranks alone."""
     unharmed: bool = False
     """Whether no arm dies."""
 
@@ -65,6 +69,20 @@ ROWS: tuple[Row, ...] = (
     Row("no exploration", "LTRR that never explores", settings={"exploration": 0.0}),
     Row(FORGETFUL, "LTRR without the memory arm", without=frozenset({"memory"})),
 )
+
+
+def _alone(arm: str) -> Row:
+    def policy(settings: Settings) -> Policy:
+        return FixedPolicy({arm: ALONE}, settings.candidate_budget)
+
+    return Row(f"{arm} alone", f"{ALONE} candidates of {arm} and of no other arm; the least of lexical where it has none", policy)
+
+
+BASELINES: tuple[Row, ...] = (
+    *map(_alone, FIXED_COUNTS),
+    Row("RRF", "the static counts, lists put together by reciprocal rank fusion", fixed_policy, by_ranks=True),
+)
+"""Rows that learn nothing but what the memory does, and are not among those of a command that names none."""
 
 UNHARMED = Row("LTRR unharmed", "LTRR whose arms do not die", unharmed=True)
 
@@ -99,7 +117,7 @@ class Asked:
     def rows(self) -> tuple[Row, ...]:
         """All that there are."""
         arms = dict.fromkeys(outage.arm for outage in self.changes.outages)
-        return (*ROWS, *([UNHARMED] if arms else []), *map(without, arms))
+        return (*ROWS, *BASELINES, *([UNHARMED] if arms else []), *map(without, arms))
 
     @property
     def said(self) -> str:
@@ -167,7 +185,7 @@ async def _run(settings: Settings, asked: Asked, row: Row, seed: int, progress: 
     judge = Judge.of(dataset, model, seed, drift, own.action_weights)
     train = [query for query in dataset.queries("train") if judge.answerable(query.query_id)]
     test = [query for query in dataset.queries("test") if judge.answerable(query.query_id)]
-    world = World(seed, absent=row.without, blind=row.blind)
+    world = World(seed, absent=row.without, blind=row.blind, by_ranks=row.by_ranks)
     folder = asked.work / f"{row.name.replace(' ', '-')}-{seed}"
     policy = None if row.policy is None else row.policy(own)
     async with simulated(own, asked.prepared, folder, world, policy) as (system, service):

@@ -26,13 +26,14 @@ from services.errors import StorageFailed
 from services.evaluation.recorded import Lists, RecordedArm, RecordedIndex
 from services.evaluation.simulate import PAGE, Shown
 from services.evaluation.users import Habits, Search
+from services.fusion import fuse
 from services.learner import Learner
 from services.policies.base import Policy
 from services.rankers.base import Rows
 from services.rankers.features import NAMES, rows
 from services.rankers.passthrough import PassthroughRanker
 from services.slate import Entry
-from services.types import ArmOption, Context, Document, Hit, Pooled, Query, Schema, Understanding
+from services.types import ArmOption, Candidate, Context, Document, Hit, Pooled, Query, Schema, Understanding
 
 DAY = 86400.0
 LISTS = "lists.sqlite3"
@@ -51,6 +52,8 @@ class World:
     """Arms that this service does not have."""
     blind: bool = False
     """Whether policies are told nothing of the request."""
+    by_ranks: bool = False
+    """Whether lists are put together by ranks alone."""
     ranked: bool = True
     """Whether there is a ranker that looks at more than the fused score."""
     decisions: int = 0
@@ -126,6 +129,7 @@ def _surroundings(world: World, lists: Lists) -> Surroundings:
         arm=recorded,
         index=lambda index: RecordedIndex(index, lists),
         features=_nothing if world.blind else features,
+        fused=_by_ranks if world.by_ranks else fuse,
         tabled=tabled,
         presented=_plain,
     )
@@ -133,6 +137,11 @@ def _surroundings(world: World, lists: Lists) -> Surroundings:
 
 def _nothing(context: Context, options: Sequence[ArmOption], title: str | None) -> dict[str, float]:
     return {}
+
+
+def _by_ranks(lists: Mapping[str, Sequence[Candidate]], weights: Mapping[str, float]) -> list[Pooled]:
+    """Reciprocal rank fusion, every arm as good as any other."""
+    return fuse(lists, dict.fromkeys(lists, 1.0), method="rrf")
 
 
 def _fused(pool: Sequence[Pooled]) -> Rows:

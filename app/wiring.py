@@ -42,7 +42,7 @@ from services.errors import ModelInvalid, SettingsInvalid
 from services.evaluation.gate import PolicyGate
 from services.explain import Explainer
 from services.feedback import FeedbackService
-from services.fusion import FUSION_WEIGHTS
+from services.fusion import FUSION_WEIGHTS, fuse
 from services.learner import Learner
 from services.learner_link import LearnerLink
 from services.listing import Lister
@@ -56,7 +56,7 @@ from services.rankers.onnx import FILE as RANKER_FILE
 from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
 from services.schema_in_force import SchemaInForce
-from services.search import Knowledge, Matching, Presented, SearchEngine, Tabled, Told
+from services.search import Fused, Knowledge, Matching, Presented, SearchEngine, Tabled, Told
 from services.slate import slate
 from services.snapshots import KIND as POLICY
 from services.snapshots import POLICY_FILE
@@ -92,6 +92,8 @@ class Surroundings:
     """What stands in for the index where a search asks it for all that matches."""
     features: Told = features
     """What policies are told of a request."""
+    fused: Fused = fuse
+    """What puts the lists of the arms together."""
     tabled: Tabled = rows
     """What rankers are told of a pool."""
     presented: Presented = slate
@@ -284,6 +286,7 @@ def _system(
             stopwatch=around.stopwatch,
             seeds=around.seeds,
             told=around.features,
+            fused=around.fused,
             tabled=around.tabled,
             presented=around.presented,
         ),

@@ -70,6 +70,8 @@ _seldom = Seldom()
 
 Told = Callable[[Context, Sequence[ArmOption], str | None], dict[str, float]]
 """(context, options, title field) -> features, by name."""
+Fused = Callable[[Mapping[str, Sequence[Candidate]], Mapping[str, float]], list[Pooled]]
+"""As services.fusion.fuse."""
 Tabled = Callable[[Context, Sequence[Pooled], Mapping[str, Document], Schema], Rows]
 """As services.rankers.features.rows."""
 Presented = Callable[[Sequence[Entry], Mapping[str, Document], int, Understanding, Schema], tuple[Hit, ...]]
@@ -131,11 +133,13 @@ class SearchEngine:
         stopwatch: Callable[[], float] = time.monotonic,
         seeds: Callable[[], int] = lambda: secrets.randbits(63),
         told: Told = features,
+        fused: Fused = fuse,
         tabled: Tabled = rows,
         presented: Presented = slate,
     ) -> None:
         """`clock` dates answers, `stopwatch` times the circuits of arms, `seeds` gives each decision its own, `told` is
-        what policies are told of a request, `tabled` what the ranker is told of the pool, `presented` makes the hits.
+        what policies are told of a request, `fused` makes the pool, `tabled` what the ranker is told of it, `presented`
+        makes the hits.
         """
         self.knowledge = knowledge
         self._arms = tuple(arms)
@@ -155,6 +159,7 @@ class SearchEngine:
         self._clock = clock
         self._seeds = seeds
         self._told = told
+        self._fused = fused
         self._tabled = tabled
         self._presented = presented
 
@@ -233,7 +238,7 @@ class SearchEngine:
                 lists |= await self._rescue(context, decision, until)
         with metrics.stage("fuse"):
             weights = adapt(self._fusion_weights, *explained(understanding, schema.title))
-            pool = _top_up(fuse(lists, weights), matched.candidates, query.offset + query.limit)
+            pool = _top_up(self._fused(lists, weights), matched.candidates, query.offset + query.limit)
         with metrics.stage("documents"):
             try:
                 ids = [pooled.object_id for pooled in pool]

@@ -25,11 +25,12 @@ from app.apart import Searched
 from app.cli.progress import Progress
 from app.cli.train import train_encoders, train_ranker
 from app.client import Client
+from app.policies import fixed_policy
 from app.settings import Settings
 from app.simulated_changes import Changes, Shelf
 from app.simulated_frontier import frontier, point, seen
 from app.simulated_ranker import with_ranker
-from app.simulated_runs import LEARNED, ROWS, STATIC, Asked, finished, run, stem
+from app.simulated_runs import BASELINES, LEARNED, ROWS, STATIC, Asked, finished, run, stem
 from app.simulation import Simulated, World, prepare, simulated
 from app.stores import model_store
 from app.wiring import RANKER
@@ -41,6 +42,7 @@ from services.evaluation.frontier import Point
 from services.evaluation.judge import Judge
 from services.evaluation.simulate import Course, Shown, simulate
 from services.evaluation.users import Search, Traffic
+from services.fusion import fuse
 from services.policies.base import Outcome
 from services.policies.fixed import FixedPolicy
 from services.rankers.onnx import OnnxRanker
@@ -279,7 +281,7 @@ class TestCommand:
         out = io.StringIO()
         with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
             main(["simulate", "--help"])
-        assert all(row.name in out.getvalue() for row in ROWS)
+        assert all(row.name in out.getvalue() for row in (*ROWS, *BASELINES))
 
 
 class TestRuns:
@@ -355,6 +357,31 @@ class TestRuns:
         run(SETTINGS, short, "no context", 1)
         run(SETTINGS, short, LEARNED, 1)
         assert [world.blind for world in worlds] == [True, False]
+
+    def test_an_arm_alone_is_asked_for_much_and_the_others_for_no_more_than_an_answer_needs(self, asked: Asked) -> None:
+        run(SETTINGS, asked, "vector alone", 1)
+        spread = orjson.loads(stem(asked, "vector alone", 1).with_suffix(".json").read_bytes())["spread"]
+        assert spread["vector"] == {"100": 1.0}
+        assert all(set(spread[arm]) == {"0"} for arm in spread if arm != "vector")
+        run(SETTINGS, asked, "structured alone", 1)
+        spread = orjson.loads(stem(asked, "structured alone", 1).with_suffix(".json").read_bytes())["spread"]
+        assert set(spread["structured"]) == {"0", "100"}
+        assert spread["lexical"] == {"0": spread["structured"]["100"], "5": spread["structured"]["0"]}
+
+    def test_lists_can_be_put_together_by_ranks_alone(self, prepared: Path, tmp_path: Path) -> None:
+        async def orders(world: World) -> tuple[list[str], list[str]]:
+            async with simulated(SETTINGS, prepared, tmp_path / "work", world, fixed_policy(SETTINGS)) as (system, _):
+                found = await Searched(system, fixed_policy(SETTINGS)).collect(
+                    DatasetQuery("q", "test", "river garden")
+                )
+                by_ranks = fuse(found.lists, dict.fromkeys(found.lists, 1.0), "rrf")
+                return [p.object_id for p in found.pool], [p.object_id for p in by_ranks]
+
+        pool, by_ranks = asyncio.run(orders(World(1, by_ranks=True)))
+        assert pool[: len(by_ranks)] == by_ranks
+        usual, _ = asyncio.run(orders(World(1)))
+        assert usual != pool
+        assert sorted(usual) == sorted(pool)
 
     def test_a_row_without_an_arm_asks_it_nothing(self, asked: Asked) -> None:
         run(SETTINGS, asked, "no memory", 1)

@@ -28,7 +28,7 @@ from app.settings import Settings
 from app.simulated_changes import Changes
 from app.simulated_ranker import with_ranker
 from app.simulated_report import report
-from app.simulated_runs import FORGETFUL, LEARNED, ROWS, STATIC, Asked, Row, check, finished, repeating
+from app.simulated_runs import BASELINES, FORGETFUL, LEARNED, ROWS, STATIC, Asked, Row, check, finished, repeating
 from app.simulated_runs import run as run_row
 from app.simulation import prepare
 from services.errors import InvalidRequest, SettingsInvalid
@@ -36,7 +36,8 @@ from services.evaluation.drift import Outage
 from services.policies.fixed import FIXED_COUNTS
 
 OUT = Path("simulation")
-NAMES = tuple(row.name for row in ROWS)
+CHOICE = (*ROWS, *BASELINES)
+WIDTH = max(len(row.name) for row in CHOICE)
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,13 +46,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="learn from simulated people, and measure it",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="rows:\n" + "\n".join(f"  {row.name:16} {row.help}" for row in ROWS),
+        epilog="rows:\n" + "\n".join(f"  {row.name:{WIDTH}} {row.help}" for row in CHOICE),
     )
     parser.add_argument("--data", type=Path, metavar="DIR", required=True, help="data set folder with judged queries")
     parser.add_argument("--impressions", type=int, default=30_000, metavar="N", help="searches a run (default: 30000)")
     parser.add_argument("--seeds", type=seeds, default=(1,), metavar="LIST", help="as 1,2,3 (default: 1)")
     parser.add_argument(
-        "--rows", type=_rows, default=ROWS, metavar="LIST", help=f"of {', '.join(NAMES)} (default: all)"
+        "--rows",
+        type=_rows,
+        default=ROWS,
+        metavar="LIST",
+        help=f"of those below, comma between; all (default: {', '.join(row.name for row in ROWS)})",
     )
     parser.add_argument(
         "--clicks", choices=("position", "cascade", "dbn"), default="position", help="click model (default: position)"
@@ -139,7 +144,7 @@ def run(asked: argparse.Namespace) -> None:
     if what.repeats:
         what = repeating(what)
         asked.rows = tuple(row for row in ROWS if row.name in (LEARNED, FORGETFUL))
-    rows = (*asked.rows, *(row for row in what.rows if row not in ROWS))
+    rows = (*asked.rows, *(row for row in what.rows if row not in CHOICE))
     check(what)
     pairs = [(row.name, seed) for seed in asked.seeds for row in rows]
     with Progress() as progress:
@@ -182,7 +187,9 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def _rows(text: str) -> tuple[Row, ...]:
-    known = {row.name: row for row in ROWS}
+    known = {row.name: row for row in CHOICE}
+    if text == "all":
+        return CHOICE
     names = [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise argparse.ArgumentTypeError(f"no row {unknown[0]!r}; rows are {', '.join(known)}")
