@@ -75,7 +75,9 @@ def _alone(arm: str) -> Row:
     def policy(settings: Settings) -> Policy:
         return FixedPolicy({arm: ALONE}, settings.candidate_budget)
 
-    return Row(f"{arm} alone", f"{ALONE} candidates of {arm} and of no other arm; the least of lexical where it has none", policy)
+    return Row(
+        f"{arm} alone", f"{ALONE} candidates of {arm}, no other arm; the floor of lexical where it has none", policy
+    )
 
 
 BASELINES: tuple[Row, ...] = (

@@ -82,9 +82,7 @@ class Kinds:
         if self.centres is None:
             return None
         if self._predictor is None:
-            # A copy: the library counts predictions in what it saves.
-            predictor = vw.Workspace(LOADED.split(), model_data=self._learner.serialize())
-            self._predictor = predictor, vw.TextFormatParser(predictor)
+            self._predictor = self._copied()
         workspace, parser = self._predictor
         probabilities = np.array(workspace.predict_one(parser.parse_line(context_line(features))))
         # Not `@`, whose last bits depend on the number of threads: a replay must decide alike.
@@ -121,7 +119,13 @@ class Kinds:
         except Exception as error:  # the library raises bare RuntimeError and its own kinds
             raise ModelInvalid(f"a policy model that cannot be read: {type(error).__name__}") from error
         kinds._parser = vw.TextFormatParser(kinds._learner)
+        kinds._predictor = kinds._copied()  # now, and not when the first search is to be decided
         return kinds
+
+    def _copied(self) -> tuple[Workspace, Any]:
+        """What foretells, some milliseconds to make. A copy: the library counts predictions in what it saves."""
+        predictor = vw.Workspace(LOADED.split(), model_data=self._learner.serialize())
+        return predictor, vw.TextFormatParser(predictor)
 
     def _keep(self, line: str, worth: NDArray[np.float16], luck: np.random.Generator) -> None:
         """Every request so far is as likely to be in the sample as any other."""
