@@ -117,7 +117,7 @@ async def opened(
         await _agree_on_encoder(settings, stores, text_encoder.version, serving=learning)
         indexes = await open_indexes(settings, schema.value, text_encoder, taste, stack)
         vector_arm = VectorArm(indexes.texts, text_encoder)
-        personal_arm = PersonalArm(indexes.tastes, taste)
+        personal_arm = PersonalArm(indexes.tastes, taste, look=settings.action_weights["click"])
         # The order of decisions: what is cheap and specific first, so that the budget reaches it; lexical last, because
         # it can always serve and so fills up to the floor.
         arms: tuple[Arm, ...] = tuple(

@@ -16,7 +16,7 @@ import pytest
 from services.backends.base import Record, Tick
 from services.backends.sqlite_log import SqliteLog
 from services.errors import InvalidRequest, ModelInvalid
-from services.evaluation.measures import linear, ndcg
+from services.evaluation.measures import dcg, linear, ndcg
 from services.models.ranker import train as training
 from services.models.ranker.rows import Group, Labelled, debiased, from_labels, from_log, read_labels
 from services.models.ranker.train import FILE, Trained, round_thresholds, train
@@ -70,7 +70,7 @@ class TestTrain:
     def test_it_finds_what_matters_and_goes_live(self, trained: Trained) -> None:
         metrics = trained.meta["metrics"]
         assert trained.promote
-        assert metrics["ndcg"]["mean"] > metrics["baseline"]["mean"] + 0.3
+        assert metrics["ranker"]["mean"] > metrics["baseline"]["mean"] + 0.3
         assert metrics["difference"]["low"] > 0
         assert next(iter(trained.meta["importance"])) == NAMES[GOOD]
 
@@ -78,7 +78,7 @@ class TestTrain:
         meta = json.loads(json.dumps(trained.meta, allow_nan=False))
         ranker = OnnxRanker(trained.files[FILE], meta, "1")
         measured = [ndcg(g.gains.tolist(), ranker.score(g.rows).tolist(), g.ids, 10, gain=linear) for g in groups[1]]
-        assert np.mean(measured) == pytest.approx(meta["metrics"]["ndcg"]["mean"])
+        assert np.mean(measured) == pytest.approx(meta["metrics"]["ranker"]["mean"])
         assert next(iter(ranker.contributions(groups[1][0].rows)))
         assert meta["parity"]["largest_difference"] < 1e-5
 
@@ -114,7 +114,7 @@ class TestTrain:
         judges = [group(str(i)) for i in range(1000, 1030)]
         others = [against(group(str(i)), 0.1) for i in range(100, 300)]
         result = train(asked + others, judges, source="labels", trees=20)
-        assert result.meta["metrics"]["ndcg"]["mean"] > 0.7
+        assert result.meta["metrics"]["ranker"]["mean"] > 0.7
         result = train(asked + [replace(g, weight=0.0) for g in others], judges, source="labels", trees=20)
         assert result.meta["queries"]["training"] + result.meta["queries"]["stopping"] == 70
 
@@ -145,7 +145,7 @@ class TestTrain:
     ) -> None:
         lost = [replace(g, ideal=(*g.gains.tolist(), 3.0, 3.0, 3.0)) for g in groups[1]]
         metrics = train(groups[0], lost, source="labels", trees=30).meta["metrics"]
-        assert metrics["ndcg"]["mean"] < trained.meta["metrics"]["ndcg"]["mean"] - 0.2
+        assert metrics["ranker"]["mean"] < trained.meta["metrics"]["ranker"]["mean"] - 0.2
 
 
 class TestParity:
@@ -451,6 +451,47 @@ class TestPositionBias:
         assert known.promote
 
     def test_the_gate_counts_clicks_over_the_chance_to_be_seen(self, clicks: tuple[list[Group], list[Group]]) -> None:
-        judged = train(*clicks, source="log", trees=2).meta["metrics"]["baseline"]["mean"]
-        by_hand = [ndcg((g.gains / LOOKS).tolist(), range(20, 0, -1), g.ids, gain=linear) for g in clicks[1]]
-        assert judged == pytest.approx(np.mean(by_hand))
+        judged = train(*clicks, source="log", trees=2).meta["metrics"]
+        worth = [(g.gains / LOOKS).tolist() for g in clicks[1]]
+        shown, best = (sum(dcg(order) for order in orders) for orders in (worth, [sorted(w)[::-1] for w in worth]))
+        assert judged["measure"] == "DCG"
+        assert judged["baseline"]["mean"] == pytest.approx(shown / best)
+
+    def test_the_gate_is_not_fooled_by_people_who_click_what_stands_first(self) -> None:
+        """One answer a query, most of it noise: the rank of what was clicked speaks for the order that was shown."""
+        generator = np.random.default_rng(5)
+        places = np.arange(10)
+        groups, truth = [], []
+        for number in range(6000):
+            wanted = generator.random(10) < 0.15
+            shown = np.argsort(generator.normal(0, 1, 10) - 0.8 * wanted)
+            better = generator.normal(0, 1, 10) - 1.6 * wanted
+            chance = np.where(wanted, 0.6, 0.1)
+            looks = LOOKS[:10]
+            taken = generator.random(10) < looks * chance[shown]
+            rows = np.zeros((10, len(NAMES)), np.float32)
+            rows[:, GOOD] = -better[shown]
+            order = np.argsort(better)
+            truth.append(dcg(chance[order]) - dcg(chance[shown]))
+            ids = tuple(str(i) for i in places)
+            groups.append(Group(str(number), ids, rows, taken.astype(float), -places.astype(float), looks=looks))
+        groups = [g for g in groups if g.gains.any()]
+
+        class Better:
+            def score(self, table: Any) -> Any:
+                return table[:, GOOD]
+
+        metrics, difference = training._judge(Better(), groups)  # type: ignore[arg-type]
+        assert difference.low > 0.0
+        assert difference.mean == pytest.approx(metrics["ranker"]["mean"] - metrics["baseline"]["mean"])
+        naive = [
+            ndcg(g.gains.tolist(), scores.tolist(), g.ids, gain=linear)
+            for scores_of in (lambda g: g.rows[:, GOOD], lambda g: g.baseline)
+            for g in groups
+            for scores in (scores_of(g),)
+        ]
+        assert np.mean(naive[: len(groups)]) < np.mean(naive[len(groups) :]), "NDCG would have refused it"
+        best = np.mean([dcg(sorted((g.gains / LOOKS[:10]).tolist(), reverse=True)) for g in groups])
+        assert difference.low < np.sum(truth) / len(groups) / best < difference.high, (
+            "and the difference is the true one"
+        )

@@ -16,14 +16,16 @@ READING_SHARE = 0.5
 
 class PersonalArm:
     """Looks near the sum of the vectors of the person's recent items, each by its weight (dislikes count against), and
-    leaves those items themselves out."""
+    leaves out those that were taken or disliked. One that was merely looked at may still be what they want."""
 
     name = "personal"
     counts = COUNTS
 
-    def __init__(self, index: VectorIndex, encoder: TasteEncoder | None = None) -> None:
-        """`index` holds the vectors of `encoder`; without one, those of a text encoder: what is alike in words."""
+    def __init__(self, index: VectorIndex, encoder: TasteEncoder | None = None, look: float = 0.0) -> None:
+        """`index` holds the vectors of `encoder`; without one, those of a text encoder: what is alike in words. `look`:
+        the largest weight of an action by which an item is looked at, and not taken."""
         self._index = index
+        self._look = look
         self.encoder = encoder
         """Replaced together with the index's vectors, with no await in between."""
 
@@ -34,8 +36,11 @@ class PersonalArm:
         if not self.available(context):
             return []
         weights: dict[str, float] = {}
+        done: set[str] = set()
         for object_id, weight, _ in context.person.recent:
             weights[object_id] = weights.get(object_id, 0.0) + weight
+            if not 0.0 < weight <= self._look:
+                done.add(object_id)
         encoder = self.encoder
         vectors = await self._index.vectors(list(weights), deadline)
         if not vectors:
@@ -51,8 +56,8 @@ class PersonalArm:
                 break
             if encoder is not self.encoder:
                 raise ArmFailed("unavailable")
-            near = await self._index.nearest(wanted, context.query.filters + named, count + len(weights), deadline)
-            found |= {candidate.object_id: candidate for candidate in near if candidate.object_id not in weights}
+            near = await self._index.nearest(wanted, context.query.filters + named, count + len(done), deadline)
+            found |= {candidate.object_id: candidate for candidate in near if candidate.object_id not in done}
         return sorted(found.values(), key=lambda candidate: (-candidate.score, candidate.object_id))[:count]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from onnxmltools.convert.common.data_types import FloatTensorType
 
 from services.errors import InvalidRequest, ModelInvalid
 from services.evaluation.intervals import Interval, bootstrap, paired_bootstrap
-from services.evaluation.measures import linear, ndcg
+from services.evaluation.measures import dcg, linear, ndcg
 from services.models.ranker.rows import FEWEST, Group, debiased
 from services.rankers.base import Rows
 from services.rankers.features import NAMES
@@ -33,7 +33,7 @@ from services.rankers.onnx import FILE, FORMAT, OnnxRanker
 
 KIND = "ranker"
 DEPTH = 10
-"""k of NDCG@k."""
+"""k of NDCG@k and DCG@k."""
 STOPPING_SHARE = 0.15
 """Of the training queries, held back to decide how many trees: the validation queries judge the result only."""
 PARITY = 1e-4
@@ -99,8 +99,12 @@ def train(
 ) -> Trained:
     """Train on `training`, judge on `validation` against each group's baseline order.
 
-    Gate: the lower end of the 95 % interval of the difference in NDCG@10 (paired bootstrap over queries) is not below
-    0. Clicked groups are judged with gains over looks, and only on how they reorder what was shown.
+    Gate: the lower end of the 95 % interval of the difference (paired bootstrap over queries) is not below 0; for
+    judgements in NDCG@10. Clicked groups are judged by gains over looks, and only on how they reorder what was shown,
+    in DCG@10: a sum, of which this is an unbiased estimate (Joachims et al., WSDM 2017). Its ratio to the best order of
+    each query, NDCG, is not: where one item was clicked it is the rank of that item, and people click what stands
+    first. Films, 20,000 answers: -.015 in NDCG, for a ranker that is better by .004 in DCG and by .001 on judgements.
+
     `source` (labels | log) goes into the meta data. `objective`: one of OBJECTIVES. The stopping queries decide how
     many trees there are, and are then trained on like the others.
 
@@ -133,7 +137,10 @@ def train(
     meta["importance"] = _importance(booster)
     promote = difference.low >= 0.0
     verdict = "not worse than" if promote else "may be worse than"
-    reason = f"NDCG@{DEPTH} {verdict} the order it replaces: difference {difference} over {len(validation)} queries"
+    reason = (
+        f"{metrics['measure']}@{DEPTH} {verdict} the order it replaces: difference {difference} over "
+        f"{len(validation)} queries"
+    )
     meta["gate"] = {"promote": promote, "reason": reason}
     return Trained({FILE: model}, meta, promote, reason)
 
@@ -282,20 +289,24 @@ def _parity(booster: lightgbm.Booster, ranker: OnnxRanker, table: Rows) -> dict[
 
 
 def _judge(ranker: OnnxRanker, groups: Sequence[Group]) -> tuple[dict[str, Any], Interval]:
-    """Weighted mean NDCG of ranker and baseline with intervals, and the interval of their difference."""
+    """Weighted mean NDCG (of clicked groups DCG, as a share of that of the best orders) of ranker and baseline with
+    intervals, and the interval of their difference."""
     weights = [group.weight for group in groups]
-    learned = [_measure(group, ranker.score(group.rows)) for group in groups]
-    baseline = [_measure(group, group.baseline) for group in groups]
+    clicked = groups[0].looks is not None
+    measure = _additive(groups) if clicked else _normalised
+    learned = [measure(group, ranker.score(group.rows)) for group in groups]
+    baseline = [measure(group, group.baseline) for group in groups]
     difference = paired_bootstrap(learned, baseline, weights)
     slices = sorted({group.slice for group in groups} - {""})
     metrics: dict[str, Any] = {
-        "ndcg": _plain(bootstrap(learned, weights)),
+        "measure": "DCG" if clicked else "NDCG",
+        "ranker": _plain(bootstrap(learned, weights)),
         "baseline": _plain(bootstrap(baseline, weights)),
         "difference": _plain(difference),
         "slices": {
             name: {
                 "queries": len(members),
-                "ndcg": float(np.mean([learned[i] for i in members])),
+                "ranker": float(np.mean([learned[i] for i in members])),
                 "baseline": float(np.mean([baseline[i] for i in members])),
             }
             for name in slices
@@ -305,9 +316,20 @@ def _judge(ranker: OnnxRanker, groups: Sequence[Group]) -> tuple[dict[str, Any],
     return metrics, difference
 
 
-def _measure(group: Group, scores: NDArray[Any]) -> float:
-    worth = debiased(group).tolist()
-    return ndcg(worth, scores.tolist(), group.ids, DEPTH, group.ideal or None, gain=linear)
+def _normalised(group: Group, scores: NDArray[Any]) -> float:
+    return ndcg(group.gains.tolist(), scores.tolist(), group.ids, DEPTH, group.ideal or None, gain=linear)
+
+
+def _additive(groups: Sequence[Group]) -> Callable[[Group, NDArray[Any]], float]:
+    """DCG over one number for all `groups`: their weighted mean of the best there is."""
+    best = [dcg(sorted(debiased(group).tolist(), reverse=True), DEPTH) for group in groups]
+    scale = float(np.average(best, weights=[group.weight for group in groups])) or 1.0
+
+    def measure(group: Group, scores: NDArray[Any]) -> float:
+        ranked = sorted(zip((-scores).tolist(), group.ids, debiased(group).tolist(), strict=True))
+        return dcg((worth for _, _, worth in ranked), DEPTH) / scale
+
+    return measure
 
 
 def _importance(booster: lightgbm.Booster) -> dict[str, float]:
