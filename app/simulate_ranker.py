@@ -46,8 +46,9 @@ from services.evaluation.simulate_ranker import (
     ranked,
 )
 from services.evaluation.users import Traffic
+from services.models.ranker.ensemble import LISTWISE, OBJECTIVES, PARAMETERS, POINTWISE
 from services.models.ranker.rows import Group, labelled, sides
-from services.models.ranker.train import LISTWISE, OBJECTIVES, PARAMETERS, POINTWISE, Trained, train
+from services.models.ranker.train import Trained, train
 from services.rankers.features import NAMES, rows
 from services.rankers.onnx import FILE, OnnxRanker
 from services.rewards import examination

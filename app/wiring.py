@@ -323,7 +323,7 @@ def local_learner(
 def new_learner(
     settings: Settings,
     stores: Stores,
-    on_publish: Callable[[str, bytes], None] | None = None,
+    on_publish: Callable[[str, bytes], None] = lambda version, model: None,
     guard: Callable[[], Awaitable[None]] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Learner:

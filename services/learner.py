@@ -54,8 +54,8 @@ class Learner:
 
     load_policy makes a policy of a snapshot's bytes; attribution: seconds of log time of a reward window; weights: per
     action (services.rewards); principal_cap: decisions an hour of one principal that count in full; on_publish is told
-    (version, bytes) of every snapshot, a restored one too, in a thread of its own; guard raises, before a snapshot is
-    written, when another process has become the learner.
+    (version, bytes) of every snapshot, in a thread; guard raises, before a snapshot is written, when another process
+    has become the learner.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Learner:
         weights: Mapping[str, float],
         principal_cap: int,
         snapshot_seconds: float,
-        on_publish: Callable[[str, bytes], None] | None = None,
+        on_publish: Callable[[str, bytes], None] = lambda version, model: None,
         guard: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -130,7 +130,7 @@ class Learner:
                     self._policy, self._learned, self._shares = policy, snapshot.learned, snapshot.shares
                     self._snapshot, self._snapshot_at = stored.version, self._clock()
                     await self._reopen(snapshot.low, snapshot.offset)
-                    await self._announce(stored.version, snapshot.model)
+                    await asyncio.to_thread(self._on_publish, stored.version, snapshot.model)
             if self._memory_offset > end:
                 raise StorageFailed(f"the memory has read to {self._memory_offset}, but the log ends at {end}")
 
@@ -401,7 +401,7 @@ class Learner:
         self._changed = False
         self._snapshot, self._snapshot_at = version, self._clock()
         metrics.SNAPSHOT_TIME.set(self._snapshot_at)
-        await self._announce(version, snapshot.model)
+        await asyncio.to_thread(self._on_publish, version, snapshot.model)
         await self._tell_consumed()
         return version
 
@@ -419,7 +419,3 @@ class Learner:
         `offset` closed and that are learned already lie before it."""
         oldest = self._closed[0][1] if self._closed else self._windows.oldest
         return self.offset + 1 if oldest is None else oldest.offset
-
-    async def _announce(self, version: str, model: bytes) -> None:
-        if self._on_publish is not None:  # in a thread: searches may share this one, and reading a model takes a while
-            await asyncio.to_thread(self._on_publish, version, model)

@@ -16,6 +16,8 @@ PIPELINES = {
     *("search", "listing", "paging", "recall", "retrieval", "impressions", "explain", "autocomplete"),
     *("feedback", "learner", "learner_link", "survey", "ubi", "catalogue", "upkeep", "backup"),
 }
+OFFLINE = ("train", "rows", "ensemble", "convert", "judge")
+"""Last parts of modules that only training needs."""
 FAMILIES = ("arms", "policies", "rankers", "backends")
 
 
@@ -53,7 +55,7 @@ def level(module: str) -> int | None:
     parts = module.split(".")
     if module in GROUND or module == "services":
         return 0
-    if parts[-1] in ("train", "rows") or parts[1] in ("evaluation", "datasets", "sample", "replay"):
+    if parts[-1] in OFFLINE or parts[1] in ("evaluation", "datasets", "sample", "replay"):
         return None
     if parts[1] in ("arms", "policies", "rankers"):
         return 2

@@ -17,9 +17,11 @@ from services.backends.base import Record, Tick
 from services.backends.sqlite_log import SqliteLog
 from services.errors import InvalidRequest, ModelInvalid
 from services.evaluation.measures import dcg, linear, ndcg
-from services.models.ranker import train as training
+from services.models.ranker.convert import convert, parity, round_thresholds
+from services.models.ranker.ensemble import LEVELS, LISTWISE, OBJECTIVES, fit
+from services.models.ranker.judge import judge
 from services.models.ranker.rows import Group, Labelled, debiased, from_labels, from_log, read_labels
-from services.models.ranker.train import FILE, Trained, round_thresholds, train
+from services.models.ranker.train import FILE, Trained, train
 from services.rankers.features import NAMES
 from services.rankers.onnx import OnnxRanker
 from services.rewards import examination
@@ -137,8 +139,8 @@ class TestTrain:
             [dwelt(str(i)) for i in range(80)], [dwelt(str(i)) for i in range(1000, 1020)], source="log", trees=20
         )
         assert result.promote
-        booster = training._fit([dwelt(str(i)) for i in range(80)], [], 2, 2, 0, training.LISTWISE)
-        assert len(booster.params["label_gain"]) == training.LEVELS
+        booster = fit([dwelt(str(i)) for i in range(80)], [], 2, 2, 0, LISTWISE)
+        assert len(booster.trees.params["label_gain"]) == LEVELS
 
     def test_what_was_not_retrieved_counts_against_the_measure(
         self, trained: Trained, groups: tuple[list[Group], list[Group]]
@@ -149,18 +151,18 @@ class TestTrain:
 
 
 class TestParity:
-    @pytest.mark.parametrize("objective", training.OBJECTIVES)
+    @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_values_at_the_thresholds_go_the_same_way(
         self, groups: tuple[list[Group], list[Group]], objective: str
     ) -> None:
         """Served thresholds are float32, trained ones float64: ask with each threshold's float32 neighbours."""
-        booster = training._fit(groups[0], [], 20, 5, 0, objective)
+        booster = fit(groups[0], [], 20, 5, 0, objective)
         ranker = OnnxRanker(
-            training._convert(booster),
+            convert(booster),
             {"format": 1, "features": list(NAMES), "reference": [0.5] * len(NAMES)},
             "1",
         )
-        text = booster.model_to_string().splitlines()
+        text = booster.trees.model_to_string().splitlines()
         features = " ".join(line.removeprefix("split_feature=") for line in text if line.startswith("split_feature="))
         thresholds = " ".join(line.removeprefix("threshold=") for line in text if line.startswith("threshold="))
         rows = []
@@ -172,7 +174,7 @@ class TestParity:
                 rows.append(row)
         table = np.array(rows, dtype=np.float32)
         assert len(table) > 500
-        assert np.abs(booster.predict(table, raw_score=True) - ranker.score(table)).max() < 1e-5
+        assert np.abs(booster.score(table) - ranker.score(table)).max() < 1e-5
 
     def test_thresholds_are_rounded_down(self) -> None:
         above = float(np.nextafter(np.float32(0.1), np.float32(0)))
@@ -186,12 +188,12 @@ class TestParity:
         assert all(float(np.float32(value)) == value for value in values)
 
     def test_a_conversion_that_changes_scores_is_refused(self, groups: tuple[list[Group], list[Group]]) -> None:
-        booster = training._fit(groups[0], [], 5, 5, 0)
-        other = training._fit(groups[1], [], 5, 5, 0)
+        booster = fit(groups[0], [], 5, 5, 0)
+        other = fit(groups[1], [], 5, 5, 0)
         meta = {"format": 1, "features": list(NAMES), "reference": [0.5] * len(NAMES)}
-        ranker = OnnxRanker(training._convert(other), meta, "1")
+        ranker = OnnxRanker(convert(other), meta, "1")
         with pytest.raises(ModelInvalid, match="differs by"):
-            training._parity(booster, ranker, groups[0][0].rows)
+            parity(booster, ranker, groups[0][0].rows)
 
 
 # --- from judged queries ------------------------------------------------------------------------------------------
@@ -447,7 +449,7 @@ class TestPositionBias:
     def test_what_only_decides_the_place_is_believed_less(self, clicks: tuple[list[Group], list[Group]]) -> None:
         known = train(*clicks, source="log", trees=40)
         unknown = train([replace(g, looks=np.ones(20)) for g in clicks[0]], clicks[1], source="log", trees=40)
-        assert known.meta["importance"][NAMES[FUSED]] < 0.75 * unknown.meta["importance"][NAMES[FUSED]]
+        assert known.meta["fused_slope"] < 0.75 * unknown.meta["fused_slope"]
         assert known.promote
 
     def test_the_gate_counts_clicks_over_the_chance_to_be_seen(self, clicks: tuple[list[Group], list[Group]]) -> None:
@@ -481,7 +483,7 @@ class TestPositionBias:
             def score(self, table: Any) -> Any:
                 return table[:, GOOD]
 
-        metrics, difference = training._judge(Better(), groups)  # type: ignore[arg-type]
+        metrics, difference = judge(Better(), groups)  # type: ignore[arg-type]
         assert difference.low > 0.0
         assert difference.mean == pytest.approx(metrics["ranker"]["mean"] - metrics["baseline"]["mean"])
         naive = [

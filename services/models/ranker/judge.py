@@ -1,0 +1,71 @@
+"""Whether a ranker is better than the order it replaces, on held out queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.evaluation.intervals import Interval, bootstrap, paired_bootstrap
+from services.evaluation.measures import dcg, linear, ndcg
+from services.models.ranker.rows import Group, debiased
+from services.rankers.base import Ranker
+
+DEPTH = 10
+"""k of NDCG@k and DCG@k."""
+
+
+def judge(ranker: Ranker, groups: Sequence[Group]) -> tuple[dict[str, Any], Interval]:
+    """(weighted means of ranker and baseline with intervals, the interval of their difference); of judgements NDCG.
+
+    Clicked groups are judged by gains over looks, and only on how they reorder what was shown, in DCG: a sum, of which
+    this is an unbiased estimate (Joachims et al., WSDM 2017); as a share of the mean of the best orders. Its ratio to
+    the best order of each query, NDCG, is not: where one item was clicked it is the rank of that item, and people click
+    what stands first. Films, 20,000 answers: -.015 in NDCG, for a ranker that is better by .004 in DCG and by .001 on
+    judgements.
+    """
+    weights = [group.weight for group in groups]
+    clicked = groups[0].looks is not None
+    measure = _additive(groups) if clicked else _normalised
+    learned = [measure(group, ranker.score(group.rows)) for group in groups]
+    baseline = [measure(group, group.baseline) for group in groups]
+    difference = paired_bootstrap(learned, baseline, weights)
+    slices = sorted({group.slice for group in groups} - {""})
+    metrics: dict[str, Any] = {
+        "measure": "DCG" if clicked else "NDCG",
+        "ranker": _plain(bootstrap(learned, weights)),
+        "baseline": _plain(bootstrap(baseline, weights)),
+        "difference": _plain(difference),
+        "slices": {
+            name: {
+                "queries": len(members),
+                "ranker": float(np.mean([learned[i] for i in members])),
+                "baseline": float(np.mean([baseline[i] for i in members])),
+            }
+            for name in slices
+            for members in [[i for i, group in enumerate(groups) if group.slice == name]]
+        },
+    }
+    return metrics, difference
+
+
+def _normalised(group: Group, scores: NDArray[Any]) -> float:
+    return ndcg(group.gains.tolist(), scores.tolist(), group.ids, DEPTH, group.ideal or None, gain=linear)
+
+
+def _additive(groups: Sequence[Group]) -> Callable[[Group, NDArray[Any]], float]:
+    """DCG over one number for all `groups`: their weighted mean of the best there is."""
+    best = [dcg(sorted(debiased(group).tolist(), reverse=True), DEPTH) for group in groups]
+    scale = float(np.average(best, weights=[group.weight for group in groups])) or 1.0
+
+    def measure(group: Group, scores: NDArray[Any]) -> float:
+        ranked = sorted(zip((-scores).tolist(), group.ids, debiased(group).tolist(), strict=True))
+        return dcg((worth for _, _, worth in ranked), DEPTH) / scale
+
+    return measure
+
+
+def _plain(interval: Interval) -> dict[str, float]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
