@@ -326,6 +326,27 @@ def test_taste_finds_what_people_like_later_better_than_quality_does(
     run(tmp_path, schema, taste, films, work)
 
 
+def test_what_was_merely_looked_at_may_still_be_wanted(tmp_path: Path, schema: Schema) -> None:
+    items: list[Any] = [{"id": name} for name in ("looked", "played", "disliked", "both", "new")]
+    recent = [
+        ("looked", 1.0, 0.0),
+        ("played", 2.0, 0.0),
+        ("disliked", -1.0, 0.0),
+        ("both", 1.0, 0.0),
+        ("both", 5.0, 0.0),
+    ]
+
+    async def work(index: QdrantEdgeIndex) -> None:
+        async def ids(**options: float) -> set[str]:
+            arm = PersonalArm(index, TasteEncoder.untrained(), **options)
+            return {candidate.object_id for candidate in await ask(arm, context("x", recent=recent))}
+
+        assert await ids(look=1.0) == {"looked", "new"}
+        assert await ids() == {"new"}
+
+    run(tmp_path, schema, TasteEncoder.untrained(), items, work)
+
+
 def test_readings_about_as_likely_are_all_looked_for(tmp_path: Path, schema: Schema) -> None:
     items: list[Any] = [{"id": f"d{i}", "genres": ["Drama"]} for i in range(3)]
     items += [{"id": f"h{i}", "genres": "Horror"} for i in range(3)] + [{"id": "known"}]
