@@ -21,7 +21,7 @@ from services.models.ranker.convert import convert, parity, round_thresholds
 from services.models.ranker.ensemble import LEVELS, LISTWISE, OBJECTIVES, fit
 from services.models.ranker.judge import judge
 from services.models.ranker.rows import Group, Labelled, debiased, from_labels, from_log, read_labels
-from services.models.ranker.train import FILE, Trained, train
+from services.models.ranker.train import FILE, Trained, train, train_on_clicks
 from services.rankers.features import NAMES
 from services.rankers.onnx import OnnxRanker
 from services.rewards import examination
@@ -118,7 +118,7 @@ class TestTrain:
         result = train(asked + others, judges, source="labels", trees=20)
         assert result.meta["metrics"]["ranker"]["mean"] > 0.7
         result = train(asked + [replace(g, weight=0.0) for g in others], judges, source="labels", trees=20)
-        assert result.meta["queries"]["training"] + result.meta["queries"]["stopping"] == 70
+        assert result.meta["queries"]["training"] == 70
 
     def test_too_little_is_refused_with_how_much_there_is(self) -> None:
         with pytest.raises(InvalidRequest, match="49 training queries"):
@@ -479,11 +479,7 @@ class TestPositionBias:
             groups.append(Group(str(number), ids, rows, taken.astype(float), -places.astype(float), looks=looks))
         groups = [g for g in groups if g.gains.any()]
 
-        class Better:
-            def score(self, table: Any) -> Any:
-                return table[:, GOOD]
-
-        metrics, difference = judge(Better(), groups)  # type: ignore[arg-type]
+        metrics, difference = judge(lambda group: group.rows[:, GOOD], groups)
         assert difference.low > 0.0
         assert difference.mean == pytest.approx(metrics["ranker"]["mean"] - metrics["baseline"]["mean"])
         naive = [
@@ -497,3 +493,25 @@ class TestPositionBias:
         assert difference.low < np.sum(truth) / len(groups) / best < difference.high, (
             "and the difference is the true one"
         )
+
+    def test_a_log_is_judged_as_a_whole_by_rankers_that_have_not_seen_the_query(
+        self, clicks: tuple[list[Group], list[Group]]
+    ) -> None:
+        groups = [*clicks[0], *clicks[1]]
+        whole = train_on_clicks(groups, trees=40)
+        assert whole.promote
+        assert whole.meta["queries"] == {"training": len(groups), "validation": len(groups)}
+        assert train_on_clicks(groups, trees=40).files == whole.files
+        width, narrower = (
+            found.meta["metrics"]["difference"]["high"] - found.meta["metrics"]["difference"]["low"]
+            for found in (train(*clicks, source="log", trees=40), whole)
+        )
+        assert narrower < 0.7 * width
+        # What can only be known by heart is not believed: anything is clicked that is looked at.
+        luck = np.random.default_rng(11)
+        random = [replace(g, gains=(luck.random(20) < 0.3 * LOOKS).astype(float)) for g in groups]
+        assert not train_on_clicks([g for g in random if g.gains.any()], trees=40).promote
+
+    def test_too_little_is_said_before_anything_is_trained(self, clicks: tuple[list[Group], list[Group]]) -> None:
+        with pytest.raises(InvalidRequest, match="too little"):
+            train_on_clicks(clicks[0][:30])

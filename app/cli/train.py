@@ -77,14 +77,13 @@ async def train_ranker(settings: Settings, data: Path | None, seed: int, promote
         ) from error
     if data is not None:
         training, validation = await _judged(settings, data)
-        source = "labels"
+        trained = await asyncio.to_thread(train.train, training, validation, source="labels", seed=seed)
     else:
         async with open_log(settings) as log:
             training, validation = await rows.from_log(
                 log, settings.action_weights, settings.attribution_seconds, settings.principal_cap
             )
-        source = "log"
-    trained = await asyncio.to_thread(train.train, training, validation, source=source, seed=seed)
+        trained = await asyncio.to_thread(train.train_on_clicks, [*training, *validation], seed=seed)
     return _store(settings, RANKER, trained.files, trained.meta, promote and trained.promote, trained.reason)
 
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from services.evaluation.intervals import Interval, bootstrap, paired_bootstrap
 from services.evaluation.measures import dcg, linear, ndcg
 from services.models.ranker.rows import Group, debiased
-from services.rankers.base import Ranker
 
 DEPTH = 10
 """k of NDCG@k and DCG@k."""
 
 
-def judge(ranker: Ranker, groups: Sequence[Group]) -> tuple[dict[str, Any], Interval]:
+def judge(score: Callable[[Group], NDArray[Any]], groups: Sequence[Group]) -> tuple[dict[str, Any], Interval]:
     """(weighted means of ranker and baseline with intervals, the interval of their difference); of judgements NDCG.
+    `score`: a group's items by a ranker that was not trained on it.
 
     Clicked groups are judged by gains over looks, and only on how they reorder what was shown, in DCG: a sum, of which
     this is an unbiased estimate (Joachims et al., WSDM 2017); as a share of the mean of the best orders. Its ratio to
@@ -29,7 +29,7 @@ def judge(ranker: Ranker, groups: Sequence[Group]) -> tuple[dict[str, Any], Inte
     weights = [group.weight for group in groups]
     clicked = groups[0].looks is not None
     measure = _additive(groups) if clicked else _normalised
-    learned = [measure(group, ranker.score(group.rows)) for group in groups]
+    learned = [measure(group, score(group)) for group in groups]
     baseline = [measure(group, group.baseline) for group in groups]
     difference = paired_bootstrap(learned, baseline, weights)
     slices = sorted({group.slice for group in groups} - {""})
