@@ -1,5 +1,6 @@
-"""A ranker for simulations, from simulated clicks alone: the service lives under the static mix, and a ranker is
-trained on its log as `ltrr train ranker` does it."""
+"""A ranker for simulations, from simulated clicks alone: the service lives as it comes, its policy learning, and a
+ranker is trained on its log as `ltrr train ranker` does it. A log of the static mix alone would not do: a ranker that
+has never seen a list of another length than the static one misjudges what the learned policy finds."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from app.apart import EMBEDDED
-from app.policies import fixed_policy
 from app.settings import Settings
 from app.simulated_runs import Asked
 from app.simulation import LISTS, World, lived
@@ -33,7 +33,7 @@ async def with_ranker(settings: Settings, what: Asked, train: TrainRanker, progr
     Raises InvalidRequest when the ranker does not pass its gate.
     """
     prepared = what.prepared
-    asked = f"{prepared.joinpath('prepared').read_text()}\n{what.ranker} {what.click_model} {what.noise}"
+    asked = f"{prepared.joinpath('prepared').read_text()}\nLTRR {what.ranker} {what.click_model} {what.noise}"
     ranked, work = prepared.with_name("prepared-ranker"), prepared.with_name("ranker-work")
     done = ranked / "ranked"
     if done.exists() and done.read_text() == asked:
@@ -44,7 +44,7 @@ async def with_ranker(settings: Settings, what: Asked, train: TrainRanker, progr
     dataset = Dataset.open(what.data)
     judge = Judge.of(dataset, click_model(what.click_model, noise=what.noise), SEED, weights=settings.action_weights)
     queries = [query for query in dataset.queries("train") if judge.answerable(query.query_id)]
-    async with lived(settings, prepared, work, World(SEED), fixed_policy(settings)) as (_, service):
+    async with lived(settings, prepared, work, World(SEED)) as (_, service):
         await simulate(service, Traffic(queries, SEED), judge, what.ranker, progress=progress)
         await service.learn()
     refused = await train(settings.model_copy(update={"data_dir": work} | EMBEDDED))

@@ -111,7 +111,7 @@ class Asked:
     repeats: int = 0
     """Queries a slice that are asked over and over; 0: traffic as users make it."""
     ranker: int = 0
-    """Impressions under the static mix that the ranker in `prepared` was trained on; 0: none is there."""
+    """Impressions that the ranker in `prepared` was trained on; 0: none is there."""
     http: bool = False
     """Whether it goes through a process that serves."""
 

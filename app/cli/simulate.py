@@ -91,7 +91,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         default=0,
         metavar="N",
-        help="first train a ranker on the clicks of N searches under the static mix; every row has it then",
+        help="first train a ranker on the clicks of N searches by LTRR; every row has it then",
     )
     parser.add_argument(
         "--http",
