@@ -20,6 +20,8 @@ LIMIT = 100
 """Items that are remembered of a query at most."""
 CORRECTED = 0.9
 """How alike a misspelled query and its correct spelling are."""
+LONGEST = 5_000
+"""Characters of a text that are looked through."""
 BORNE_OUT = 0.6
 """Share of what the query's words say that an item must hold to be taken from another query than this one. Without it
 "pirates of the caribbean 4 full movie" brought the films of "toy story 4 full movie" (films, unseen validation queries:
@@ -59,14 +61,21 @@ async def recall(
 
 
 def _telling(understanding: Understanding) -> list[tuple[re.Pattern[str], float]]:
-    """The query's words that the catalogue knows, as what to look for (anything that begins with the stem), with how
-    rare they are."""
+    """The query's words that the catalogue knows, as what to look for, with how rare they are: anything that begins as
+    the word and its stem do ("stor" for "stories", whose stem is "stori")."""
     rarity = understanding.rarity or (1.0,) * len(understanding.tokens)
     return [
-        (re.compile(rf"\b{re.escape(stem(token))}"), rare)
+        (re.compile(rf"\b{re.escape(_root(token))}"), rare)
         for token, rare in zip(understanding.tokens, rarity, strict=True)
         if rare < 1.0 and token not in ENGLISH_STOPWORDS
     ]
+
+
+def _root(word: str) -> str:
+    """What the word and its stem begin with."""
+    stemmed = stem(word)
+    alike = (place for place, (a, b) in enumerate(zip(word, stemmed, strict=False)) if a != b)
+    return word[: next(alike, min(len(word), len(stemmed)))]
 
 
 def _borne_out(words: Sequence[tuple[re.Pattern[str], float]], document: Document, schema: Schema) -> bool:
@@ -81,5 +90,5 @@ def _borne_out(words: Sequence[tuple[re.Pattern[str], float]], document: Documen
 
 def _text(document: Document, schema: Schema) -> str:
     fields = schema.of(Role.TEXT, Role.KEYWORD, Role.NUMBER)
-    text = " ".join(text for field in fields for text in strings(document.get(field.name)))
+    text = " ".join(text[:LONGEST] for field in fields for text in strings(document.get(field.name)))
     return fold(normalize(text)).replace("'", "").replace("’", "")

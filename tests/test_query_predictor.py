@@ -72,6 +72,10 @@ class TestGuesses:
         for guess in guesses({"id": "1", "name": name, "actors": [None, 3, "", "A"]}, SCHEMA, ["x"]):
             assert guess.key
 
+    def test_what_nobody_would_write_is_cut(self) -> None:
+        found = guesses({"id": "1", "name": "a b " * 50_000, "actors": ["c d " * 50_000] * 900}, SCHEMA, ["x"])
+        assert all(len(guess.text) <= 401 for guess in found)
+
     def test_nothing_without_a_title(self) -> None:
         assert guesses(TOY, Schema(SCHEMA.fields)) == []
         assert guesses({"id": "2"}, SCHEMA) == []

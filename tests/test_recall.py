@@ -68,6 +68,11 @@ def test_neighbours_are_believed_as_far_as_the_items_bear_them_out(tmp_path: Pat
     assert near["toy4"].similarity < 1.0
 
 
+def test_words_are_found_whatever_their_ending(tmp_path: Path) -> None:
+    taken = [("toys stories", "toy4"), ("toys stories", "heat")]
+    assert recalled(tmp_path, taken, "story of two toys").keys() == {"toy4"}
+
+
 def test_words_that_no_item_has_ask_for_nothing(tmp_path: Path) -> None:
     found = recalled(tmp_path, [("john wick", "wick")], "john wick putlocker")
     assert found.keys() == {"wick"}

@@ -19,6 +19,8 @@ from services.values import first_number, values
 
 VALUES = 3
 """Values of each keyword field that are tried: the first ones are the most telling where there is an order."""
+LONGEST = 200
+"""Characters of a name or value that are read: nobody writes longer queries."""
 YEAR = "year"
 WORD = "~"
 """What stands before an everyday word in the name of a kind."""
@@ -48,7 +50,7 @@ def guesses(document: Document, schema: Schema, words: Sequence[str] = ()) -> li
 
 
 def _texts(document: Document, schema: Schema, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    title = normalize(str(document.get(schema.title) or "")) if schema.title else ""
+    title = normalize(str(document.get(schema.title) or "")[:LONGEST]) if schema.title else ""
     if not title:
         return
     head, *rest = [part for part in _PARTS.split(title) if part.strip(" )]")] or [title]
@@ -74,7 +76,7 @@ def _values(document: Document, schema: Schema) -> Iterator[tuple[str, str]]:
     fields = [(f.name, values(document, f)[:VALUES]) for f in schema.of(Role.KEYWORD) if f.name != "id"]
     for place in range(VALUES):
         for name, held in fields:
-            if place < len(held) and (text := normalize(str(held[place]))):
+            if place < len(held) and (text := normalize(str(held[place])[:LONGEST])):
                 yield name, text
 
 
