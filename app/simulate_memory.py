@@ -4,7 +4,7 @@ are predicted for items nobody has taken yet.
 The service lives under the static mix: simulated people search three quarters of the train queries and click by the
 position-based model. A query predictor is trained on that log. Then the same memory is looked at by five services, from
 one that has no memory to one that has all of it, on three groups of queries: `asked before`; `asked otherwise`, the
-other quarter of the train queries, for items that others had asked for in other words; and `never asked`, the test
+other quarter of the train queries, mostly for items that others asked for in other words; and `never asked`, the test
 queries, which are for other items. Figures are means over queries in the traffic mix, and over seeds, with 95 %
 bootstrap intervals; differences are paired by query.
 

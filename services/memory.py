@@ -59,16 +59,30 @@ def recollect(
     limit: int,
 ) -> list[Remembered]:
     """What is remembered for `key`, from what a store has under it and its neighbours: key -> decayed impressions,
-    (key, object_id, decayed clicks) and (key, object_id, predicted score). An actual score, even of 0, stands in the
-    place of the predicted one."""
+    (key, object_id, decayed clicks) and (key, object_id, predicted score).
+
+    An actual score, even of 0, stands in the place of the predicted one; under `key` itself, of all that is predicted
+    for the item. Of several predictions for an item the best counts: they were made of the same words, and say the same
+    thing twice. All of them fade as `key` is asked.
+    """
     found: dict[tuple[str, str], Remembered] = {}
     for k, object_id, clicks in actual:
         worth = score(clicks, shown.get(k, 0.0))
         found[k, object_id] = Remembered(object_id, worth, clicks, False, similarity(key, k))
+    hoped: dict[str, Remembered] = {}
     for k, object_id, likelihood in predicted:
-        worth = expected(likelihood, shown.get(k, 0.0))
-        found.setdefault((k, object_id), Remembered(object_id, worth, 0.0, True, similarity(key, k)))
-    return merge(found.values(), limit)
+        if (k, object_id) in found or (key, object_id) in found:
+            continue
+        worth = expected(likelihood, max(shown.get(k, 0.0), shown.get(key, 0.0)))
+        entry = Remembered(object_id, worth, 0.0, True, similarity(key, k))
+        known = hoped.get(object_id)
+        if known is None or _weight(entry) > _weight(known):
+            hoped[object_id] = entry
+    return merge([*found.values(), *hoped.values()], limit)
+
+
+def _weight(entry: Remembered) -> tuple[float, float]:
+    return trust(entry.similarity) * entry.score, entry.similarity
 
 
 def merge(found: Iterable[Remembered], limit: int) -> list[Remembered]:

@@ -20,8 +20,11 @@ LIMIT = 100
 """Items that are remembered of a query at most."""
 CORRECTED = 0.9
 """How alike a misspelled query and its correct spelling are."""
-LONGEST = 5_000
+LONGEST = 2_000
 """Characters of a text that are looked through."""
+MOST_WORDS = 16
+SHORTEST = 3
+"""A word of fewer letters, or a number, is looked for as it is, not as the beginning of others."""
 BORNE_OUT = 0.6
 """Share of what the query's words say that an item must hold to be taken from another query than this one. Without it
 "pirates of the caribbean 4 full movie" brought the films of "toy story 4 full movie" (films, unseen validation queries:
@@ -56,26 +59,29 @@ async def recall(
         for entry in found
         if (document := documents.get(entry.object_id)) is not None
         and matches(query.filters, document, schema)
-        and (entry.similarity >= 1.0 or _borne_out(words, document, schema))
+        # What was done or predicted for this very query, in whatever spelling, needs no proof.
+        and (entry.similarity >= CORRECTED or _borne_out(words, document, schema))
     )
 
 
 def _telling(understanding: Understanding) -> list[tuple[re.Pattern[str], float]]:
     """The query's words that the catalogue knows, as what to look for, with how rare they are: anything that begins as
     the word and its stem do ("stor" for "stories", whose stem is "stori")."""
-    rarity = understanding.rarity or (1.0,) * len(understanding.tokens)
-    return [
-        (re.compile(rf"\b{re.escape(_root(token))}"), rare)
-        for token, rare in zip(understanding.tokens, rarity, strict=True)
+    known = [
+        (token, rare)
+        for token, rare in zip(understanding.tokens, understanding.rarity, strict=False)
         if rare < 1.0 and token not in ENGLISH_STOPWORDS
     ]
+    return [(re.compile(_pattern(token)), rare) for token, rare in known[:MOST_WORDS]]
 
 
-def _root(word: str) -> str:
-    """What the word and its stem begin with."""
+def _pattern(word: str) -> str:
+    """Anything that begins as the word and its stem do, or the very word."""
     stemmed = stem(word)
     alike = (place for place, (a, b) in enumerate(zip(word, stemmed, strict=False)) if a != b)
-    return word[: next(alike, min(len(word), len(stemmed)))]
+    root = word[: next(alike, min(len(word), len(stemmed)))]
+    whole = len(root) < SHORTEST or any(sign.isdigit() for sign in word)
+    return rf"\b{re.escape(word)}\b" if whole else rf"\b{re.escape(root)}"
 
 
 def _borne_out(words: Sequence[tuple[re.Pattern[str], float]], document: Document, schema: Schema) -> bool:

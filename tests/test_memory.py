@@ -172,6 +172,14 @@ def test_what_was_done_stands_in_the_place_of_what_was_predicted() -> None:
     assert second == Remembered("3", pytest.approx(0.05), 0.0, True, 1.0)
 
 
+def test_several_predictions_for_an_item_count_once_and_none_against_what_was_done() -> None:
+    predicted = [("story toy", "1", 0.1), ("andy story toy", "1", 0.1), ("story toy", "2", 0.1), ("story", "2", 0.1)]
+    found = recollect("story toy", {"story toy": 5.0}, [("story toy", "2", -3.0)], predicted, 10)
+    assert found == [Remembered("1", pytest.approx(0.05), 0.0, True, 1.0)]
+    near = recollect("story toy", {}, [], predicted[1:2], 10)
+    assert near == [Remembered("1", pytest.approx(0.1 * trust(2 / 3)), 0.0, True, pytest.approx(2 / 3))]
+
+
 @given(st.floats(0.0, 1e4), st.floats(0.0, score(1.0, 0.0)))
 def test_a_prediction_fades_as_its_query_is_asked_and_never_comes_before_a_click(
     shown: float, predicted: float

@@ -92,6 +92,17 @@ def test_a_misspelled_query_knows_what_its_correct_spelling_knows(tmp_path: Path
     assert recalled(tmp_path / "c", both, "pirates of the carribean")["pirates"].score > exact["pirates"].score
 
 
+def test_numbers_are_looked_for_whole(tmp_path: Path) -> None:
+    taken = [("toy story 4 pixar", "toy4"), ("toy story 4 pixar", "wick")]
+    assert recalled(tmp_path, taken, "toy story 4").keys() == {"toy4"}
+    assert recalled(tmp_path / "b", [("john wick 1", "wick")], "john 1 thriller").keys() == {"wick"}
+
+
+def test_what_was_done_for_the_correct_spelling_needs_no_proof(tmp_path: Path) -> None:
+    taken = [("pirates of the caribbean", "toy4")]
+    assert recalled(tmp_path, taken, "pirates of the carribean").keys() == {"toy4"}
+
+
 def test_filters_and_deleted_items(tmp_path: Path) -> None:
     taken = [("thriller", "heat"), ("thriller", "wick")]
     late = Query("thriller", filters=(Condition("year", gte=2000.0),))

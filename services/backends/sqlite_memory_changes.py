@@ -281,7 +281,7 @@ def link(connection: sqlite3.Connection, key: str) -> None:
 
 
 def unlink(connection: sqlite3.Connection, key: str) -> None:
-    """Undo _link when `key` has no item left to give."""
+    """Undo `link` when `key` has no item left to give."""
     for table in ("scores", "predictions"):
         if connection.execute(f"SELECT 1 FROM {table} WHERE key = ? LIMIT 1", (key,)).fetchone():
             return

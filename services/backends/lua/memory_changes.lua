@@ -58,7 +58,7 @@ end
 
 -- --- neighbours ---
 
--- As services.memory.variants: what remains of `key` without one token, or without two where that leaves enough.
+-- As services.memory_keys.variants: what remains of `key` without one token, or without two where that leaves enough.
 local function variants(key)
   local tokens = {}
   for token in (key .. ' '):gmatch('([^ ]*) ') do tokens[#tokens + 1] = token end

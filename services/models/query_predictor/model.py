@@ -22,10 +22,12 @@ from services.types import Document, Schema
 
 FILE = "query-predictor.json"
 FORMAT = 1
+RULES = 1
+"""Of how queries are made and scored here: with others, the whole catalogue is predicted for anew."""
 MOST = 0.1
-"""Score of a prediction that is sure: that of half a click on a query that was never asked before. What one click at
-the top speaks for comes before every prediction, however often either was shown (services.memory.expected). .05 and .2
-are as good on seen queries; from .2 on the order of unseen ones suffers (films, validation: NDCG@10 .661 for .660)."""
+"""Score of a prediction that is sure: less than that of one click at the top, 1 / (1 + services.memory.PRIOR), on the
+same query, however often it was asked. .05 and .2 are as good on seen queries; from .2 on the order of unseen ones
+suffers (films, validation: NDCG@10 .661 for .660)."""
 ANY = "title+*"
 """Kind of the name beside its year or any keyword value, for a model that knows no fields."""
 NUMBERS = ("sharers", "prior", "length")
@@ -44,7 +46,7 @@ class QueryPredictor:
     words: Sequence[str] = ()
     shared: Mapping[str, int] = field(default_factory=dict)
     most: int = 16
-    version: str = "untrained"
+    version: str = f"untrained-{RULES}"
 
     @classmethod
     def untrained(cls) -> QueryPredictor:
@@ -99,11 +101,16 @@ class QueryPredictor:
             weights = tuple(_finite(weight) for weight in said["numbers"])
             shared = {str(key): int(count) for key, count in said["shared"].items()}
             words, most = tuple(map(str, said["words"])), int(said["most"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise ModelInvalid(f"query predictor: {type(error).__name__}: {error}") from error
-        if len(weights) != len(NUMBERS) or most < 1 or any(count < 1 for count in shared.values()):
+        if (
+            not isinstance(said["words"], list)
+            or len(weights) != len(NUMBERS)
+            or most < 1
+            or any(count < 1 for count in shared.values())
+        ):
             raise ModelInvalid("query predictor: its numbers do not fit")
-        version = f"query-predictor-{sha256(files[FILE]).hexdigest()[:12]}"
+        version = f"query-predictor-{sha256(files[FILE]).hexdigest()[:12]}-{RULES}"
         return cls(kinds, uses, weights, words, shared, most, version)
 
 

@@ -1,8 +1,8 @@
 """Which queries people may look for an item by: its name or a part of it, alone or with its year, a keyword value or an
 everyday word beside it, and keyword values alone. Pure.
 
-Each query has a kind, as "title", "head+year", "title+actors", "title+~movie" or "actors": how often people use a kind,
-and how likely they mean the item then, is what is learned.
+Each query has a kind, as "title", "head+year", "title+=actors", "title+~movie" or "=actors": how often people use a
+kind, and how likely they mean the item then, is what is learned.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from services.memory_keys import memory_key
 from services.text import normalize
 from services.types import Document, Role, Schema
+from services.understanding.vocabulary import strings
 from services.values import first_number, values
 
 VALUES = 3
@@ -22,6 +23,8 @@ VALUES = 3
 LONGEST = 200
 """Characters of a name or value that are read: nobody writes longer queries."""
 YEAR = "year"
+FIELD = "="
+"""What stands before the name of a field in the name of a kind."""
 WORD = "~"
 """What stands before an everyday word in the name of a kind."""
 
@@ -50,7 +53,7 @@ def guesses(document: Document, schema: Schema, words: Sequence[str] = ()) -> li
 
 
 def _texts(document: Document, schema: Schema, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    title = normalize(str(document.get(schema.title) or "")[:LONGEST]) if schema.title else ""
+    title = normalize(next(iter(strings(document.get(schema.title))), "")[:LONGEST]) if schema.title else ""
     if not title:
         return
     head, *rest = [part for part in _PARTS.split(title) if part.strip(" )]")] or [title]
@@ -64,11 +67,11 @@ def _texts(document: Document, schema: Schema, words: Sequence[str]) -> Iterator
         if year:
             yield f"{name} {year}", f"{kind}+{YEAR}"
         for field, value in named:
-            yield f"{name} {value}", f"{kind}+{field}"
+            yield f"{name} {value}", f"{kind}+{FIELD}{field}"
         for word in words:
             yield f"{name} {word}", f"{kind}+{WORD}{word}"
     for field, value in named:
-        yield value, field
+        yield value, f"{FIELD}{field}"
 
 
 def _values(document: Document, schema: Schema) -> Iterator[tuple[str, str]]:
