@@ -22,6 +22,8 @@ PAST_QUERIES = 5_000
 PATIENCE = 10.0
 ENCODED_AT_ONCE = 500
 PREDICTED_AT_ONCE = 500
+PREDICTED_BY = "predictions_made_by"
+"""Where the predictor in force is written down."""
 TAKEN_AT_ONCE = 25
 """Items whose words are taken in at a time: some milliseconds."""
 
@@ -202,6 +204,7 @@ class PredictionDerived:
     """Predicted queries of every item, so that the memory arm knows items before anybody took them; by the predictor in
     force, another one or another schema means predicting for the whole catalogue again."""
 
+    name = "predictions"
     volatile = False
 
     def __init__(
@@ -212,9 +215,7 @@ class PredictionDerived:
         knowledge: Knowledge,
         locks: Locks,
         predictor: QueryPredictor,
-        name: str = "predictions",
     ) -> None:
-        self.name = name
         self._memory = memory
         self._items = items
         self._state = state
@@ -235,7 +236,7 @@ class PredictionDerived:
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
         await self._predict(schema, documents)
-        await self._state.set(self._predicted_by, self._predictor.version)
+        await self._state.set(PREDICTED_BY, self._predictor.version)
 
     async def adopt(self, predictor: QueryPredictor) -> None:
         """Put another predictor in force together with its predictions: those that another process has made by now, or
@@ -243,13 +244,9 @@ class PredictionDerived:
         predictions of the one before until it is written again."""
         async with self._locks.hold(INDEXING):
             self._predictor = predictor
-            if await self._state.get(self._predicted_by) == predictor.version:
+            if await self._state.get(PREDICTED_BY) == predictor.version:
                 return
             await self.rebuild(self._knowledge.schema, [document async for document in self._items.scan()])
-
-    @property
-    def _predicted_by(self) -> str:
-        return f"{self.name}_made_by"
 
     async def _predict(self, schema: Schema, documents: Iterable[Document]) -> None:
         documents = list(documents)

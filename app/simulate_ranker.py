@@ -48,7 +48,8 @@ from services.evaluation.simulate_ranker import (
 from services.evaluation.users import Traffic
 from services.models.ranker.ensemble import LISTWISE, OBJECTIVES, PARAMETERS, POINTWISE
 from services.models.ranker.rows import Group, labelled, sides
-from services.models.ranker.train import Trained, train
+from services.models.ranker.train import train
+from services.models.trained import Trained
 from services.rankers.features import NAMES, rows
 from services.rankers.onnx import FILE, OnnxRanker
 from services.rewards import examination

@@ -21,6 +21,8 @@ TWO_DELETIONS = range(4, 7)
 MIN_SIMILARITY = 0.5
 NEIGHBOURS = 16
 """Neighbouring queries that one look-up reads, unless it is told otherwise."""
+KEYS_PER_VARIANT = 64
+"""Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
 
 
 def memory_key(text: str) -> str:
@@ -68,3 +70,13 @@ def nearest(key: str, sharing: Iterable[str], most: int = NEIGHBOURS) -> list[st
     found = set(chain(variants(key), sharing)) - {key}
     ranked = sorted((-similarity(key, other), other) for other in found)
     return [key, *[other for negative, other in ranked if -negative >= MIN_SIMILARITY][:most]]
+
+
+def by_key(queries: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Memory key -> best score, up to 1, of (query text, score) pairs; what has no key or scores 0 is left out."""
+    best: dict[str, float] = {}
+    for text, score in queries:
+        key = memory_key(text)
+        if key and score > 0.0:
+            best[key] = max(min(1.0, score), best.get(key, 0.0))
+    return best

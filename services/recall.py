@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from services.backends.base import ItemStore, MemoryIndex
 from services.filters import matches
@@ -53,7 +54,8 @@ async def recall(
         if not found:
             return ()
         documents = await items.get([entry.object_id for entry in found], deadline)
-    words = _telling(understanding)
+    doubtful = any(entry.similarity < CORRECTED for entry in found)
+    words = _telling(understanding) if doubtful else []
     return tuple(
         entry
         for entry in found
@@ -72,16 +74,17 @@ def _telling(understanding: Understanding) -> list[tuple[re.Pattern[str], float]
         for token, rare in zip(understanding.tokens, understanding.rarity, strict=False)
         if rare < 1.0 and token not in ENGLISH_STOPWORDS
     ]
-    return [(re.compile(_pattern(token)), rare) for token, rare in known[:MOST_WORDS]]
+    return [(_pattern(token), rare) for token, rare in known[:MOST_WORDS]]
 
 
-def _pattern(word: str) -> str:
+@lru_cache(maxsize=4096)
+def _pattern(word: str) -> re.Pattern[str]:
     """Anything that begins as the word and its stem do, or the very word."""
     stemmed = stem(word)
     alike = (place for place, (a, b) in enumerate(zip(word, stemmed, strict=False)) if a != b)
     root = word[: next(alike, min(len(word), len(stemmed)))]
     whole = len(root) < SHORTEST or any(sign.isdigit() for sign in word)
-    return rf"\b{re.escape(word)}\b" if whole else rf"\b{re.escape(root)}"
+    return re.compile(rf"\b{re.escape(word)}\b" if whole else rf"\b{re.escape(root)}")
 
 
 def _borne_out(words: Sequence[tuple[re.Pattern[str], float]], document: Document, schema: Schema) -> bool:

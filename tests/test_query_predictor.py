@@ -24,7 +24,8 @@ from services.memory_keys import memory_key
 from services.models.query_predictor.model import ANY, FILE, MOST, QueryPredictor
 from services.models.query_predictor.queries import guesses
 from services.models.query_predictor.rows import Asked, Shown, from_log
-from services.models.query_predictor.train import FEWEST, Trained, train
+from services.models.query_predictor.train import FEWEST, train
+from services.models.trained import Trained
 from services.rewards import examination
 from services.types import Deadline, Document, Field, Role, Schema
 from tests.test_ranker_training import action, impression
@@ -301,8 +302,10 @@ def test_a_promoted_predictor_is_in_force_and_new_items_go_by_it(tmp_path: Path)
             assert await system.memory.remembered(memory_key("song 3"), 10, Deadline.after(5.0)) == []
             await system.catalogue.put([{"id": "s11", "title": "Song 11", "artist": "Artist 11"}])
             assert await by_artist(system, 11) == [("s11", True)]
+            await system.memory.predict({"s9": []})
         async with opened(settings, learning=False) as system:
             assert await by_artist(system, 3) == [("s3", True)]
+            assert await by_artist(system, 9) == [], "what is predicted by the one in force is not predicted again"
 
     asyncio.run(main())
 

@@ -21,7 +21,8 @@ from services.models.ranker.convert import convert, parity, round_thresholds
 from services.models.ranker.ensemble import LEVELS, LISTWISE, OBJECTIVES, fit
 from services.models.ranker.judge import judge
 from services.models.ranker.rows import Group, Labelled, debiased, from_labels, from_log, read_labels
-from services.models.ranker.train import FILE, Trained, train, train_on_clicks
+from services.models.ranker.train import FILE, train, train_on_clicks
+from services.models.trained import Trained
 from services.rankers.features import NAMES
 from services.rankers.onnx import OnnxRanker
 from services.rewards import examination

@@ -25,6 +25,7 @@ SCHEMA = Schema(
 FILMS: list[Document] = [
     {"id": "toy4", "title": "Toy Story 4", "genres": ["Animation"], "year": 2019},
     {"id": "pirates", "title": "Pirates of the Caribbean: On Stranger Tides", "genres": ["Adventure"], "year": 2011},
+    {"id": "odd", "title": "1995", "genres": [], "year": 2020},
     {"id": "heat", "title": "Heat", "genres": ["Crime", "Thriller"], "year": 1995},
     {"id": "wick", "title": "John Wick", "genres": ["Action", "Thriller"], "year": 2014},
     {"id": "amelie", "title": "Amélie Poulain", "genres": ["Comedy"], "year": 2001},
@@ -90,6 +91,11 @@ def test_a_misspelled_query_knows_what_its_correct_spelling_knows(tmp_path: Path
     assert slip["pirates"].score == pytest.approx(trust(CORRECTED) * exact["pirates"].score, rel=0.2)
     both = [("pirates of the caribbean", "pirates"), ("pirates of the carribean", "pirates")]
     assert recalled(tmp_path / "c", both, "pirates of the carribean")["pirates"].score > exact["pirates"].score
+
+
+def test_the_year_of_an_item_is_held_by_it(tmp_path: Path) -> None:
+    taken = [("heat 1995 pacino", "heat"), ("heat 1995 pacino", "wick")]
+    assert recalled(tmp_path, taken, "heat 1995").keys() == {"heat"}
 
 
 def test_numbers_are_looked_for_whole(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from app import simulated_frontier, simulated_runs, simulation
 from app.__main__ import main
 from app.apart import Searched
 from app.cli.progress import Progress
+from app.cli.simulate import _rows
 from app.cli.train import train_encoders, train_ranker
 from app.client import Client
 from app.policies import fixed_policy
@@ -282,6 +283,7 @@ class TestCommand:
         with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
             main(["simulate", "--help"])
         assert all(row.name in out.getvalue() for row in (*ROWS, *BASELINES))
+        assert _rows("all") == (*ROWS, *BASELINES)
 
 
 class TestRuns:

@@ -22,11 +22,9 @@ from services.backends.redis import Redis
 from services.backends.redis_memory_rows import read
 from services.errors import StorageFailed
 from services.memory import decay, recollect
-from services.memory_keys import NEIGHBOURS, memory_key, nearest, shared_variants
+from services.memory_keys import KEYS_PER_VARIANT, NEIGHBOURS, by_key, nearest, shared_variants
 from services.types import Deadline, Person, Remembered
 
-_KEYS_PER_VARIANT = 64
-"""Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
 _AT_ONCE = 100
 """Items that share a run of the script: reads get in between."""
 _HOLD_MILLISECONDS = 10_000
@@ -81,7 +79,7 @@ class RedisMemory:
             return []
         near = [key]
         if self._neighbours > 0:
-            found = await self._ask("memory_near", (_KEYS_PER_VARIANT, key, *shared_variants(key)), deadline)
+            found = await self._ask("memory_near", (KEYS_PER_VARIANT, key, *shared_variants(key)), deadline)
             near = nearest(key, (other.decode() for other in found), self._neighbours)
         at, times, clicked, predicted = await self._ask("memory_remembered", near, deadline)
         now = float(at or 0.0)
@@ -153,7 +151,7 @@ class RedisMemory:
     async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
         object_ids = list(predictions)
         for start in range(0, len(object_ids), _AT_ONCE):
-            items = [(one, _keys(predictions[one])) for one in object_ids[start : start + _AT_ONCE]]
+            items = [(one, list(by_key(predictions[one]).items())) for one in object_ids[start : start + _AT_ONCE]]
             await self._change("predict", {"limits": self._limits, "items": items})
 
     async def forget_items(self, object_ids: Sequence[str]) -> None:
@@ -216,15 +214,6 @@ class RedisMemory:
 def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """The fields and values of a hash."""
     return zip(row[::2], row[1::2], strict=True)
-
-
-def _keys(queries: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The memory keys of predicted queries, each once with its best score, 0..1."""
-    best: dict[str, float] = {}
-    for text, predicted in queries:
-        key = memory_key(text)
-        best[key] = max(min(1.0, predicted), best.get(key, 0.0))
-    return [(key, predicted) for key, predicted in best.items() if key and predicted > 0.0]
 
 
 def _given(change: MemoryChange) -> dict[str, Any]:

@@ -18,11 +18,9 @@ from services.backends.sqlite_memory_changes import TABLES, Changes, link, marks
 from services.backends.sqlite_memory_rows import READINGS, put
 from services.errors import StorageFailed
 from services.memory import decay, recollect
-from services.memory_keys import NEIGHBOURS, memory_key, nearest, shared_variants
+from services.memory_keys import KEYS_PER_VARIANT, NEIGHBOURS, by_key, nearest, shared_variants
 from services.types import Deadline, Person, Remembered
 
-_KEYS_PER_VARIANT = 64
-"""Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
 _SHORT_PREFIX = 3
 _PREDICT_AT_ONCE = 500
 """Items whose predictions share a transaction; the learner's writes get in between."""
@@ -138,18 +136,13 @@ class SqliteMemory:
         self, predictions: Sequence[tuple[str, Sequence[tuple[str, float]]]], connection: sqlite3.Connection
     ) -> None:
         for object_id, queries in predictions:
-            keys: dict[str, float] = {}
-            for text, predicted in queries:
-                key = memory_key(text)
-                keys[key] = max(min(1.0, predicted), keys.get(key, 0.0))
+            keys = by_key(queries)
             before = connection.execute("SELECT key FROM predictions WHERE object_id = ?", (object_id,)).fetchall()
             connection.execute("DELETE FROM predictions WHERE object_id = ?", (object_id,))
             for (key,) in before:
                 if key not in keys:
                     unlink(connection, key)
             for key, predicted in keys.items():
-                if not key or predicted <= 0.0:
-                    continue
                 connection.execute("INSERT INTO predictions VALUES (?, ?, ?)", (key, object_id, predicted))
                 link(connection, key)
                 connection.execute(
@@ -206,6 +199,6 @@ def _nearest(connection: sqlite3.Connection, key: str, most: int) -> list[str]:
     """`key`, then the keys nearest to it."""
     sharing: set[str] = set()
     for variant in (key, *shared_variants(key)) if most > 0 else ():
-        rows = connection.execute("SELECT key FROM neighbours WHERE variant = ? LIMIT ?", (variant, _KEYS_PER_VARIANT))
+        rows = connection.execute("SELECT key FROM neighbours WHERE variant = ? LIMIT ?", (variant, KEYS_PER_VARIANT))
         sharing.update(row[0] for row in rows)
     return nearest(key, sharing, most)

@@ -69,8 +69,12 @@ async def records(log: EventLog) -> AsyncIterator[Record]:
 
 def held_out(key: str) -> bool:
     """Whether the query of this memory key is for validation, by its hash: so that it is never on both sides."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 < VALIDATION_SHARE
+    return hashed(key) / 2**64 < VALIDATION_SHARE
+
+
+def hashed(text: str, what_for: bytes = b"") -> int:
+    """64 bits by which texts are sorted into parts, always the same, and independent for each `what_for`."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, person=what_for).digest(), "big")
 
 
 def _trust(principal: str | None, at: float, recent: Mapping[str, deque[float]], cap: int) -> float:

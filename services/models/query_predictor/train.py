@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from services.errors import InvalidRequest
 from services.evaluation.intervals import paired_bootstrap
 from services.memory_keys import memory_key
 from services.models.clicks import held_out
+from services.models.logistic import logistic
 from services.models.query_predictor.model import NUMBERS, QueryPredictor, numbers
 from services.models.query_predictor.queries import Guess, guesses
 from services.models.query_predictor.rows import Asked
 from services.models.text_encoder.features import title_of, word_weights, words
+from services.models.trained import Trained
 from services.priors import prior
 from services.text import tokenize
 from services.types import Document, Schema
@@ -43,16 +41,6 @@ SHARED = 100_000
 """Queries of several items that are remembered as such, those of the most items."""
 FOUND = 10
 """Best predictions of a query that the gate looks at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """`files` and `meta` are for the model store; `promote`: whether the gate lets the model go live, `reason`: why."""
-
-    files: dict[str, bytes]
-    meta: dict[str, Any]
-    promote: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +161,9 @@ def _fit(pairs: Sequence[_Pair], kinds: Sequence[str]) -> tuple[dict[str, float]
     left = np.maximum(np.array([pair.looks for pair in pairs]) - taken, 0.0)
     share = np.minimum(1.0, PAIR_LOOKS / np.maximum(taken + left, 1e-9))
     taken, left = taken * share, left * share
-
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        odds = weights[0] + table @ weights[1:]
-        likelihood = taken @ np.logaddexp(0.0, -odds) + left @ np.logaddexp(0.0, odds)
-        slope = (taken + left) * expit(odds) - taken
-        gradient = np.concatenate([[slope.sum()], slope @ table + RIDGE * weights[1:]])
-        return float(likelihood + 0.5 * RIDGE * weights[1:] @ weights[1:]), gradient
-
-    found = minimize(loss, np.zeros(1 + table.shape[1]), jac=True, method="L-BFGS-B").x
-    odds = {kind: float(found[0] + found[1 + place]) for kind, place in places.items()}
-    return odds, [float(weight) for weight in found[1 + len(kinds) :]]
+    intercept, found = logistic(table, taken, left, RIDGE)
+    odds = {kind: intercept + float(found[place]) for kind, place in places.items()}
+    return odds, found[len(kinds) :].tolist()
 
 
 def _found(

@@ -19,9 +19,8 @@ from typing import Any
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
+from services.models.logistic import logistic
 from services.models.ranker.judge import DEPTH
 from services.models.ranker.rows import Group, debiased
 from services.rankers.base import Rows
@@ -139,18 +138,10 @@ def _shares(groups: Sequence[Group], most: float) -> Targets:
 
 def _begin(groups: Sequence[Group], targets: Targets) -> tuple[float, float]:
     """(intercept, slope) of the log-odds by the fused score alone; an order that was worse than none is not kept."""
-    fused = np.concatenate([group.rows[:, FUSED] for group in groups]).astype(np.float64)
+    fused = np.concatenate([group.rows[:, [FUSED]] for group in groups]).astype(np.float64)
     labels, weights = targets
-
-    def loss(found: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        odds = found[0] + found[1] * fused
-        slope = weights * (expit(odds) - labels)
-        value = float(weights @ (np.logaddexp(0.0, odds) - labels * odds)) + 0.5 * RIDGE * found[1] ** 2
-        return value, np.array([slope.sum(), slope @ fused + RIDGE * found[1]])
-
-    bounds = [(None, None), (0.0, None)]
-    intercept, slope = minimize(loss, np.zeros(2), jac=True, bounds=bounds, method="L-BFGS-B").x
-    return float(intercept), float(slope)
+    intercept, slopes = logistic(fused, weights * labels, weights * (1.0 - labels), RIDGE, least=0.0)
+    return intercept, float(slopes[0])
 
 
 def _weights(groups: Sequence[Group]) -> list[NDArray[np.float64]]:

@@ -3,10 +3,8 @@ groups, same bytes."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightgbm
@@ -15,10 +13,12 @@ import onnx
 
 from services.errors import InvalidRequest
 from services.evaluation.intervals import Interval
+from services.models.clicks import hashed
 from services.models.ranker.convert import convert, parity
 from services.models.ranker.ensemble import POINTWISE, Ensemble, fit, importance
 from services.models.ranker.judge import DEPTH, judge
 from services.models.ranker.rows import FEWEST, Group
+from services.models.trained import Trained
 from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, FORMAT, OnnxRanker
 
@@ -28,16 +28,6 @@ TREES, PATIENCE = 600, 50
 """At most so many trees; so many more than were best for the stopping queries are tried."""
 FOLDS = 3
 """Parts of a log's queries that are held out in turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """`files` and `meta` are for the model store; `promote`: whether the gate lets the model go live, `reason`: why."""
-
-    files: dict[str, bytes]
-    meta: dict[str, Any]
-    promote: bool
-    reason: str
 
 
 def train(
@@ -86,8 +76,8 @@ def train_on_clicks(groups: Sequence[Group], *, trees: int = TREES, patience: in
 
 
 def _fold(key: str) -> int:
-    """Of a query, by its hash."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, person=b"fold").digest(), "big") % FOLDS
+    """Of a query."""
+    return hashed(key, b"fold") % FOLDS
 
 
 def _grown(groups: Sequence[Group], trees: int, patience: int, seed: int, objective: str) -> Ensemble:
@@ -151,6 +141,5 @@ def _split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
     sides: tuple[list[Group], list[Group]] = ([], [])
     for group, ids in zip(useful, wanted, strict=True):
         name = max(ids, key=lambda object_id: (counts[object_id], object_id))
-        digest = hashlib.blake2b(name.encode(), digest_size=8, person=b"stopping").digest()
-        sides[int.from_bytes(digest, "big") / 2**64 < STOPPING_SHARE].append(group)
+        sides[hashed(name, b"stopping") / 2**64 < STOPPING_SHARE].append(group)
     return sides
