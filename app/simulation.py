@@ -69,8 +69,13 @@ async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEnco
     prepared before of the same data is left as it is."""
     done = folder / "prepared"
     now = state(data)
-    if done.exists() and done.read_text() == now:
-        return
+    if not (done.exists() and done.read_text() == now):
+        await _prepare(settings, data, folder, train, progress)
+        done.write_text(now)
+    Lists(folder / LISTS).close()  # runs share it, and two that make it at the same time lock each other out
+
+
+async def _prepare(settings: Settings, data: Path, folder: Path, train: TrainEncoders, progress: Progress) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     apart = _apart(settings, folder)
     async with opened(apart, learning=False, surroundings=Surroundings(clock=lambda: World(0).now)) as system:
@@ -79,7 +84,6 @@ async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEnco
         await system.models.take_up()
         await system.learner.catch_up()
         await system.learner.publish()
-    done.write_text(now)
 
 
 @asynccontextmanager

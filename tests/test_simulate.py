@@ -286,6 +286,15 @@ class TestCommand:
         assert _rows("all") == (*ROWS, *BASELINES)
 
 
+def test_what_runs_share_is_there_before_they_begin(prepared: Path, data: Path) -> None:
+    """Two that make it at the same time lock each other out."""
+    for path in prepared.glob(f"{simulation.LISTS}*"):
+        path.unlink()
+    with Progress() as progress:
+        asyncio.run(prepare(SETTINGS, data, prepared, train_encoders, progress))
+    assert (prepared / simulation.LISTS).exists()
+
+
 class TestRuns:
     def test_a_seed_gives_the_same_bytes(self, asked: Asked, tmp_path: Path) -> None:
         other = replace(asked, out=tmp_path / "other", work=tmp_path / "elsewhere")
