@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, expect, sync_playwright
 
 from app.pages.figures import quantile
 from app.pages.pages import offered
@@ -148,8 +148,13 @@ class Visit:
         self.page.goto(self.url + path)
 
     def search(self, words: str) -> None:
-        """Search and wait for the answer to be drawn."""
-        with self.page.expect_response(f"{self.url}/v1/search"):
+        """Search and wait for the answer to be drawn, not for what the page asked before."""
+
+        def ours(response: Response) -> bool:
+            asked = response.request
+            return response.url == f"{self.url}/v1/search" and asked.post_data_json["query"] == words
+
+        with self.page.expect_response(ours):
             self.page.get_by_role("combobox", name="Search").fill(words)
             self.page.keyboard.press("Enter")
         expect(self.page.locator("#results")).not_to_have_attribute("aria-busy", "true")
