@@ -23,6 +23,7 @@ from services.models.store import StoredModel
 from services.policies.base import Policy
 from services.policies.sampling import certain
 from services.rankers.base import Ranker
+from services.rankers.cascade import pool_scores
 from services.rankers.features import rows
 from services.rankers.onnx import FILE as RANKER_FILE
 from services.rankers.onnx import OnnxRanker
@@ -126,7 +127,7 @@ async def live_runs(
             degraded.update(_lacking(found))
             table = rows(found.context, found.pool, found.documents, found.schema)
             for suffix, ranker in rankers.items():
-                scores = ranker.score(table).tolist()
+                scores = pool_scores(ranker, table).tolist()
                 lists[name + suffix][query.query_id] = list(zip([p.object_id for p in found.pool], scores, strict=True))
             for arm, choice in found.decision.arms.items():
                 chosen[name][arm][choice.count] += 1

@@ -50,6 +50,7 @@ from services.models.ranker.ensemble import LISTWISE, OBJECTIVES, PARAMETERS, PO
 from services.models.ranker.rows import Group, labelled, sides
 from services.models.ranker.train import train
 from services.models.trained import Trained
+from services.rankers.cascade import pool_scores
 from services.rankers.features import NAMES, rows
 from services.rankers.onnx import FILE, OnnxRanker
 from services.rewards import examination
@@ -195,7 +196,7 @@ def _learned(
 
 def _scorer(trained: Trained) -> Scorer:
     ranker = OnnxRanker(trained.files[FILE], trained.meta, "simulated")
-    return lambda pool: ranker.score(pool.rows)
+    return lambda pool: pool_scores(ranker, pool.rows)
 
 
 def _with_positions(answers: Sequence[Answer], pools: Mapping[str, Group], seed: int) -> Scorer:

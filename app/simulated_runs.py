@@ -112,6 +112,8 @@ class Asked:
     """Queries a slice that are asked over and over; 0: traffic as users make it."""
     ranker: int = 0
     """Impressions that the ranker in `prepared` was trained on; 0: none is there."""
+    ranker_by: str = "both"
+    """Who answered them: see app/simulated_ranker.py."""
     http: bool = False
     """Whether it goes through a process that serves."""
 
@@ -134,7 +136,7 @@ class Asked:
             self.changes,
             self.repeats,
             self.http,
-            self.ranker,
+            self.ranker and f"{self.ranker} by {self.ranker_by}",
         )
         return " ".join(map(str, what))
 

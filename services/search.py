@@ -30,6 +30,7 @@ from services.paging import Pager
 from services.policies.base import Decider
 from services.query_ids import Signer
 from services.rankers.base import Ranker, Rows
+from services.rankers.cascade import pool_scores
 from services.rankers.features import rows
 from services.recall import recall
 from services.retrieval import retrieve
@@ -267,7 +268,7 @@ class SearchEngine:
         """The pool in the ranker's order, and its feature rows in the same order."""
         with metrics.stage("features"):
             table = self._tabled(found.context, found.pool, found.documents, found.schema)
-        for pooled, score in zip(found.pool, ranker.score(table).tolist(), strict=True):
+        for pooled, score in zip(found.pool, pool_scores(ranker, table).tolist(), strict=True):
             pooled.score = score
         best = order(found.pool)
         return [found.pool[i] for i in best], table[best]

@@ -36,6 +36,7 @@ SCHEMA = Schema(
         Field("year", Role.NUMBER),
         Field("popularity", Role.POPULARITY),
         Field("released", Role.DATE),
+        Field("overview", Role.TEXT),
     ),
     title="title",
     popularity="popularity",
@@ -83,6 +84,7 @@ class TestForm:
         assert NAMES[:4] == ("lexical_scaled", "lexical_raw", "lexical_rank", "lexical_has")
         assert NAMES[24:27] == ("arms", "fused", "remembered_score")
         assert NAMES[52] == "person_known"
+        assert NAMES[55:58] == ("keywords_query_rarity", "texts_query_rarity", "words_query_rarity")
 
     def test_an_empty_pool_has_no_rows(self) -> None:
         empty = rows(context(understood("x")), [], {}, SCHEMA)
@@ -162,6 +164,24 @@ class TestItem:
         (whole,) = table(context(understood("teh matrix", words=words)), pooled("3"))
         assert whole["title_exact"] == 1.0
 
+    def test_words_beside_the_title_are_told_apart_by_what_they_are(self) -> None:
+        documents = {
+            "a": {"id": "a", "title": "Toys", "genres": ["Dark Comedy", 7], "overview": "A cowboy in space"},
+            "b": {"id": "b", "title": "The Cowboy", "genres": "Comedy", "overview": ["Dark", None, {"x": "space"}]},
+        }
+        names = ("keywords_query_rarity", "texts_query_rarity", "words_query_rarity")
+        found = table(context(understood("the dark cowboy 7 space")), pooled("a", "b", "c"), documents)
+        assert [[row[name] for name in names] for row in found] == [
+            pytest.approx([0.5, 0.5, 1.0]),
+            pytest.approx([0.0, 0.25, 0.5]),
+            [0.0, 0.0, 0.0],
+        ]
+
+    def test_of_a_long_text_the_beginning_is_read(self) -> None:
+        documents = {"a": {"id": "a", "title": "Toys", "overview": "cowboy " + "word " * 10_000 + "space"}}
+        (row,) = table(context(understood("cowboy space")), pooled("a"), documents)
+        assert row["texts_query_rarity"] == pytest.approx(0.5)
+
     def test_priors(self) -> None:
         one, _, three = table(context(understood("x")), pooled("1", "2", "3"))
         assert one["prior"] == 1.0 > three["prior"] > 0.0
@@ -196,6 +216,19 @@ class TestItem:
         assert [three[name] for name in names] == pytest.approx([0.2, 0.0, 1.0, 1.0, 0.0])
         assert [one[name] for name in names] == [0.0] * 5
         assert one["person_known"] == 1.0
+
+    def test_how_much_is_known_of_the_query_and_of_who_asks(self) -> None:
+        """In every row, so that nothing known of an item is not the same as nothing known at all."""
+        remembered = (
+            Remembered("2", 0.8, 3.0, False, 1.0),
+            Remembered("9", 0.8, 4.0, False, 1.0),
+            Remembered("1", 0.8, 5.0, False, 0.7),
+        )
+        person = Person("u:1", (("2", -1.0, 5.0), ("2", 1.0, 1.0), ("3", 2.0, 1.0), ("8", 2.0, 1.0)))
+        for row in table(context(understood("x"), memory=remembered, person=person), pooled("1", "2", "3")):
+            assert [row[name] for name in ("query_clicks", "person_actions", "person_seen")] == pytest.approx(
+                [math.log1p(7.0), math.log1p(4.0), math.log1p(2.0)]
+            )
 
     def test_a_changed_document_is_read_anew(self) -> None:
         seen = context(understood("toy story"))

@@ -40,13 +40,16 @@ from services.types import (
 
 WEIGHTS = {"click": 1.0, "purchase": 5.0, "dislike": -1.0}
 GOOD = NAMES.index("title_query_share")
+FILLED = 55
+"""Columns with something in them, however many there are: the rest is the same chance whatever is added to NAMES."""
 FUSED = NAMES.index("fused")
 
 
 def group(key: str, *, noise: float = 0.1, seed: int | None = None, **more: Any) -> Group:
     """20 items of which those with a high GOOD feature are relevant, under a baseline that knows little of it."""
     generator = np.random.default_rng(int(key) if seed is None else seed)
-    rows = generator.random((20, len(NAMES)), dtype=np.float32)
+    rows = np.zeros((20, len(NAMES)), dtype=np.float32)
+    rows[:, :FILLED] = generator.random((20, FILLED), dtype=np.float32)
     hidden = rows[:, GOOD] + generator.normal(0, noise, 20)
     gains = (hidden > 0.8).astype(float) + 2.0 * (hidden > 0.95)
     return Group(
@@ -408,18 +411,21 @@ class TestLog:
         assert two.looks[1] == pytest.approx(examination(2) + examination(3))
         assert two.baseline.tolist() == [-1.5, -2.5, -2.0]
 
-    def test_those_of_persons_are_kept_apart(self, tmp_path: Path) -> None:
+    def test_those_of_persons_are_kept_apart_and_all_together(self, tmp_path: Path) -> None:
+        """Begun anew, the second group of a person would have as new, and not wanted, what they passed over."""
+
         def known(query_id: str, user_id: str, value: float) -> Impression:
             row = [0.0] * len(NAMES)
             row[NAMES.index("person_known")] = value
             return impression(query_id, "special", rows=(tuple(row),) * 3, user_id=user_id)
 
-        for value, groups in ((1.0, 3), (0.0, 2)):
+        for value, answers in ((1.0, [1, 3]), (0.0, [1, 2, 1])):
             folder = tmp_path / str(value)
             folder.mkdir()
-            asked = [known("x0", "ann", value), known("x1", "bob", value), known("x2", "bob", value)]
-            first, second = read(folder, [*many(), *asked, *(action(f"x{i}", "a") for i in range(3))])
-            assert len([g for g in (*first, *second) if g.key == "special"]) == groups
+            asked = [known(f"x{i}", user, value) for i, user in enumerate(("ann", "bob", "bob", "bob"))]
+            first, second = read(folder, [*many(), *asked, *(action(f"x{i}", "a") for i in range(4))])
+            found = [g for g in (*first, *second) if g.key == "special"]
+            assert [g.gains.tolist() for g in found] == [pytest.approx([0.2 * n, 0.0, 0.0]) for n in answers]
 
     def test_dislikes_take_away_but_never_below_nothing(self, tmp_path: Path) -> None:
         records = [impression("x", "special"), action("x", "b"), action("x", "a", "dislike")]
@@ -437,13 +443,39 @@ def clicked(key: str) -> Group:
     g = group(key, noise=0.15)
     shown = np.argsort(-(g.rows[:, FUSED] + 0.5 * g.rows[:, GOOD]))
     seen = np.random.default_rng(int(key) + 50_000).random(20) < LOOKS
-    return Group(key, g.ids, g.rows[shown], g.gains[shown] * seen, -np.arange(20, dtype=float), looks=LOOKS)
+    return Group(key, g.ids, g.rows[shown], g.gains[shown] * seen, -np.arange(1.0, 21.0), looks=LOOKS)
 
 
 @pytest.fixture(scope="module")
 def clicks() -> tuple[list[Group], list[Group]]:
     training = [g for i in range(400) if (g := clicked(str(i))).gains.any()]
     return training, [g for i in range(1000, 1100) if (g := clicked(str(i))).gains.any()]
+
+
+class TestDepth:
+    """Of a model from clicks: what stood far deeper than pages reach was never among what it learned from."""
+
+    def test_twice_as_deep_as_pages_reach(self, clicks: tuple[list[Group], list[Group]]) -> None:
+        assert train(*clicks, source="log", trees=2).meta["depth"] == 2 * 20
+        shorter = [replace(g, baseline=np.maximum(g.baseline, -4.0)) for g in clicks[0]]
+        assert train(shorter, clicks[1], source="log", trees=2).meta["depth"] == 2 * 4
+
+    def test_judged_pools_are_seen_whole(self, trained: Trained) -> None:
+        assert trained.meta["depth"] is None
+
+
+class TestMonotone:
+    def test_a_larger_fused_score_is_never_worth_less(self, clicks: tuple[list[Group], list[Group]]) -> None:
+        """Also where clicks say the contrary, which is noise or bias: here GOOD items have low fused scores."""
+        turned = []
+        for g in clicks[0]:
+            rows = g.rows.copy()
+            rows[:, FUSED] = 1.0 - g.rows[:, GOOD]
+            turned.append(replace(g, rows=rows))
+        ensemble = fit(turned, [], 40, 10, 0)
+        table = np.repeat(turned[0].rows[:1], 50, axis=0)
+        table[:, FUSED] = np.linspace(0.0, 1.0, 50)
+        assert (np.diff(ensemble.score(table)) >= 0.0).all()
 
 
 class TestPositionBias:

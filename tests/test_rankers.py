@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from services.errors import ModelInvalid
 from services.fusion import FUSION_WEIGHTS, fuse
 from services.rankers import onnx as onnx_ranker
-from services.rankers.base import Ranker
+from services.rankers.base import Ranker, Rows
+from services.rankers.cascade import pool_scores
 from services.rankers.features import NAMES, rows
 from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
@@ -101,6 +102,39 @@ class TestOnnx(RankerContract):
             assert parts == pytest.approx({NAMES[0]: 2 * (row[0] - 0.5), NAMES[2]: -(row[2] - 0.5)}, abs=1e-5)
 
 
+class TestPoolScores:
+    FUSED = NAMES.index("fused")
+
+    def reversing(self, **more: Any) -> OnnxRanker:
+        """Its order is the fused one from behind."""
+        weights = np.zeros(len(NAMES))
+        weights[self.FUSED] = -1.0
+        return OnnxRanker(linear_model(weights.tolist()), meta(**more), "7")
+
+    def pool(self, n: int) -> Rows:
+        table = np.zeros((n, len(NAMES)), dtype=np.float32)
+        table[:, self.FUSED] = np.linspace(1.0, 0.0, n)
+        return table
+
+    def test_what_stands_deeper_than_a_ranker_sees_stays_where_it_was(self) -> None:
+        scores = pool_scores(self.reversing(depth=3), self.pool(6))
+        assert scores.dtype == np.float32
+        assert np.argsort(-scores).tolist() == [2, 1, 0, 3, 4, 5]
+
+    def test_rows_in_any_order(self) -> None:
+        turned = np.random.default_rng(0).permutation(6)
+        ranker = self.reversing(depth=3)
+        assert (pool_scores(ranker, self.pool(6)[turned]) == pool_scores(ranker, self.pool(6))[turned]).all()
+
+    @pytest.mark.parametrize(("depth", "n"), [(None, 6), (6, 6), (7, 6), (3, 0)])
+    def test_all_of_it_is_ranked_where_nothing_is_deeper(self, depth: int | None, n: int) -> None:
+        ranker = self.reversing() if depth is None else self.reversing(depth=depth)
+        assert (pool_scores(ranker, self.pool(n)) == ranker.score(self.pool(n))).all()
+
+    def test_the_fused_order_has_no_depth(self) -> None:
+        assert (pool_scores(PassthroughRanker(), self.pool(6)) == self.pool(6)[:, self.FUSED]).all()
+
+
 class TestInvalidModels:
     @pytest.mark.parametrize(
         ("model", "described"),
@@ -118,6 +152,8 @@ class TestInvalidModels:
             (linear_model(WEIGHTS.tolist()), meta(reference=[0.5])),
             (linear_model(WEIGHTS.tolist()), meta(reference=[float("nan")] * len(NAMES))),
             (linear_model(WEIGHTS.tolist()), meta(reference="many")),
+            (linear_model(WEIGHTS.tolist()), meta(depth=0)),
+            (linear_model(WEIGHTS.tolist()), meta(depth=2.5)),
             (linear_model([float("nan")] * len(NAMES)), meta()),
             (linear_model(WEIGHTS.tolist(), dtype=TensorProto.DOUBLE), meta()),
         ],

@@ -37,13 +37,16 @@ from services.rewards import examination
 from tests.test_judge import assert_blind_to_grades
 
 GOOD = NAMES.index("title_query_share")
+FILLED = 55
+"""Columns with something in them, however many there are: the rest is the same chance whatever is added to NAMES."""
 SEED = 3
 
 
 def pool(number: int) -> tuple[Group, dict[str, float]]:
     """15 items of which those with a high GOOD feature are wanted, whatever their popularity, and who wants them."""
     generator = np.random.default_rng(number)
-    rows = generator.random((15, len(NAMES)), dtype=np.float32)
+    rows = np.zeros((15, len(NAMES)), dtype=np.float32)
+    rows[:, :FILLED] = generator.random((15, FILLED), dtype=np.float32)
     wanted = rows[:, GOOD] + generator.normal(0, 0.1, 15) > 0.7
     ids = tuple(f"{number}-{i:02d}" for i in range(15))
     fused = rows[:, NAMES.index("fused")].astype(np.float64)
@@ -174,8 +177,10 @@ class TestAnswers:
         answers = Answers()
         first, second = (answers.add("q", ("a", "b"), row(1.0), person=person) for person in ("ann", "bob"))
         assert first is not second
-        page = answers.add("q", ("a", "b"), row(1.0), first=11, person="ann")
-        assert page.looks().tolist() == [examination(11), examination(12)]
+        page = answers.add("q", ("a", "c"), row(1.0), first=11, person="ann")
+        assert page is first, "what a person saw before is not begun anew"
+        assert page.ids() == ("a", "b", "c")
+        assert page.looks().tolist() == [examination(1) + examination(11), examination(2), examination(12)]
 
     def test_what_was_disliked_or_never_shown_is_worth_nothing(self) -> None:
         answers = Answers()

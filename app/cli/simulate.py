@@ -26,7 +26,7 @@ from app.cli.progress import Progress
 from app.cli.train import SEED, train_encoders, train_ranker
 from app.settings import Settings
 from app.simulated_changes import Changes
-from app.simulated_ranker import with_ranker
+from app.simulated_ranker import ANSWERED_BY, with_ranker
 from app.simulated_report import report
 from app.simulated_runs import BASELINES, FORGETFUL, LEARNED, ROWS, STATIC, Asked, Row, check, finished, repeating
 from app.simulated_runs import run as run_row
@@ -91,7 +91,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         default=0,
         metavar="N",
-        help="first train a ranker on the clicks of N searches by LTRR; every row has it then",
+        help="first train a ranker on the clicks of N searches; every row has it then",
+    )
+    parser.add_argument(
+        "--ranker-by",
+        choices=tuple(ANSWERED_BY),
+        default="both",
+        help="who answers those: LTRR, the static mix, or both in turn, as in an A/B test (default: both)",
     )
     parser.add_argument(
         "--http",
@@ -139,6 +145,7 @@ def run(asked: argparse.Namespace) -> None:
         changes=Changes(tuple(asked.kill), asked.new_items, asked.taste_change),
         repeats=asked.repeats,
         ranker=asked.ranker,
+        ranker_by=asked.ranker_by,
         http=asked.http,
     )
     if what.repeats:

@@ -22,6 +22,11 @@ class Ranker(Protocol):
     @property
     def version(self) -> str: ...
 
+    @property
+    def depth(self) -> int | None:
+        """How many of a pool, first by fused score, it can put in order; None: all of it. See cascade.py."""
+        ...
+
     def score(self, rows: Rows) -> NDArray[np.float32]:
         """float32 [n]."""
         ...

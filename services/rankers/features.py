@@ -10,18 +10,14 @@ have to mean the same in two tree engines and could not be written to the log as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from sys import intern
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.fusion import explained, scale
-from services.priors import newness, prior, quality
+from services.rankers import matches
 from services.rankers.base import Rows
-from services.text import normalize, tokenize
-from services.types import Context, Document, Interpretation, Pooled, Scalar, Schema, Slot, Understanding
-from services.values import values
+from services.types import Context, Document, Interpretation, Person, Pooled, Schema
 
 ARMS = ("lexical", "structured", "vector", "memory", "personal", "explore")
 """Arms with features of their own; others count only in `arms` and `fused`."""
@@ -62,20 +58,25 @@ _QUERY = (
     "query_explained",
     "query_explained_whole",
 )
-NAMES: tuple[str, ...] = (*(f"{arm}_{what}" for arm in ARMS for what in _PER_ARM), *_ITEM, *_QUERY)
+_WORDS = ("keywords_query_rarity", "texts_query_rarity", "words_query_rarity")
+_KNOWN = ("query_clicks", "person_actions", "person_seen")
+NAMES: tuple[str, ...] = (
+    *(f"{arm}_{what}" for arm in ARMS for what in _PER_ARM),
+    *_ITEM,
+    *_QUERY,
+    *_WORDS,
+    *_KNOWN,
+)
 """Column names. Per arm: `scaled` score within its list (0..1, as fusion scales), `raw` score (signed log1p), `rank`
 (1 / rank), `has` (0 or 1). Per item: number of `arms` that had it, `fused` score, what memory knows, priors from the
 catalogue (0..1), how title and query share words (0..1), how far the item meets the query's slots (0..1), and the
-weight of the person's last action on it (`seen`). Per query: its shape, the same in all rows."""
+weight of the person's last action on it (`seen`). Per query: its shape, the same in all rows. Per item again: share of
+the query's words, by rarity, in its keywords, in its texts but the title, and anywhere in it. Per query again: how much
+is known of it and of who asks. That nobody clicked an item says something where many clicked others, and nothing where
+nobody ever asked; the same for an item that this person has not taken among many that they have."""
 
 _LIMIT = 1e6
 """Values are cut to +-this, far above any honest one."""
-_INTERPRETATIONS = 3
-"""Readings looked at; later ones are too unlikely to matter."""
-_TOKENS = 32
-"""Query tokens compared with titles, so that a pasted page of text costs no more than a long query."""
-_KEPT = 10_000
-"""Items whose derived values are kept (about 5 kB each)."""
 
 
 def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Document], schema: Schema) -> Rows:
@@ -85,14 +86,18 @@ def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Docum
     """
     if not pool:
         return np.zeros((0, len(NAMES)), dtype=np.float32)
-    items = [_item(pooled.object_id, documents.get(pooled.object_id, {}), schema) for pooled in pool]
+    items = [matches.item(pooled.object_id, documents.get(pooled.object_id, {}), schema) for pooled in pool]
+    asked = matches.Asked(context.understanding)
     parts = (
         _arms(pool),
         _memory(context, pool),
-        _titles(context.understanding, items),
-        _slots(context.understanding, items, schema),
-        _person(context, pool),
+        np.array([item.priors for item in items]),
+        matches.titles(asked, items),
+        matches.slots(context.understanding, items, schema),
+        _seen(context.person, pool)[:, None],
         np.tile(_query(context, schema.title), (len(pool), 1)),
+        matches.words(asked, items),
+        np.tile(_known(context, pool), (len(pool), 1)),
     )
     table = np.hstack(parts)
     np.nan_to_num(table, copy=False, nan=0.0, posinf=_LIMIT, neginf=-_LIMIT)
@@ -133,130 +138,12 @@ def _memory(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
     return table
 
 
-class _Item:
-    """What features need of one document and no query changes; kept, because the same items come up again and again."""
-
-    __slots__ = ("_values", "document", "priors", "schema", "title", "trigrams", "words")
-
-    def __init__(self, document: Document, schema: Schema) -> None:
-        self.document = document
-        self.schema = schema
-        self.priors = prior(schema, document), quality(schema, document), newness(schema, document)
-        name = document.get(schema.title) if schema.title else None
-        tokens = tokenize(name) if isinstance(name, str) else []
-        self.title = " ".join(tokens)
-        self.words = frozenset(tokens)
-        self.trigrams = _trigrams(self.title)
-        self._values: dict[str, frozenset[Scalar]] = {}
-
-    def meets(self, slot: Slot) -> bool:
-        """Whether the item has the slot's value (compared normalised), or a number within its bounds."""
-        held = self._values.get(slot.field)
-        if held is None:
-            held = self._values[slot.field] = self._read(slot.field)
-        if slot.low is None and slot.high is None:
-            return _normal(slot.value) in held
-        low = -np.inf if slot.low is None else slot.low
-        high = np.inf if slot.high is None else slot.high
-        return any(not isinstance(value, str) and low <= value <= high for value in held)
-
-    def _read(self, name: str) -> frozenset[Scalar]:
-        field = self.schema.get(name)
-        if field is None:
-            return frozenset()
-        return frozenset(_normal(value) if isinstance(value, str) else value for value in values(self.document, field))
-
-
-_kept: dict[str, _Item] = {}
-
-
-def _item(object_id: str, document: Document, schema: Schema) -> _Item:
-    item = _kept.get(object_id)
-    # Compared by value when it is another object: a store may read the same document anew for every search.
-    if item is None or item.schema is not schema or (item.document is not document and item.document != document):
-        if len(_kept) >= _KEPT:
-            _kept.clear()
-        item = _kept[object_id] = _Item(document, schema)
-    return item
-
-
-def _titles(understanding: Understanding, items: Sequence[_Item]) -> NDArray[np.float64]:
-    """Catalogue priors and how the words of title and query overlap."""
-    tokens = understanding.tokens[:_TOKENS]
-    spellings = _spellings(understanding)
-    rarity = _rarity(understanding)
-    asked = " ".join(tokens)
-    meant = " ".join(word[0].text for word in understanding.words[:_TOKENS] if word and word[0].text) or asked
-    trigrams = _trigrams(asked)
-    table = []
-    for item in items:
-        covered = item.words & spellings.keys()
-        matched: dict[int, float] = {}
-        for word in covered:
-            for place, weight in spellings[word]:
-                matched[place] = max(matched.get(place, 0.0), weight)
-        table.append(
-            (
-                *item.priors,
-                sum(matched.values()) / len(tokens) if matched else 0.0,
-                sum([rarity[place] * weight for place, weight in matched.items()]),
-                len(covered) / len(item.words) if covered else 0.0,
-                bool(asked) and item.title in (asked, meant),
-                bool(asked) and item.title.startswith((asked, meant)),
-                2 * len(trigrams & item.trigrams) / (len(trigrams) + len(item.trigrams)),
-            )
-        )
-    return np.array(table, dtype=np.float64)
-
-
-def _spellings(understanding: Understanding) -> dict[str, list[tuple[int, float]]]:
-    """Word -> (place in the query, weight) of the tokens it is a spelling of; a token itself weighs 1, as it may be
-    right as it stands."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for place, token in enumerate(understanding.tokens[:_TOKENS]):
-        found.setdefault(token, []).append((place, 1.0))
-    for place, word in enumerate(understanding.words[:_TOKENS]):
-        for alternative in word:
-            found.setdefault(alternative.text, []).append((place, min(alternative.weight, 1.0)))
-    return found
-
-
-def _rarity(understanding: Understanding) -> list[float]:
-    """Per token its share of the query's rarity (sums to 1): "the matrix" is about "matrix"."""
-    rarity = (understanding.rarity or (1.0,) * len(understanding.tokens))[:_TOKENS]
-    total = sum(rarity)
-    return [r / total if total > 0 else 1.0 / len(rarity) for r in rarity]
-
-
-def _slots(understanding: Understanding, items: Sequence[_Item], schema: Schema) -> NDArray[np.float64]:
-    """How far each item meets the readings of the query: the first, the best, the expected one; titles and ranges."""
-    table = np.zeros((len(items), 5))
-    readings = [reading for reading in understanding.interpretations[:_INTERPRETATIONS] if reading.slots]
-    met = {
-        slot: np.array([item.meets(slot) for item in items], dtype=np.float64)
-        for slot in dict.fromkeys(slot for reading in readings for slot in reading.slots)
-    }
-    for reading in readings:
-        total = sum(slot.confidence for slot in reading.slots) or 1.0
-        share = sum((met[slot] * (slot.confidence / total) for slot in reading.slots), np.zeros(len(items)))
-        np.maximum(table[:, 1], share * reading.likelihood, out=table[:, 1])
-        table[:, 2] += share * reading.likelihood
-        if reading is understanding.interpretations[0]:
-            table[:, 0] = share
-            table[:, 3] = _mean(met, [slot for slot in reading.slots if slot.field == schema.title])
-            table[:, 4] = _mean(met, [slot for slot in reading.slots if not (slot.low is None and slot.high is None)])
-    return table
-
-
-def _mean(met: Mapping[Slot, NDArray[np.float64]], slots: Sequence[Slot]) -> NDArray[np.float64] | float:
-    return sum((met[slot] for slot in slots), np.float64(0)) / len(slots) if slots else 0.0
-
-
-def _person(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
-    seen: dict[str, float] = {}
-    for object_id, weight, _ in context.person.recent:
-        seen.setdefault(object_id, weight)  # newest first: the last action counts
-    return np.array([[seen.get(pooled.object_id, 0.0)] for pooled in pool], dtype=np.float64)
+def _seen(person: Person, pool: Sequence[Pooled]) -> NDArray[np.float64]:
+    """[pool]: weight of the person's last action on each item."""
+    last: dict[str, float] = {}
+    for object_id, weight, _ in person.recent:
+        last.setdefault(object_id, weight)  # newest first
+    return np.array([last.get(pooled.object_id, 0.0) for pooled in pool], dtype=np.float64)
 
 
 def _query(context: Context, title: str | None) -> NDArray[np.float64]:
@@ -278,11 +165,8 @@ def _query(context: Context, title: str | None) -> NDArray[np.float64]:
     )
 
 
-def _trigrams(text: str) -> frozenset[str]:
-    padded = f"  {text} "
-    return frozenset(intern(padded[i : i + 3]) for i in range(len(padded) - 2))
-
-
-@lru_cache(_KEPT)
-def _normal(text: str) -> str:
-    return normalize(text)
+def _known(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
+    """Clicks on the query itself, actions of the person, and how many items of the pool they acted on (log1p each)."""
+    clicks = sum(max(remembered.clicks, 0.0) for remembered in context.memory if remembered.similarity >= 1.0)
+    seen = np.count_nonzero(_seen(context.person, pool))
+    return np.log1p(np.array((clicks, len(context.person.recent), seen), dtype=np.float64))

@@ -16,7 +16,7 @@ from services.rankers.features import NAMES
 FILE = "model.onnx"
 """Name of the model's file in the model store."""
 FORMAT = 1
-"""Of the meta data that training writes and this class reads: format, features, reference."""
+"""Of the meta data that training writes and this class reads: format, features, reference, depth."""
 LARGEST = 32 * 2**20
 """Bytes of a model file; a thousand trees of 31 leaves take about 3 MB."""
 
@@ -28,8 +28,8 @@ class OnnxRanker:
     """`model`: ONNX bytes with one float32 input [n, features] and a first output of n scores.
 
     `meta["features"]` must be the first of `NAMES` (features are only ever added at the end), `meta["reference"]` one
-    typical value each. Raises ModelInvalid for anything else, and for a model that does not run or that names files
-    outside itself.
+    typical value each; `meta["depth"]`, if there, is a whole number from 1. Raises ModelInvalid for anything else, and
+    for a model that does not run or that names files outside itself.
     """
 
     name = "onnx"
@@ -42,6 +42,7 @@ class OnnxRanker:
         if not isinstance(names, Sequence) or not names or tuple(names) != NAMES[: len(names)]:
             raise ModelInvalid(f"ranker {version}: trained on other features than this release computes; train it anew")
         self._width = len(names)
+        self.depth = _depth(meta.get("depth"), version)
         self._reference = _reference(meta.get("reference"), self._width, version)
         if len(model) > LARGEST:
             raise ModelInvalid(f"ranker {version}: {len(model)} bytes, more than {LARGEST}")
@@ -80,6 +81,12 @@ class OnnxRanker:
         occluded[:, each, each] = self._reference
         fall = self.score(rows)[:, None] - self.score(occluded.reshape(n * width, width)).reshape(n, width)
         return [{NAMES[column]: float(row[column]) for column in np.flatnonzero(np.abs(row) > 1e-6)} for row in fall]
+
+
+def _depth(value: object, version: str) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ModelInvalid(f"ranker {version}: `depth` is not a whole number from 1")
+    return value
 
 
 def _reference(values: object, width: int, version: str) -> Rows:

@@ -22,6 +22,7 @@ class PassthroughRanker:
 
     name = "passthrough"
     version = "passthrough"
+    depth = None
 
     def __init__(self, weights: Mapping[str, float] = FUSION_WEIGHTS) -> None:
         self._weights = dict(weights)

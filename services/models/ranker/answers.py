@@ -6,7 +6,8 @@ propensity estimate (Joachims et al., "Unbiased learning-to-rank with biased fee
 
 What is learned at an item's row must have happened after the row was computed: memory counts clicks, too, and a row of
 today beside the clicks of yesterday would be told the answer. So a group begins anew whenever the answers to its query
-have doubled in number, and keeps each item's row as it was first shown in it.
+have doubled in number, and keeps each item's row as it was first shown in it. Answers to one person stay in one group:
+begun anew, its rows would have what they wanted as seen before, and what is left as new and not wanted.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class Answers:
         `person` is to be given where the rows depend on who asks."""
         number, together = self._current.get((key, person), (0, Together(key)))
         number += 1
-        if number & (number - 1) == 0:  # 1, 2, 4, 8 …
+        doubled = number & (number - 1) == 0  # 1, 2, 4, 8 …
+        if number == 1 or (doubled and not person):
             together = Together(key)
             self._found.append(together)
         self._current[key, person] = number, together

@@ -6,6 +6,7 @@ services.rankers.features, as served.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -208,6 +209,15 @@ def sides(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
     for group in groups:
         found[held_out(group.key)].append(group)
     return found
+
+
+def reach(groups: Sequence[Group]) -> int | None:
+    """How deep into a pool a ranker trained on `groups` sees (services/rankers/cascade.py): twice as deep as nearly all
+    of what pages showed; None where whole pools were judged."""
+    if any(group.looks is None for group in groups):
+        return None
+    places = -np.concatenate([group.baseline for group in groups])
+    return 2 * math.ceil(float(np.percentile(places, 99)))
 
 
 def debiased(group: Group) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from services.models.clicks import hashed
 from services.models.ranker.convert import convert, parity
 from services.models.ranker.ensemble import POINTWISE, Ensemble, fit, importance
 from services.models.ranker.judge import DEPTH, judge
-from services.models.ranker.rows import FEWEST, Group
+from services.models.ranker.rows import FEWEST, Group, reach
 from services.models.trained import Trained
 from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, FORMAT, OnnxRanker
@@ -103,6 +103,7 @@ def _packed(
         "format": FORMAT,
         "features": list(NAMES),
         "reference": [float(value) for value in reference],
+        "depth": reach(groups),
         "trees": ensemble.trees.num_trees(),
         "fused_slope": ensemble.slope,
         "libraries": {"lightgbm": lightgbm.__version__, "onnx": onnx.__version__},
