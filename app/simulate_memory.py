@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,6 +40,7 @@ from app.settings import Settings
 from app.simulation import LISTS, World, lived, prepare
 from app.system import System
 from services.datasets.folder import Dataset, DatasetQuery
+from services.errors import LtrrError
 from services.evaluation.click_models import click_model
 from services.evaluation.compare import table, traffic
 from services.evaluation.intervals import Interval, bootstraps
@@ -286,4 +288,7 @@ def _shown(value: Interval, sign: str = "") -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (LtrrError, OSError) as error:
+        sys.exit(str(error))

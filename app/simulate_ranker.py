@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from app.cli.train import train_encoders
 from app.policies import fixed_policy
 from app.settings import Settings
 from services.datasets.folder import Dataset, DatasetQuery
+from services.errors import LtrrError
 from services.evaluation.click_models import click_model
 from services.evaluation.compare import table
 from services.evaluation.examination import by_position
@@ -268,4 +270,7 @@ def _shown(value: Interval, sign: str = "") -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (LtrrError, OSError) as error:
+        sys.exit(str(error))

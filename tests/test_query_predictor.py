@@ -250,6 +250,19 @@ class TestTraining:
         assert found["brand3"] < 0.3 * MOST
         assert model.shared["brand3"] == 80
 
+    def test_what_everybody_asks_counts_no_more_than_a_few_looks(self) -> None:
+        """One pair of a query and an item that thousands looked at says no more of its kind than three looks do."""
+
+        def odds(times: float) -> float:
+            asked = log(catalogue())
+            query = asked[memory_key("word7 thing0 please")]
+            query.items["i7"] = Shown(times, 0)
+            return dict(
+                QueryPredictor.from_files(train(asked, catalogue(), SCHEMA).files).predict(catalogue()[123], SCHEMA)
+            )["word123 thing4 please"]
+
+        assert odds(10_000.0) == pytest.approx(odds(3.0))
+
     def test_passes_its_gate_for_predicting_what_titles_do_not(self, trained: Trained) -> None:
         assert trained.promote
         assert trained.meta["metrics"]["found"] > trained.meta["metrics"]["found_by_titles"]

@@ -98,6 +98,11 @@ def test_the_year_of_an_item_is_held_by_it(tmp_path: Path) -> None:
     assert recalled(tmp_path, taken, "heat 1995").keys() == {"heat"}
 
 
+def test_stopwords_are_asked_of_no_item(tmp_path: Path) -> None:
+    """Else "to", in all titles but a few, would be most of what the query says."""
+    assert recalled(tmp_path, [("what to watch heat", "heat")], "on to the heat of it").keys() == {"heat"}
+
+
 def test_numbers_are_looked_for_whole(tmp_path: Path) -> None:
     taken = [("toy story 4 pixar", "toy4"), ("toy story 4 pixar", "wick")]
     assert recalled(tmp_path, taken, "toy story 4").keys() == {"toy4"}
