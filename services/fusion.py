@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.errors import ArmFailed
 from services.types import Candidate, Found, Interpretation, Pooled, Understanding
 
@@ -120,6 +123,20 @@ def scale(arm: str, scores: Sequence[float]) -> list[float]:
         return [sure] * len(scores)
     slope = sure * (1.0 - LAST) / (high - low)
     return [sure * LAST + slope * (score - low) for score in scores]
+
+
+def shortened(arm: str, parts: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What the items of an arm's list would be worth, had it ended with the last of `kept`; 0 for the others.
+
+    parts: per item weight x scaled score in the whole list. Scaled scores are relative to the list's best and worst,
+    so those of a shorter list follow from them.
+    """
+    if arm in PROBABILITIES or not kept.any():
+        return np.where(kept, parts, 0.0)
+    low, high = float(parts[kept].min()), float(parts[kept].max())
+    if high <= low:
+        return np.where(kept, high, 0.0)
+    return np.where(kept, high * (LAST + (1.0 - LAST) * (parts - low) / (high - low)), 0.0)
 
 
 def fuse(

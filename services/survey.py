@@ -12,12 +12,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from services import metrics
 from services.arms.base import Arm
 from services.backends.base import EventLog, ItemStore
 from services.fusion import adapt, explained, fuse
-from services.policies.base import FACTS
+from services.policies.base import FACTS, part
+from services.policies.plans import ARMS
 from services.rankers.features import NAMES, rows
 from services.retrieval import retrieve
 from services.types import ArmOption, Context, Deadline, Schema, Survey
@@ -131,9 +136,15 @@ class Surveyor:
                 for arm, count in counts.items()
                 if count > 0
             },
-            facts={
-                name: tuple(round(value, DIGITS) for value in table[:, column].tolist())
-                for name, column in zip(FACTS, _COLUMNS, strict=True)
+            facts={name: _rounded(table[:, column]) for name, column in zip(FACTS, _COLUMNS, strict=True)}
+            | {
+                part(arm): _rounded(weights.get(arm, 0.0) * table[:, NAMES.index(f"{arm}_scaled")])
+                for arm in ARMS
+                if counts.get(arm)
             },
             shown=tuple(places.get(object_id, -1) for object_id in answered.shown),
         )
+
+
+def _rounded(column: NDArray[np.floating[Any]]) -> tuple[float, ...]:
+    return tuple(round(value, DIGITS) for value in column.tolist())

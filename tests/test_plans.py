@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.context import features
+from services.evaluation.measures import dcg
+from services.fusion import FUSION_WEIGHTS, fuse, scale
 from services.policies.base import FACTS
 from services.policies.kinds import FIRST, KINDS, SAMPLE, Kinds
 from services.policies.plans import ARMS, IN_USE, PAGE, STATIC, Plans, library
@@ -25,6 +27,7 @@ from services.rankers.features import NAMES
 from services.types import (
     Alternative,
     ArmOption,
+    Candidate,
     Context,
     Interpretation,
     Person,
@@ -60,6 +63,60 @@ def test_what_a_plan_finds_is_what_its_lists_hold(some: tuple[np.ndarray, np.nda
         held = [any(0 < r <= c for r, c in zip(row, plan, strict=True)) for row in ranks.tolist()]
         total = sum(p for p, has in zip(wanted.tolist(), held, strict=True) if has)
         assert found == pytest.approx(min(total, PAGE) / max(1.0, min(sum(wanted.tolist()), PAGE)))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@given(lists(), st.integers(0, 2**32 - 1))
+def test_pages_are_those_of_the_lists_fused_anew(some: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    """Beside what the product does with lists that end where the plan says."""
+    ranks, wanted = some
+    rng, items = np.random.default_rng(seed), len(ranks)
+    lists = {
+        arm: [
+            Candidate(f"{i:02d}", float(score))
+            for i, score in zip(
+                np.argsort(np.where(column > 0, column, 999))[: (column > 0).sum()],
+                np.sort(rng.random((column > 0).sum()))[::-1],
+                strict=True,
+            )
+        ]
+        for arm, column in zip(ARMS, ranks.T, strict=True)
+    }
+    union = fuse(lists, FUSION_WEIGHTS)
+    ids = [pooled.object_id for pooled in union] + sorted(
+        {f"{i:02d}" for i in range(items)} - {p.object_id for p in union}
+    )
+    order = [int(object_id) for object_id in ids]
+    parts = np.zeros((items, len(ARMS)))
+    for a, arm in enumerate(ARMS):
+        scaled = scale(arm, [candidate.score for candidate in lists[arm]])
+        for candidate, value in zip(lists[arm], scaled, strict=True):
+            parts[int(candidate.object_id), a] = FUSION_WEIGHTS[arm] * value
+    plans = Plans(MIX)
+    pages = plans.pages(ranks[order], wanted[order], parts[order])
+    best = dcg(sorted(wanted.tolist(), reverse=True), PAGE)
+    for place in [*rng.integers(0, len(plans) - 1, 25).tolist(), STATIC]:
+        cut = {arm: lists[arm][:count] for arm, count in zip(ARMS, plans.counts[place].tolist(), strict=True) if count}
+        page = [wanted[int(pooled.object_id)] for pooled in fuse(cut, FUSION_WEIGHTS)]
+        assert pages[place] == pytest.approx(dcg(page, PAGE) / best if best else 0.0, abs=1e-6)
+
+
+def test_an_arm_that_knows_the_order_is_worth_its_place() -> None:
+    """It has nothing of its own, but the one item that is wanted, first; the other arm has that among others."""
+    ranks, parts = np.zeros((30, len(ARMS)), dtype=np.int32), np.zeros((30, len(ARMS)))
+    lexical, memory = ARMS.index("lexical"), ARMS.index("memory")
+    ranks[:, lexical] = [8, *range(1, 8), *range(9, 31)]
+    parts[:, lexical] = 0.4 - 0.01 * ranks[:, lexical]
+    ranks[0, memory], parts[0, memory] = 1, 0.5
+    wanted = np.where(np.arange(30) == 0, 1.0, 0.0)
+    plans = Plans(MIX)
+    alone, both = (
+        plans.counts.tolist().index([counts.get(arm, 0) for arm in ARMS])
+        for counts in ({"lexical": 25}, {"lexical": 25, "memory": 5})
+    )
+    found, pages = plans.found(ranks, wanted), plans.pages(ranks, wanted, parts)
+    assert (found[alone], found[both]) == (1.0, 1.0)
+    assert (pages[alone], pages[both]) == pytest.approx((1 / np.log2(9), 1.0))
 
 
 def test_the_library_has_every_plan_of_one_or_two_arms_once() -> None:

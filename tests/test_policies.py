@@ -188,8 +188,14 @@ def test_vw_untrained_decides_as_the_static_mix() -> None:
 
 
 def test_vw_gives_each_allowed_count_its_share_of_exploration() -> None:
+    """The nearer to the plan's count, the more; the farthest, to do without the arm, something."""
     (choice,) = VWPolicy(FixedPolicy(MIX), 0.2, 30, 0).decide(FEATURES, (ARMS[0],), 1).values()
-    assert dict(choice.distribution) == pytest.approx({0: 0.05, 5: 0.05, 10: 0.85, 25: 0.05, 50: 0.0, 100: 0.0})
+    part = 0.2 / (0.25 + 0.5 + 1.0 + 0.5)
+    assert dict(choice.distribution) == pytest.approx(
+        {0: 0.25 * part, 5: 0.5 * part, 10: 0.8 + part, 25: 0.5 * part, 50: 0.0, 100: 0.0}
+    )
+    (choice,) = VWPolicy(FixedPolicy({"lexical": 100}), 0.2, 100, 0).decide(FEATURES, (ARMS[0],), 1).values()
+    assert dict(choice.distribution)[0] == dict(choice.distribution)[5] == pytest.approx(0.02 / (1.975 + 0.1))
 
 
 def test_vw_does_not_leave_the_static_mix_on_little_evidence() -> None:

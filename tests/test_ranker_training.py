@@ -18,7 +18,7 @@ from services.backends.sqlite_log import SqliteLog
 from services.errors import InvalidRequest, ModelInvalid
 from services.evaluation.measures import dcg, linear, ndcg
 from services.models.ranker.convert import convert, parity, round_thresholds
-from services.models.ranker.ensemble import LEVELS, LISTWISE, OBJECTIVES, fit
+from services.models.ranker.ensemble import LEVELS, LISTWISE, NEVER_LESS, OBJECTIVES, fit
 from services.models.ranker.judge import judge
 from services.models.ranker.rows import Group, Labelled, debiased, from_labels, from_log, read_labels
 from services.models.ranker.train import FILE, train, train_on_clicks
@@ -464,17 +464,19 @@ class TestDepth:
         assert trained.meta["depth"] is None
 
 
-class TestMonotone:
-    def test_a_larger_fused_score_is_never_worth_less(self, clicks: tuple[list[Group], list[Group]]) -> None:
-        """Also where clicks say the contrary, which is noise or bias: here GOOD items have low fused scores."""
+class TestNeverLess:
+    @pytest.mark.parametrize("name", sorted(NEVER_LESS))
+    def test_more_is_never_worth_less(self, name: str, clicks: tuple[list[Group], list[Group]]) -> None:
+        """Also where clicks say the contrary, which is noise or bias: here good items have little of it."""
+        column = NAMES.index(name)
         turned = []
         for g in clicks[0]:
             rows = g.rows.copy()
-            rows[:, FUSED] = 1.0 - g.rows[:, GOOD]
+            rows[:, column] = 1.0 - g.rows[:, GOOD]
             turned.append(replace(g, rows=rows))
         ensemble = fit(turned, [], 40, 10, 0)
         table = np.repeat(turned[0].rows[:1], 50, axis=0)
-        table[:, FUSED] = np.linspace(0.0, 1.0, 50)
+        table[:, column] = np.linspace(0.0, 1.0, 50)
         assert (np.diff(ensemble.score(table)) >= 0.0).all()
 
 

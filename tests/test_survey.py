@@ -7,14 +7,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from services import metrics
 from services.errors import ArmFailed, StorageFailed
 from services.fusion import FUSION_WEIGHTS, adapt, explained, fuse
-from services.policies.base import FACTS
+from services.policies.base import FACTS, part
 from services.policies.fixed import FixedPolicy
 from services.policies.modes import PolicySwitch
+from services.policies.plans import ARMS
 from services.rankers.features import NAMES, rows
 from services.survey import MOST_WAITING, Answered, Surveyor
 from services.types import (
@@ -115,6 +117,8 @@ def test_items_stand_in_fused_order_and_facts_are_the_rankers(service: Service) 
     for name in FACTS:
         assert survey.facts[name] == pytest.approx(table[:, NAMES.index(name)].tolist(), abs=6e-4)
     assert any(survey.facts["title_query_share"])
+    parts = np.sum([survey.facts[part(arm)] for arm in survey.ranks if arm in ARMS], axis=0)
+    assert parts == pytest.approx(table[:, NAMES.index("fused")], abs=FUSION_WEIGHTS["explore"] + 5 * 5e-4)
 
 
 @pytest.mark.parametrize("changes", [{"learn": False}, {"offset": 10}, {"query": ""}, {"sort": "-year"}])
@@ -272,7 +276,9 @@ def test_a_survey_has_each_arms_places_and_no_names() -> None:
         survey.facts,
         (1, -1, 0),
     )
-    assert set(survey.facts) == set(FACTS)
+    assert set(survey.facts) == {*FACTS, "lexical_part", "vector_part"}
+    assert survey.facts["lexical_part"] == pytest.approx((0.4, 0.08, 0.24, 0.0, 0.0))
+    assert survey.facts["vector_part"] == pytest.approx((0.0, 0.216, 0.0, 0.043, 0.0))
     assert survey.facts["title_query_share"] == (1.0, 0.0, 0.5, 0.0, 0.0)
     assert survey.facts["title_trigrams"][0] == 1.0
     assert count("made") == made + 1
@@ -283,7 +289,8 @@ def test_nothing_to_be_found_is_a_survey_as_well() -> None:
     taking = surveyor(log, Listing("lexical"), Listing("vector"))
     taking.offer(answered("q1", "memory", "explore"), 1)
     asyncio.run(taking.catch_up())
-    assert log == [Survey("q1", 7.0, {"lexical": (), "vector": ()}, dict.fromkeys(FACTS, ()), (-1, -1, -1))]
+    facts = dict.fromkeys((*FACTS, "lexical_part", "vector_part"), ())
+    assert log == [Survey("q1", 7.0, {"lexical": (), "vector": ()}, facts, (-1, -1, -1))]
 
 
 @pytest.mark.parametrize("error", [ArmFailed("unavailable"), TimeoutError(), RuntimeError("boom")])

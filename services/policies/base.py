@@ -13,6 +13,11 @@ FACTS = ("slots_expected", "slots_best", "slots_first", "title_trigrams", "title
 to do with the query, whoever found it."""
 
 
+def part(arm: str) -> str:
+    """Name of the column beside FACTS that says what the arm's full list adds to each item's fused score."""
+    return f"{arm}_part"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one decision once its reward window closed."""

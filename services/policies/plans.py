@@ -1,4 +1,5 @@
-"""Plans: how many candidates to take from each arm, all arms at once, and how much of what is wanted each plan finds.
+"""Plans: how many candidates to take from each arm, all arms at once, how much of what is wanted each plan finds, and
+how well the page that it makes is ordered.
 
 Two arms together find a given share of what is wanted for hardly more candidates than any number of arms do (films,
 told the slice: capped recall within .001 of the best of all 7,776 combinations), so the library has the plans with one
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.arms.base import COUNTS
+from services.fusion import shortened
+from services.rewards import examination
 
 ARMS = ("memory", "structured", "personal", "vector", "lexical")
 """Arms that plans are made of, in the order of their columns. What the explore arm finds answers no query in
@@ -26,6 +29,9 @@ PAGE = 10
 """Wanted items that fill a page: finding more of them is worth nothing (capped recall)."""
 
 _STEPS = np.array(COUNTS[1:])
+_DISCOUNTS = np.array([examination(position) for position in range(1, PAGE + 1)])
+_APART = 1e-9
+"""What parts items of the same score, so that the one that stands first in the union stays first."""
 
 
 def library() -> NDArray[np.int32]:
@@ -43,6 +49,7 @@ class Plans:
         """[plans, arms]."""
         places = np.searchsorted(_STEPS, self.counts[:STATIC]) + len(_STEPS) * np.arange(len(ARMS))
         used = self.counts[:STATIC] > 0
+        self._static = [(arm, count) for arm, count in enumerate(static) if count > 0]
         self._first = places[np.arange(len(places)), used.argmax(axis=1)]
         self._second = places[np.arange(len(places)), len(ARMS) - 1 - used[:, ::-1].argmax(axis=1)]
 
@@ -70,3 +77,35 @@ class Plans:
         sums = np.append(pairs, static)
         found: NDArray[np.float64] = np.minimum(sums, PAGE) / max(1.0, min(float(wanted.sum()), PAGE))
         return np.minimum(found, 1.0)  # sums of the same numbers in another order
+
+    def pages(
+        self, ranks: NDArray[np.int32], wanted: NDArray[np.float64], parts: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """DCG of the first page of each plan in the fused order, over that of the best page there is, [plans], 0..1.
+
+        ranks, wanted: as `found` has them, items in the order of the whole union; parts: [items, arms], what the arms'
+        full lists add to the fused scores. An arm that is left out may have nothing of its own that is wanted, and be
+        missed all the same, because it knew which of the others' items were.
+        """
+        best = float(np.einsum("i,i->", np.sort(wanted)[::-1][:PAGE], _DISCOUNTS[: len(wanted)]))
+        if best <= 0.0:
+            return np.zeros(len(self))
+        lists = np.stack(
+            [
+                shortened(arm, parts[:, a], (ranks[:, a] > 0) & (ranks[:, a] <= count))
+                for a, arm in enumerate(ARMS)
+                for count in _STEPS
+            ]
+        )
+        pairs = lists[self._first] + np.where((self._first == self._second)[:, None], 0.0, lists[self._second])
+        places = [len(_STEPS) * a + int(np.searchsorted(_STEPS, count)) for a, count in self._static]
+        scores = np.vstack([pairs, lists[places].sum(axis=0)])
+        held = scores > 0.0
+        scores -= _APART * np.arange(scores.shape[1])
+        scores[~held] = -np.inf
+        top = np.argpartition(-scores, min(PAGE, scores.shape[1]) - 1, axis=1)[:, :PAGE]
+        order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1)
+        top = np.take_along_axis(top, order, axis=1)
+        gains = np.where(np.take_along_axis(held, top, axis=1), wanted[top], 0.0)
+        worth: NDArray[np.float64] = np.einsum("ij,j->i", gains, _DISCOUNTS[: top.shape[1]]) / best
+        return np.minimum(worth, 1.0)

@@ -9,8 +9,9 @@ Anchoring: the static mix is one of the plans. Another one is taken only where i
 standard errors, CAUTION * SPREAD / sqrt(surveyed answers), and never before `LEAST` of them. Without evidence the
 policy decides exactly as the static mix does, apart from exploration.
 
-Exploring: around the plan, arm by arm, `exploration` of each arm's probability is spread evenly over its allowed
-counts, so none falls below exploration / number of allowed counts. Masking, exploring and sampling are ours
+Exploring: around the plan, arm by arm, `exploration` of each arm's probability is spread over its allowed counts, more
+over those next to the plan's than over those far from it, because the farthest is often to do without the arm that has
+the answer. None falls below FARTHEST x exploration / number of allowed counts. Masking, exploring and sampling are ours
 (services/policies/budget.py).
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import ModelInvalid
-from services.policies.base import Outcome
+from services.policies.base import Outcome, part
 from services.policies.budget import BUDGET, FLOOR, Distribute, allocate, check, retrace
 from services.policies.fixed import FixedPolicy, nearest
 from services.policies.kinds import Kinds
@@ -44,6 +45,11 @@ SATIETY = 1.5
 """A plan that is thought to find the share s of what is wanted is worth 1 - (1 - s)^SATIETY. Some people want one thing
 and some want many, of which only the latter need late candidates; the model knows the mean of both, and s alone would
 send late candidates to everyone (films, validation, recall within 25 candidates: .780 against .771 with 1)."""
+NEARER, FARTHEST = 0.5, 0.1
+"""What is explored: every step further from the plan's count, among those allowed, is so much less likely than the step
+before, and none less than that."""
+ORDER = 0.5
+"""Part of a plan's worth that is how its first page is ordered, by the fused score; the rest is what it finds."""
 PRICE = 0.0002
 """Default price of a candidate."""
 CURIOUS = 300.0
@@ -174,9 +180,14 @@ class VWPolicy:
             raise ValueError("a look or an action that is not a finite number")
         self.relevance.learn(described, places, looked, taken, outcome.weight)
         wanted = self.relevance.wanted(described, places, looked, taken)
-        found = self.plans.found(_ranks(survey), wanted)
-        self.kinds.learn(_aspects(outcome.features), 1.0 - (1.0 - found) ** SATIETY, outcome.weight)
+        self.kinds.learn(_aspects(outcome.features), self._worth(survey, wanted), outcome.weight)
         self._version = None
+
+    def _worth(self, survey: Survey, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[plans]"""
+        ranks, parts = _columns(survey.ranks, str, np.int32), _columns(survey.facts, part, np.float64)
+        found = 1.0 - (1.0 - self.plans.found(ranks, wanted)) ** SATIETY
+        return (1.0 - ORDER) * found + ORDER * self.plans.pages(ranks, wanted, parts)
 
     def dump(self) -> bytes:
         """The model: equal bytes for equal histories."""
@@ -209,9 +220,11 @@ class VWPolicy:
 
         def distribute(option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
             best = nearest(plan[option.name], allowed)
-            share = self._exploration / len(allowed)
-            kept = 1.0 - self._exploration
-            return tuple((c, (share + kept * (c == best)) if c in allowed else 0.0) for c in option.counts)
+            place = allowed.index(best)
+            weights = [max(NEARER ** abs(other - place), FARTHEST) for other in range(len(allowed))]
+            chances = {c: self._exploration * w / sum(weights) for c, w in zip(allowed, weights, strict=True)}
+            chances[best] += 1.0 - self._exploration
+            return tuple((c, chances.get(c, 0.0)) for c in option.counts)
 
         return distribute
 
@@ -221,8 +234,7 @@ def _aspects(features: Mapping[str, float]) -> dict[str, float]:
     return {name: features[name] for name in ASPECTS if name in features}
 
 
-def _ranks(survey: Survey) -> NDArray[np.int32]:
-    """[items, arms of plans]."""
-    items = max(map(len, survey.ranks.values()), default=0)
-    columns = [survey.ranks.get(arm, (0,) * items) for arm in ARMS]
-    return np.array(columns, dtype=np.int32).T.reshape(items, len(ARMS))
+def _columns(told: Mapping[str, Sequence[float]], name: Callable[[str], str], kind: type) -> NDArray[Any]:
+    """[items, arms of plans]; what is not there is 0."""
+    items = max(map(len, told.values()), default=0)
+    return np.array([told.get(name(arm), (0,) * items) for arm in ARMS], dtype=kind).T.reshape(items, len(ARMS))
