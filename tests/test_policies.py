@@ -11,7 +11,7 @@ import pytest
 
 from services import metrics
 from services.errors import ModelInvalid
-from services.policies.base import LearningPolicy, Outcome, Policy
+from services.policies.base import LearningPolicy, Outcome, Policy, part
 from services.policies.budget import allocate
 from services.policies.fixed import FIXED_COUNTS, FixedPolicy, UniformPolicy
 from services.policies.modes import PolicySwitch
@@ -166,6 +166,23 @@ def test_vw_learns_from_clicks_what_which_query_needs() -> None:
     plain, faceted = ({"slot_keyword": value, "rarity_max": 0.5} for value in (0.05, 0.85))
     assert counts_of(cheap.decide(faceted, WORLD, 1)) == {"lexical": 0, "structured": 25}
     assert counts_of(policy.at_price(2 * PRICE).decide(plain, WORLD, 1)) == {"lexical": 5, "structured": 0}
+
+
+def test_vw_keeps_the_arm_that_knows_the_order_of_what_others_find() -> None:
+    """The lexical arm finds both items that are wanted; memory has one of them, first, and nothing else."""
+    options = (ArmOption("memory", (0, 5)), ArmOption("lexical", (0, 5, 10, 25)))
+    memory, lexical = (1, *[0] * 24), (8, 9, *range(1, 8), *range(10, 26))
+    parts = {part("memory"): (0.5, *[0.0] * 24), part("lexical"): tuple(0.4 - 0.01 * rank for rank in lexical)}
+
+    def chosen(facts: Mapping[str, tuple[float, ...]]) -> dict[str, int]:
+        policy = VWPolicy(FixedPolicy({"memory": 5, "lexical": 10}), exploration=0.0, price=PRICE)
+        survey = Survey("q", 0.0, {"memory": memory, "lexical": lexical}, facts, tuple(range(10)))
+        for _ in range(1000):
+            policy.learn(Outcome({"slot_title": 1.0}, survey, LOOKED, (1.0, 1.0, *[0.0] * 8)))
+        return counts_of(policy.decide({"slot_title": 1.0}, options, 1))
+
+    assert chosen(parts) == {"memory": 5, "lexical": 10}
+    assert chosen({}) == {"memory": 0, "lexical": 10}, "told what is found alone, as a release before was"
 
 
 def test_vw_one_model_serves_any_price() -> None:

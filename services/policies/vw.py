@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -184,10 +184,16 @@ class VWPolicy:
         self._version = None
 
     def _worth(self, survey: Survey, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[plans]"""
-        ranks, parts = _columns(survey.ranks, str, np.int32), _columns(survey.facts, part, np.float64)
-        found = 1.0 - (1.0 - self.plans.found(ranks, wanted)) ** SATIETY
-        return (1.0 - ORDER) * found + ORDER * self.plans.pages(ranks, wanted, parts)
+        """[plans]. A survey of a release that did not take down what arms add to fused scores tells what is found."""
+        items = max(map(len, survey.ranks.values()), default=0)
+        nothing = (0,) * items
+        ranks = np.array([survey.ranks.get(arm, nothing) for arm in ARMS], dtype=np.int32).T.reshape(items, len(ARMS))
+        found: NDArray[np.float64] = 1.0 - (1.0 - self.plans.found(ranks, wanted)) ** SATIETY
+        if not any(part(arm) in survey.facts for arm in ARMS):
+            return found
+        parts = np.array([survey.facts.get(part(arm), nothing) for arm in ARMS], dtype=np.float64)
+        pages = self.plans.pages(ranks, wanted, parts.T.reshape(items, len(ARMS)))
+        return (1.0 - ORDER) * found + ORDER * pages
 
     def dump(self) -> bytes:
         """The model: equal bytes for equal histories."""
@@ -232,9 +238,3 @@ class VWPolicy:
 def _aspects(features: Mapping[str, float]) -> dict[str, float]:
     """Those that say what kind of request it is: the time of day and what callers add made it worse."""
     return {name: features[name] for name in ASPECTS if name in features}
-
-
-def _columns(told: Mapping[str, Sequence[float]], name: Callable[[str], str], kind: type) -> NDArray[Any]:
-    """[items, arms of plans]; what is not there is 0."""
-    items = max(map(len, told.values()), default=0)
-    return np.array([told.get(name(arm), (0,) * items) for arm in ARMS], dtype=kind).T.reshape(items, len(ARMS))
