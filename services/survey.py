@@ -21,8 +21,7 @@ from services import metrics
 from services.arms.base import Arm
 from services.backends.base import EventLog, ItemStore
 from services.fusion import adapt, explained, fuse
-from services.policies.base import FACTS, part
-from services.policies.plans import ARMS
+from services.policies.base import ARMS, FACTS, part
 from services.rankers.features import NAMES, rows
 from services.retrieval import retrieve
 from services.types import ArmOption, Context, Deadline, Schema, Survey

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from services.context import features
 from services.evaluation.measures import dcg
 from services.fusion import FUSION_WEIGHTS, fuse, scale
-from services.policies.base import FACTS
+from services.policies.base import ARMS, FACTS
 from services.policies.kinds import FIRST, KINDS, SAMPLE, Kinds
-from services.policies.plans import ARMS, IN_USE, PAGE, STATIC, Plans, library
+from services.policies.plans import IN_USE, PAGE, STATIC, Plans, library
 from services.policies.relevance import (
     ASPECTS,
     ATTRACTIVENESS,

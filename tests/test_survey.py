@@ -13,10 +13,9 @@ import pytest
 from services import metrics
 from services.errors import ArmFailed, StorageFailed
 from services.fusion import FUSION_WEIGHTS, adapt, explained, fuse
-from services.policies.base import FACTS, part
+from services.policies.base import ARMS, FACTS, part
 from services.policies.fixed import FixedPolicy
 from services.policies.modes import PolicySwitch
-from services.policies.plans import ARMS
 from services.rankers.features import NAMES, rows
 from services.survey import MOST_WAITING, Answered, Surveyor
 from services.types import (

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from services.types import ArmChoice, ArmOption, Decision, Survey
 
+ARMS = ("memory", "structured", "personal", "vector", "lexical")
+"""Arms that plans are made of, in the order of their columns. What the explore arm finds answers no query in
+particular: it is left to exploration."""
 FACTS = ("slots_expected", "slots_best", "slots_first", "title_trigrams", "title_query_share")
 """What surveys take down of an item: columns of the ranker's table (services/rankers/features.py) that say what it has
 to do with the query, whoever found it."""

@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from services.arms.base import COUNTS
 from services.fusion import shortened
+from services.policies.base import ARMS
 from services.rewards import examination
 
-ARMS = ("memory", "structured", "personal", "vector", "lexical")
-"""Arms that plans are made of, in the order of their columns. What the explore arm finds answers no query in
-particular: it is left to exploration."""
 IN_USE = 2
 """Most arms that a plan asks."""
 STATIC = -1

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.policies.base import FACTS
-from services.policies.plans import ARMS
+from services.policies.base import ARMS, FACTS
 from services.types import Survey
 
 Floats = NDArray[np.float64]

@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import ModelInvalid
-from services.policies.base import Outcome, part
+from services.policies.base import ARMS, Outcome, part
 from services.policies.budget import BUDGET, FLOOR, Distribute, allocate, check, retrace
 from services.policies.fixed import FixedPolicy, nearest
 from services.policies.kinds import Kinds
-from services.policies.plans import ARMS, STATIC, Plans
+from services.policies.plans import STATIC, Plans
 from services.policies.relevance import ASPECTS, INPUTS, RelevanceModel, describe
 from services.policies.sampling import Distribution
 from services.types import ArmChoice, ArmOption, Survey
