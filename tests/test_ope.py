@@ -331,7 +331,7 @@ class TestIntervals:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """1,000 seeds and more targets: python -m services.evaluation.ope_coverage."""
-        world, n = World(0.1), 4000
+        world, n = World(0.1), 5000
         names = [name for name, target in world.targets.items() if n / target.moment >= LEAST_SAMPLE]
         assert len(names) == len(TARGETS) - 1
         scores = score(world, names, n, seeds=200)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from services.evaluation import ope
 from services.evaluation.reward_model import Actions, crossfit
+from services.policies.sampling import nearby
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -47,6 +48,11 @@ COLUMNS = Actions(
     tuple(int(arm) for arm in np.repeat(np.arange(ARMS), len(COUNTS))), tuple(int(c) for c in np.tile(COUNTS, ARMS))
 )
 
+NEARBY = np.zeros((len(COUNTS) + 1, len(COUNTS), len(COUNTS)))
+"""[allowed counts, place of the preferred one among them, place of another]: share of what is explored."""
+for _size, _place in ((size, place) for size in range(1, len(COUNTS) + 1) for place in range(size)):
+    NEARBY[_size, _place, :_size] = nearby(_place, _size)
+
 STATIC = np.tile([1, 2, 1, 2, 0, 3], (CONTEXTS, 1))
 """(contexts, arms): the count that is preferred, by its place in COUNTS."""
 
@@ -72,8 +78,8 @@ TARGETS: Mapping[str, tuple[Ints, bool]] = {
 def conditionals(preferred: Ints, exploration: float) -> Floats:
     """(contexts, actions, arms): the probability of each arm's count given the counts of the arms before. Counts that
     break the budget are masked, for the last arm those that miss the floor as well; the largest allowed count up to the
-    preferred one gets what exploration leaves."""
-    place = np.arange(len(COUNTS))
+    preferred one gets what exploration leaves, which is spread as our policy spreads it."""
+    place, rows = np.arange(len(COUNTS)), np.arange(len(ACTIONS))
     taken = COUNTS[ACTIONS]
     spent = np.cumsum(taken, axis=1) - taken
     chances = np.zeros((CONTEXTS, *ACTIONS.shape))
@@ -81,12 +87,15 @@ def conditionals(preferred: Ints, exploration: float) -> Floats:
         total = spent[:, arm, None] + COUNTS
         allowed = (total <= BUDGET) & ((total >= FLOOR) | (arm < ARMS - 1))
         drawn = ACTIONS[:, arm]
-        possible = allowed[np.arange(len(ACTIONS)), drawn]
-        share = exploration / np.maximum(allowed.sum(axis=1), 1)
+        possible = allowed[rows, drawn]
+        sizes, order = allowed.sum(axis=1), np.maximum(np.cumsum(allowed, axis=1) - 1, 0)
         for context in range(CONTEXTS):
             within = allowed & (place <= preferred[context, arm])
             best = np.where(within.any(axis=1), np.where(within, place, -1).max(axis=1), allowed.argmax(axis=1))
-            chances[context, :, arm] = np.where(possible, share + (1.0 - exploration) * (drawn == best), 0.0)
+            share = NEARBY[sizes, order[rows, best], order[rows, drawn]]
+            chances[context, :, arm] = np.where(
+                possible, exploration * share + (1.0 - exploration) * (drawn == best), 0
+            )
     return chances
 
 

@@ -7,11 +7,15 @@ or the Python version, so that a logged decision can be drawn again and must com
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from hashlib import blake2b
 
 Distribution = tuple[tuple[int, float], ...]
 """(count, probability) over all counts of an arm, ascending by count; probabilities sum to 1."""
 
+NEARER, FARTHEST = 0.5, 0.1
+"""Exploring: every step further from the preferred count, among those allowed, is so much less likely than the step
+before, and none is less likely than that beside the preferred one."""
 _SEED_BYTES = 16
 _MANTISSA_BITS = 53
 
@@ -40,6 +44,14 @@ def draw(seed: int, arm: str, distribution: Distribution) -> int:
     if drawn is None:
         raise ValueError(f"no count of arm {arm!r} has a probability above 0")
     return drawn
+
+
+@lru_cache(maxsize=256)
+def nearby(place: int, size: int) -> tuple[float, ...]:
+    """How exploration is spread over `size` allowed counts around the one at `place`; sums to 1. What is far from a
+    preferred count, above all doing without the arm, is tried least: it seldom answers as well."""
+    weights = [max(NEARER ** abs(other - place), FARTHEST) for other in range(size)]
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 def mask(distribution: Distribution, allowed: Collection[int]) -> Distribution:

@@ -9,9 +9,8 @@ Anchoring: the static mix is one of the plans. Another one is taken only where i
 standard errors, CAUTION * SPREAD / sqrt(surveyed answers), and never before `LEAST` of them. Without evidence the
 policy decides exactly as the static mix does, apart from exploration.
 
-Exploring: around the plan, arm by arm, `exploration` of each arm's probability is spread over its allowed counts, more
-over those next to the plan's than over those far from it, because the farthest is often to do without the arm that has
-the answer. None falls below FARTHEST x exploration / number of allowed counts. Masking, exploring and sampling are ours
+Exploring: around the plan, arm by arm, `exploration` of each arm's probability is spread over its allowed counts, the
+more the nearer they are to the plan's (`nearby` in sampling.py). Masking, exploring and sampling are ours
 (services/policies/budget.py).
 """
 
@@ -33,7 +32,7 @@ from services.policies.fixed import FixedPolicy, nearest
 from services.policies.kinds import Kinds
 from services.policies.plans import STATIC, Plans
 from services.policies.relevance import ASPECTS, INPUTS, RelevanceModel, describe
-from services.policies.sampling import Distribution
+from services.policies.sampling import Distribution, nearby
 from services.types import ArmChoice, ArmOption, Survey
 
 CAUTION = 1.0
@@ -45,9 +44,6 @@ SATIETY = 1.5
 """A plan that is thought to find the share s of what is wanted is worth 1 - (1 - s)^SATIETY. Some people want one thing
 and some want many, of which only the latter need late candidates; the model knows the mean of both, and s alone would
 send late candidates to everyone (films, validation, recall within 25 candidates: .780 against .771 with 1)."""
-NEARER, FARTHEST = 0.5, 0.1
-"""What is explored: every step further from the plan's count, among those allowed, is so much less likely than the step
-before, and none less than that."""
 ORDER = 0.5
 """Part of a plan's worth that is how its first page is ordered, by the fused score; the rest is what it finds."""
 PRICE = 0.0002
@@ -226,9 +222,8 @@ class VWPolicy:
 
         def distribute(option: ArmOption, allowed: tuple[int, ...]) -> Distribution:
             best = nearest(plan[option.name], allowed)
-            place = allowed.index(best)
-            weights = [max(NEARER ** abs(other - place), FARTHEST) for other in range(len(allowed))]
-            chances = {c: self._exploration * w / sum(weights) for c, w in zip(allowed, weights, strict=True)}
+            shares = nearby(allowed.index(best), len(allowed))
+            chances = {c: self._exploration * share for c, share in zip(allowed, shares, strict=True)}
             chances[best] += 1.0 - self._exploration
             return tuple((c, chances.get(c, 0.0)) for c in option.counts)
 
