@@ -87,17 +87,17 @@ def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Docum
     if not pool:
         return np.zeros((0, len(NAMES)), dtype=np.float32)
     items = [matches.item(pooled.object_id, documents.get(pooled.object_id, {}), schema) for pooled in pool]
-    asked = matches.Asked(context.understanding)
+    asked, seen = matches.Asked(context.understanding), _seen(context.person, pool)
     parts = (
         _arms(pool),
         _memory(context, pool),
         np.array([item.priors for item in items]),
         matches.titles(asked, items),
         matches.slots(context.understanding, items, schema),
-        _seen(context.person, pool)[:, None],
+        seen[:, None],
         np.tile(_query(context, schema.title), (len(pool), 1)),
         matches.words(asked, items),
-        np.tile(_known(context, pool), (len(pool), 1)),
+        np.tile(_known(context, seen), (len(pool), 1)),
     )
     table = np.hstack(parts)
     np.nan_to_num(table, copy=False, nan=0.0, posinf=_LIMIT, neginf=-_LIMIT)
@@ -165,8 +165,7 @@ def _query(context: Context, title: str | None) -> NDArray[np.float64]:
     )
 
 
-def _known(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
+def _known(context: Context, seen: NDArray[np.float64]) -> NDArray[np.float64]:
     """Clicks on the query itself, actions of the person, and how many items of the pool they acted on (log1p each)."""
     clicks = sum(max(remembered.clicks, 0.0) for remembered in context.memory if remembered.similarity >= 1.0)
-    seen = np.count_nonzero(_seen(context.person, pool))
-    return np.log1p(np.array((clicks, len(context.person.recent), seen), dtype=np.float64))
+    return np.log1p(np.array((clicks, len(context.person.recent), np.count_nonzero(seen)), dtype=np.float64))

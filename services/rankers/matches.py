@@ -94,20 +94,23 @@ class Asked:
         corrected = [word[0].text for word in understanding.words[:TOKENS] if word and word[0].text]
         self.meant = " ".join(corrected) or self.text
         self.trigrams = _trigrams(self.text)
-        self.spellings = _spellings(understanding)
-        self.rarity = _rarity(understanding)
+        self._spellings = _spellings(understanding)
+        self.words = frozenset(self._spellings)
+        """In any spelling."""
+        self._rarity = _rarity(understanding)
 
     def matched(self, words: Iterable[str]) -> dict[int, float]:
-        """Place in the query -> weight of the likeliest of its spellings that is among `words`."""
+        """Place in the query -> weight of the likeliest of its spellings that is among `words`, some of its own."""
         found: dict[int, float] = {}
         for word in words:
-            for place, weight in self.spellings[word]:
-                found[place] = max(found.get(place, 0.0), weight)
+            for place, weight in self._spellings[word]:
+                if weight > found.get(place, 0.0):
+                    found[place] = weight
         return found
 
     def share(self, matched: Mapping[int, float]) -> float:
         """Of the query, by rarity."""
-        return sum([self.rarity[place] * weight for place, weight in matched.items()])
+        return sum([self._rarity[place] * weight for place, weight in matched.items()])
 
 
 def titles(asked: Asked, items: Sequence[Item]) -> NDArray[np.float64]:
@@ -115,7 +118,7 @@ def titles(asked: Asked, items: Sequence[Item]) -> NDArray[np.float64]:
     query, whether it is the query, whether it begins with it, and how alike they are in trigrams."""
     table = []
     for each in items:
-        covered = each.words & asked.spellings.keys()
+        covered = each.words & asked.words
         matched = asked.matched(covered)
         table.append(
             (
@@ -133,11 +136,18 @@ def titles(asked: Asked, items: Sequence[Item]) -> NDArray[np.float64]:
 def words(asked: Asked, items: Sequence[Item]) -> NDArray[np.float64]:
     """[items, 3]: share of the query, by rarity, in the item's keywords, in its texts beside the title, and in any of
     its words, the title's included."""
+    shares: dict[frozenset[str], float] = {frozenset(): 0.0}
+
+    def share(found: frozenset[str]) -> float:
+        known = shares.get(found)
+        if known is None:
+            known = shares[found] = asked.share(asked.matched(found))
+        return known
+
     table = []
     for each in items:
-        keywords, texts = each.keywords & asked.spellings.keys(), each.texts & asked.spellings.keys()
-        everywhere = keywords | texts | (each.words & asked.spellings.keys())
-        table.append([asked.share(asked.matched(found)) for found in (keywords, texts, everywhere)])
+        keywords, texts = each.keywords & asked.words, each.texts & asked.words
+        table.append((share(keywords), share(texts), share(keywords | texts | (each.words & asked.words))))
     return np.array(table, dtype=np.float64)
 
 
