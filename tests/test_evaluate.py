@@ -183,7 +183,7 @@ class TestLive:
 
     def test_a_ranker_orders_what_the_policies_found(self, data: Path, tmp_path: Path) -> None:
         class Upside:
-            name, version = "upside", "7"
+            name, version, depth = "upside", "7", None
 
             def score(self, table: Any) -> Any:
                 return -live_runs.PassthroughRanker().score(table)
