@@ -47,7 +47,6 @@ class Plans:
         """[plans, arms]."""
         places = np.searchsorted(_STEPS, self.counts[:STATIC]) + len(_STEPS) * np.arange(len(ARMS))
         used = self.counts[:STATIC] > 0
-        self._static = [(arm, count) for arm, count in enumerate(static) if count > 0]
         self._first = places[np.arange(len(places)), used.argmax(axis=1)]
         self._second = places[np.arange(len(places)), len(ARMS) - 1 - used[:, ::-1].argmax(axis=1)]
 
@@ -88,16 +87,14 @@ class Plans:
         best = float(np.einsum("i,i->", np.sort(wanted)[::-1][:PAGE], _DISCOUNTS[: len(wanted)]))
         if best <= 0.0:
             return np.zeros(len(self))
-        lists = np.stack(
-            [
-                shortened(arm, parts[:, a], (ranks[:, a] > 0) & (ranks[:, a] <= count))
-                for a, arm in enumerate(ARMS)
-                for count in _STEPS
-            ]
-        )
+
+        def listed(a: int, count: int) -> NDArray[np.float64]:
+            return shortened(ARMS[a], parts[:, a], (ranks[:, a] > 0) & (ranks[:, a] <= count))
+
+        lists = np.stack([listed(a, count) for a in range(len(ARMS)) for count in _STEPS.tolist()])
         pairs = lists[self._first] + np.where((self._first == self._second)[:, None], 0.0, lists[self._second])
-        places = [len(_STEPS) * a + int(np.searchsorted(_STEPS, count)) for a, count in self._static]
-        scores = np.vstack([pairs, lists[places].sum(axis=0)])
+        static = np.sum([listed(a, count) for a, count in enumerate(self.counts[STATIC].tolist())], axis=0)
+        scores = np.vstack([pairs, static])
         held = scores > 0.0
         scores -= _APART * np.arange(scores.shape[1])
         scores[~held] = -np.inf
