@@ -51,10 +51,10 @@ simulate: install ## let the service learn from simulated people, on DATA=DIR (O
 	$(BIN)/ltrr simulate --data $(DATA) --out $(or $(OUT),simulation)
 
 simulate-ranker: install ## what clicks are worth to a ranker beside judgements, on DATA=DIR (OUT=FOLDER)
-	$(BIN)/python -m app.simulate_ranker --data $(DATA) --out $(or $(OUT),evaluation/ranker)
+	$(BIN)/python -m evaluation.studies.ranker --data $(DATA) --out $(or $(OUT),evaluation/ranker)
 
 simulate-memory: install ## what the click memory is worth, part by part, on DATA=DIR (OUT=FOLDER)
-	$(BIN)/python -m app.simulate_memory --data $(DATA) --out $(or $(OUT),evaluation/memory) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python -m evaluation.studies.memory --data $(DATA) --out $(or $(OUT),evaluation/memory) $(if $(SEEDS),--seeds $(SEEDS))
 
 dashboards: install ## generate the Grafana dashboards anew
 	$(BIN)/python -m deploy.grafana.generate

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from app import logs
 from app.cli import backup, convert, demo, doctor, evaluate, index, learn, models, replay, serve, simulate, train
 from app.settings import Settings
+from app.telemetry import logs
 from services.errors import LtrrError, SettingsInvalid
 
 DONE, FAILED, WRONG_USE = 0, 1, 2

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 import orjson
 
 from services.datasets.folder import DatasetQuery
-from services.evaluation.users import MIX
+from services.simulation.users import MIX
 
 T = TypeVar("T")
 

@@ -27,14 +27,15 @@ import tantivy
 import uvloop
 
 from app.settings import Settings
-from app.system import System
-from app.wiring import opened as wired
+from app.system.system import System
+from app.system.wiring import opened as wired
 from load_tests.figures import ENCODER, JSON, ONNX, QDRANT, SQLITE, TANTIVY, VW
 from load_tests.loader import body, chunks, traffic
 from load_tests.recorder import Call, Recorder, Statement
-from services import metrics, views
+from services import metrics
 from services.datasets.folder import Dataset, DatasetQuery
 from services.rankers.passthrough import PassthroughRanker
+from services.search import serializers as views
 from services.types import Answer, Query
 
 TIMEOUT = 10.0

@@ -14,8 +14,8 @@ import qdrant_edge
 import vowpal_wabbit_next as vw
 
 from load_tests.figures import ENCODER, ONNX, QDRANT, TANTIVY, VW
-from services.backends import tantivy as lexical
-from services.backends.tantivy_reading import Reading
+from services.backends.tantivy import index as lexical
+from services.backends.tantivy.reading import Reading
 from services.models.text_encoder import model as encoders
 
 

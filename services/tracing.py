@@ -1,4 +1,5 @@
-"""Spans of what happens on a request. Nothing, at next to no cost, until a tracer is installed (see app/tracing.py).
+"""Spans of what happens on a request. Nothing, at next to no cost, until a tracer is installed (see
+app/telemetry/tracing.py).
 
 Attributes say how and how long, never what was asked.
 """

@@ -70,7 +70,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Roles of the catalogue's fields and the constants that scale its priors (see services/schema.py)."""
+    """Roles of the catalogue's fields and the constants that scale its priors (see services/schema/schema.py)."""
 
     fields: tuple[Field, ...] = ()
     title: str | None = None

@@ -13,9 +13,9 @@ import httpx
 import orjson
 from fastapi import FastAPI
 
-from app.main import create_app
+from app.http.application import create_app
 from app.settings import Settings
-from app.system import System
+from app.system.system import System
 from services.arms.base import Arm
 from services.types import Context, Deadline
 

@@ -15,13 +15,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.__main__ import usage
-from app.main import create_app
-from app.pages import pages
+from app.http.application import create_app
+from app.http.pages import pages
 from app.settings import PREFIX, Settings
-from app.wiring import opened
+from app.system.wiring import opened
 from services.policies.modes import MODES
 from services.types import EventStatus, Role
-from tests.process import ROOT, done
+from tests.commands import ROOT, done
 
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")

@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from app.backups import back_up, put_back
-from app.cli.progress import Progress
+from app.operations.backups import back_up, put_back
 from app.settings import Settings
+from app.telemetry.progress import Progress
 from services.backup.archive import Archive
 from services.errors import SettingsInvalid
 

@@ -11,8 +11,8 @@ from app.cli.index import index, text
 from app.cli.serve import address, serve
 from app.settings import Settings
 from services.datasets.folder import Dataset, state
+from services.datasets.sample.generate import generate
 from services.errors import SettingsInvalid
-from services.sample.generate import generate
 
 READY = "indexed"
 """File that says which state of the source is indexed."""

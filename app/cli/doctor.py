@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import orjson
 
-from app.doctor import Finding, Verdict, examine
+from app.operations.doctor import Finding, Verdict, examine
 from app.settings import Settings
 
 MARKS = {Verdict.OK: "ok      ", Verdict.WARNING: "warning ", Verdict.FAILED: "FAILED  "}

@@ -20,11 +20,11 @@ from typing import Any
 
 import orjson
 
-from app.apart import indexed_apart
-from app.cli.progress import Progress
 from app.cli.train import train_encoders
-from app.live_runs import LEARNED, STATIC, Found, Served, live_runs, served
+from app.offline.live_runs import LEARNED, STATIC, Found, Served, live_runs, served
+from app.offline.sandbox import indexed_apart
 from app.settings import Settings
+from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, SettingsInvalid
 from services.evaluation.compare import MEASURES, Comparison, JudgedQuery, compare, traffic

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import orjson
 
-from app.cli.progress import Progress
 from app.cli.train import train_encoders
-from app.client import Client
-from app.indexing import Summary, index_opened, index_served
-from app.ownership import owned, owner
+from app.operations.client import Client
+from app.operations.indexing import Summary, index_opened, index_served
 from app.settings import Settings
-from app.wiring import check, opened
+from app.system.ownership import owned, owner
+from app.system.wiring import check, opened
+from app.telemetry.progress import Progress
 from services.datasets.folder import SCHEMA, Dataset
 from services.errors import SettingsInvalid, Unavailable
-from services.schema import describe, load_schema
+from services.schema.schema import describe, load_schema
 from services.types import Schema
 
 SHOWN_PROBLEMS = 20

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from app.learning import learning
-from app.main import create_learner_app
-from app.server import DrainingServer, configured, listening, run_server
+from app.http.application import create_learner_app
+from app.process.server import DrainingServer, configured, listening, run_server
 from app.settings import Settings
+from app.system.learner_process import learning
 from services.errors import SettingsInvalid
 
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import orjson
 
-from app.client import Client
-from app.ownership import owned, owner
-from app.registry import BY_HAND, Registry, listing, previous, promote
-from app.reloading import Reloader
+from app.operations.client import Client
 from app.settings import Settings
-from app.stores import model_store, open_stores
-from app.wiring import opened, policy_gate
+from app.system.ownership import owned, owner
+from app.system.registry import BY_HAND, Registry, listing, previous, promote
+from app.system.reloading import Reloader
+from app.system.stores import model_store, open_stores
+from app.system.wiring import opened, policy_gate
 from services.errors import NotFound
-from services.learner_link import LearnerLink
+from services.learning.learner_link import LearnerLink
+from services.learning.snapshots import ADOPTED
+from services.learning.snapshots import KIND as POLICY
 from services.models.store import ModelStore
-from services.snapshots import ADOPTED
-from services.snapshots import KIND as POLICY
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

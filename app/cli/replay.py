@@ -8,13 +8,13 @@ from dataclasses import asdict
 
 import orjson
 
-from app.policies import fixed_policy, load_policy
 from app.settings import Settings
-from app.stores import model_store, open_log
+from app.system.policies import fixed_policy, load_policy
+from app.system.stores import model_store, open_log
 from services.errors import LtrrError
+from services.learning.snapshots import KIND, POLICY_FILE
+from services.offpolicy.replay import Report, replay
 from services.policies.base import Policy
-from services.replay import Report, replay
-from services.snapshots import KIND, POLICY_FILE
 
 SHOWN = 20
 

@@ -10,12 +10,12 @@ import signal
 import socket
 from contextlib import nullcontext
 
-from app.main import create_app
-from app.ownership import owned
-from app.server import DrainingServer, WorkerServer, configured, listening, run_server
+from app.http.application import create_app
+from app.process.server import DrainingServer, WorkerServer, configured, listening, run_server
+from app.process.workers import Place, Supervisor
 from app.settings import PREFIX, Settings
-from app.wiring import check
-from app.workers import Place, Supervisor
+from app.system.ownership import owned
+from app.system.wiring import check
 from services.errors import SettingsInvalid
 
 MOST_WORKERS = 64

@@ -22,18 +22,18 @@ from pathlib import Path
 
 import orjson
 
-from app.cli.progress import Progress
 from app.cli.train import SEED, train_encoders, train_ranker
 from app.settings import Settings
-from app.simulated_changes import Changes
-from app.simulated_ranker import ANSWERED_BY, with_ranker
-from app.simulated_report import report
-from app.simulated_runs import BASELINES, FORGETFUL, LEARNED, ROWS, STATIC, Asked, Row, check, finished, repeating
-from app.simulated_runs import run as run_row
-from app.simulation import prepare
+from app.simulation.changes import Changes
+from app.simulation.ranker import ANSWERED_BY, with_ranker
+from app.simulation.report import report
+from app.simulation.runs import BASELINES, FORGETFUL, LEARNED, ROWS, STATIC, Asked, Row, check, finished, repeating
+from app.simulation.runs import run as run_row
+from app.simulation.world import prepare
+from app.telemetry.progress import Progress
 from services.errors import InvalidRequest, SettingsInvalid
-from services.evaluation.drift import Outage
 from services.policies.fixed import FIXED_COUNTS
+from services.simulation.drift import Outage
 
 OUT = Path("simulation")
 CHOICE = (*ROWS, *BASELINES)

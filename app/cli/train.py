@@ -10,18 +10,18 @@ from typing import Any
 
 import orjson
 
-from app.apart import Searched, indexed_apart
-from app.cli.progress import Progress
-from app.encoders import TASTE, TEXT
-from app.indexing import Summary
-from app.policies import fixed_policy
-from app.query_predictor import QUERY_PREDICTOR
+from app.offline.sandbox import Searched, indexed_apart
+from app.operations.indexing import Summary
 from app.settings import Settings
-from app.stores import model_store, open_items, open_log
-from app.wiring import RANKER
+from app.system.encoders import TASTE, TEXT
+from app.system.policies import fixed_policy
+from app.system.query_predictor import QUERY_PREDICTOR
+from app.system.stores import model_store, open_items, open_log
+from app.system.wiring import RANKER
+from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, ModelInvalid, SettingsInvalid
-from services.rewards import gain
+from services.rewards.rewards import gain
 from services.types import Interaction, Schema
 
 KINDS = (RANKER, TEXT, TASTE, QUERY_PREDICTOR)
@@ -124,8 +124,8 @@ async def train_encoders(settings: Settings, summary: Summary, progress: Progres
 
 async def train_text_encoder(settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:
     """On the catalogue of `data`, or on the one of this service."""
-    from services.inference import infer
     from services.models.text_encoder.train import train
+    from services.schema.inference import infer
 
     if data is not None:
         dataset = Dataset.open(data)

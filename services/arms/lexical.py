@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from services.arms.base import COUNTS
+from services.arms.matching import text_match
 from services.backends.base import IndexQuery, LexicalIndex
-from services.matching import text_match
 from services.types import Candidate, Context, Deadline
 
 

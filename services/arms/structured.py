@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from services.arms.base import COUNTS
+from services.arms.matching import slot_match
 from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, LexicalIndex, SlotMatch
-from services.matching import slot_match
 from services.types import Candidate, Context, Deadline
 
 FOLLOWED = 0.5

@@ -241,7 +241,7 @@ class Entry:
     offset: int
     at: float
     kind: int
-    """As in services.codec."""
+    """As in services.backends.log_codec."""
     query_id: str
     user_id: str
     """Both "" for none; a blanked record has no user."""
@@ -383,7 +383,7 @@ class MemoryIndex(Protocol):
     """Q2E scores and people's histories. Scores decay by log time, are capped per query, and survive a restart."""
 
     async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
-        """Items that the memory has for the query behind `key` (see services/memory.py) and its neighbours."""
+        """Items that the memory has for the query behind `key` (see services/memory/scores.py) and its neighbours."""
         ...
 
     async def person(self, person: str, limit: int, deadline: Deadline) -> Person: ...

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from services.backends.base import Record
-from services.codec import decode
+from services.backends.log_codec import decode
 from services.errors import RecordDamaged
 from services.types import EventStatus, Impression
 

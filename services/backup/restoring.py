@@ -28,7 +28,7 @@ from services.backup.contents import (
     lines,
 )
 from services.models.files import Files
-from services.schema import from_json
+from services.schema.schema import from_json
 
 T = TypeVar("T")
 

@@ -36,10 +36,10 @@ from services.backup.contents import (
     noted,
 )
 from services.errors import ModelInvalid, NotFound, StorageFailed
-from services.learner_link import ANSWER, REQUEST, STATUS
+from services.learning.learner_link import ANSWER, REQUEST, STATUS
 from services.models.files import Files
 from services.models.store import META, ModelStore
-from services.schema import to_json
+from services.schema.schema import to_json
 
 PREDICTIONS = "predictions"
 """Under this name the memory confirms which changes of the catalogue it knows."""

@@ -18,8 +18,8 @@ from typing import IO
 import orjson
 
 from services.errors import InvalidRequest
-from services.lines import LONGEST_LINE, Line, read
-from services.schema import load_schema
+from services.ndjson import LONGEST_LINE, Line, read
+from services.schema.schema import load_schema
 from services.types import Document, Schema
 
 CATALOGUE = "catalogue.jsonl"

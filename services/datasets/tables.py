@@ -10,8 +10,8 @@ from typing import Any
 
 from services.datasets.folder import catalogue_lines, reading
 from services.errors import InvalidRequest
-from services.lines import LONGEST_LINE
-from services.values import as_number
+from services.ndjson import LONGEST_LINE
+from services.schema.values import as_number
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _PART = 10_000

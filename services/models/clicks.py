@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from services.backends.base import EventLog, Record
 from services.errors import RecordDamaged
-from services.rewards import gain, principal_weight
+from services.rewards.rewards import gain, principal_weight
 from services.types import Impression, Interaction
 
 VALIDATION_SHARE = 0.2

@@ -49,7 +49,7 @@ class Policy(Protocol):
 
     @property
     def curiosity(self) -> float:
-        """Share of the answers that it would have surveyed (services/survey.py) to learn from, 0..1."""
+        """Share of the answers that it would have surveyed (services/search/survey.py) to learn from, 0..1."""
         ...
 
     def decide(

@@ -17,7 +17,7 @@ BUDGET = 200
 """Most candidates that all arms together may return."""
 FLOOR = 5
 """Fewest candidates that all arms together are asked for, so that exploring never empties an answer; pages are filled
-up with what else matches (services/search.py)."""
+up with what else matches (services/search/engine.py)."""
 
 Distribute = Callable[[ArmOption, tuple[int, ...]], Distribution]
 """(arm, its allowed counts, never empty) -> distribution over all its counts, nothing on the others."""

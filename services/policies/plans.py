@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.arms.base import COUNTS
-from services.fusion import shortened
 from services.policies.base import ARMS
-from services.rewards import examination
+from services.rankers.fusion import shortened
+from services.rewards.rewards import examination
 
 IN_USE = 2
 """Most arms that a plan asks."""

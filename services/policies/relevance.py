@@ -39,7 +39,8 @@ ASPECTS = (
     *("memory_clicks", *(f"language_{language}" for language in ("en", "de", "fr", "es", "it", "und", "other"))),
     *(f"has_{arm}" for arm in (*ARMS, "explore")),
 )
-"""Context features (services/context.py) that a request's kind shows in: all but the time and what callers add."""
+"""Context features (services/policies/features.py) that a request's kind shows in: all but the time and what callers
+add."""
 KEYS = (
     *("has_personal", "slots_none", "rest_none", "title_alone", "has_structured", "some_unknown", "corrected"),
     "memory_none",

@@ -1,6 +1,6 @@
 """The learned policy: what each plan would find, foretold from the context, less the price of its candidates.
 
-Learned from surveyed answers (services/survey.py): clicks bring up to date how likely each candidate is wanted
+Learned from surveyed answers (services/search/survey.py): clicks bring up to date how likely each candidate is wanted
 (`relevance.py`); with that, every plan has a worth for this request, taken or not (`plans.py`); kinds of requests are
 found in those worths, and Vowpal Wabbit learns to foretell them from the context (`kinds.py`). The price comes in at
 the decision alone, so one model serves any price.

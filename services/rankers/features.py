@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from services.fusion import explained, scale
 from services.rankers import matches
 from services.rankers.base import Rows
+from services.rankers.fusion import explained, scale
 from services.types import Context, Document, Interpretation, Person, Pooled, Schema
 
 ARMS = ("lexical", "structured", "vector", "memory", "personal", "explore")

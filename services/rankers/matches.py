@@ -9,10 +9,10 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
-from services.priors import newness, prior, quality
+from services.schema.priors import newness, prior, quality
+from services.schema.values import as_text, scalars, values
 from services.text import normalize, tokenize
 from services.types import Document, Role, Scalar, Schema, Slot, Understanding
-from services.values import as_text, scalars, values
 
 INTERPRETATIONS = 3
 """Readings looked at; later ones are too unlikely to matter."""

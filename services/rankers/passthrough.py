@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from services.fusion import FUSION_WEIGHTS, adapt
 from services.rankers.base import Rows
 from services.rankers.features import ARMS, NAMES
+from services.rankers.fusion import FUSION_WEIGHTS, adapt
 
 _FUSED = NAMES.index("fused")
 _EXPLAINED = NAMES.index("query_explained")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from services.arms.base import Arm
 from services.errors import ArmFailed
-from services.filters import matches
+from services.schema.filters import matches
 from services.types import Candidate, Condition, Context, Deadline, Document, Query, Schema, Understanding
 from services.understanding.pipeline import Understander
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, IndexResult, LexicalIndex, SlotMatch, TextMatch
-from services.filters import matches
-from services.priors import measure
+from services.schema.filters import matches
+from services.schema.priors import measure
 from services.text import normalize, tokenize
 from services.types import Alternative, Condition, Deadline, Document, Field, Role, Schema, Sort
 

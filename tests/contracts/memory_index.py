@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.backends.base import MemoryChange, MemoryIndex, MemoryRow
-from services.memory_keys import memory_key
+from services.memory.keys import memory_key
 from services.types import Deadline, Remembered
 
 DAY = 86400.0

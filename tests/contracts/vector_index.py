@@ -1,4 +1,4 @@
-"""What every vector index must do; the reference is a plain loop over services.filters.matches and cosines."""
+"""What every vector index must do; the reference is a plain loop over services.schema.filters.matches and cosines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from services.backends.base import VectorIndex
-from services.filters import matches
+from services.schema.filters import matches
 from services.types import Candidate, Condition, Deadline, Document, Field, Filters, Role, Schema
 
 SIZE = 8

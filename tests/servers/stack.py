@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 
-from tests.process import ROOT, free_port
+from tests.commands import ROOT, free_port
 from tests.servers.opensearch import OpenSearchNode
 from tests.servers.qdrant import QdrantStub
 from tests.servers.redis import RedisServer

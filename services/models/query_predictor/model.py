@@ -17,7 +17,7 @@ from hashlib import sha256
 
 from services.errors import ModelInvalid
 from services.models.query_predictor.queries import VALUES, Guess, guesses
-from services.priors import prior
+from services.schema.priors import prior
 from services.types import Document, Schema
 
 FILE = "query-predictor.json"
@@ -25,9 +25,9 @@ FORMAT = 1
 RULES = 1
 """Of how queries are made and scored here: with others, the whole catalogue is predicted for anew."""
 MOST = 0.1
-"""Score of a prediction that is sure: less than that of one click at the top, 1 / (1 + services.memory.PRIOR), on the
-same query, however often it was asked. .05 and .2 are as good on seen queries; from .2 on the order of unseen ones
-suffers (films, validation: NDCG@10 .661 for .660)."""
+"""Score of a prediction that is sure: less than that of one click at the top, 1 / (1 + services.memory.scores.PRIOR),
+on the same query, however often it was asked. .05 and .2 are as good on seen queries; from .2 on the order of unseen
+ones suffers (films, validation: NDCG@10 .661 for .660)."""
 ANY = "title+*"
 """Kind of the name beside its year or any keyword value, for a model that knows no fields."""
 NUMBERS = ("sharers", "prior", "length")
@@ -115,7 +115,7 @@ class QueryPredictor:
 
 
 def numbers(key: str, sharers: int, popularity: float) -> tuple[float, float, float]:
-    """The features beside the kind, see NUMBERS. popularity: services.priors.prior of the item."""
+    """The features beside the kind, see NUMBERS. popularity: services.schema.priors.prior of the item."""
     return math.log(sharers), popularity, len(key.split(" ")) / 4
 
 

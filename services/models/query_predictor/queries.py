@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from services.memory_keys import memory_key
+from services.memory.keys import memory_key
+from services.schema.values import first_number, values
 from services.text import normalize
 from services.types import Document, Role, Schema
 from services.understanding.vocabulary import strings
-from services.values import first_number, values
 
 VALUES = 3
 """Values of each keyword field that are tried: the first ones are the most telling where there is an order."""

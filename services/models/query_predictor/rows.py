@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from services.backends.base import EventLog
 from services.models.clicks import Earned, earnings
-from services.rewards import examination
+from services.rewards.rewards import examination
 from services.types import Impression
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from services.errors import InvalidRequest
 from services.evaluation.intervals import paired_bootstrap
-from services.memory_keys import memory_key
+from services.memory.keys import memory_key
 from services.models.clicks import held_out
 from services.models.logistic import logistic
 from services.models.query_predictor.model import NUMBERS, QueryPredictor, numbers
@@ -18,7 +18,7 @@ from services.models.query_predictor.queries import Guess, guesses
 from services.models.query_predictor.rows import Asked
 from services.models.text_encoder.features import title_of, word_weights, words
 from services.models.trained import Trained
-from services.priors import prior
+from services.schema.priors import prior
 from services.text import tokenize
 from services.types import Document, Schema
 from services.understanding.language import ENGLISH_STOPWORDS, stem

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from services.rewards import examination
+from services.rewards.rewards import examination
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ leaves over: of what clicks are too few to tell, the fused order is kept. Films,
 validation queries: NDCG@10 .676 with it, .670 without, .664 for the fused order.
 
 LambdaMART (Burges 2010, MSR-TR-2010-82) is kept to compare with: clicks' noise leads it astray, and their bias further
-than this one (measured by `python -m app.simulate_ranker`). Deterministic: same groups, same trees.
+than this one (measured by `python -m evaluation.studies.ranker`). Deterministic: same groups, same trees.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from services.models.clicks import VALIDATION_SHARE, Earned, earnings, held_out
 from services.models.ranker.answers import Answers, Together
 from services.rankers.base import Rows
 from services.rankers.features import NAMES, rows
-from services.rewards import examination
+from services.rewards.rewards import examination
 from services.types import Context, Document, Impression, Pooled, Schema
 
 FEWEST = 50

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import ModelInvalid
-from services.priors import quality
+from services.schema.priors import quality
 from services.types import Document, Schema
 
 RANK = 16

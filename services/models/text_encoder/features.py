@@ -17,10 +17,10 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from services.schema.values import values
 from services.text import tokenize
 from services.types import Document, Role, Schema
 from services.understanding.language import stem
-from services.values import values
 
 Vector = NDArray[np.float32]
 Matrix = NDArray[np.float32]

@@ -43,8 +43,8 @@ _WORDS = "words.json"
 
 
 class TextEncoder(Protocol):
-    """Contract (tests/test_text_encoder.py): vectors are finite and of unit length, zero for text that says nothing;
-    the same text always gives the same vector."""
+    """Contract (tests/models/test_text_encoder.py): vectors are finite and of unit length, zero for text that says
+    nothing; the same text always gives the same vector."""
 
     @property
     def version(self) -> str:

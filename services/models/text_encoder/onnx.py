@@ -18,9 +18,9 @@ import onnxruntime
 
 from services.errors import SettingsInvalid
 from services.models.text_encoder.features import Matrix, Vector, title_of, unit
+from services.schema.values import values
 from services.text import normalize
 from services.types import Document, Role, Schema
-from services.values import values
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

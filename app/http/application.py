@@ -1,0 +1,128 @@
+"""The HTTP applications of gateway and learner: what is served where, and what is opened and closed around it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from fastapi import Depends, FastAPI, params
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.telemetry import TelemetryConfig
+
+from app.http import errors
+from app.http.middleware import GuardOrigin, LimitBody, Measure
+from app.http.pages import pages
+from app.http.routes import autocomplete, explain, feedback, health, items, models, policy, search, users
+from app.http.security import LOOPBACK, OriginGuard, admin_only
+from app.process.server import Draining
+from app.settings import Settings
+from app.system.wiring import opened
+from app.telemetry import metrics_export, tracing
+from services.errors import LtrrError
+from services.rankers.fusion import FUSION_WEIGHTS
+
+COLLECT = (50_000, 20, 50)
+"""Thresholds of the garbage collector: new objects, then collections of each generation before the next older one."""
+
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""The framework's own would record the text of searches; see app/telemetry/tracing.py for ours."""
+
+PUBLIC = tuple(part.router for part in (search, feedback, autocomplete, items, health))
+ADMIN = (
+    items.writes,
+    explain.router,
+    models.router,
+    policy.router,
+    users.router,
+    health.metrics_router,
+    pages.data,
+)
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Opened = Callable[[Settings], AbstractAsyncContextManager[health.Watched]]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    app = FastAPI(
+        title="LTRR",
+        summary="Search that learns what to retrieve and how to order it",
+        version="1",
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redirect_slashes=False,
+        redoc_url=None,
+        lifespan=_lifespan(settings, opened),
+        telemetry=NO_TELEMETRY,
+    )
+    admin = _prepare(app, settings)
+    for router in (*PUBLIC, pages.router):
+        app.include_router(router)
+    for router in ADMIN:
+        app.include_router(router, dependencies=admin)
+    _install_middleware(app, settings)
+    metrics_export.begin((*PUBLIC, *ADMIN), FUSION_WEIGHTS)
+    return app
+
+
+def create_learner_app(settings: Settings, learning: Opened) -> FastAPI:
+    """Probes and metrics of the process that learns, which is `learning` for as long as it is served."""
+    app = FastAPI(
+        openapi_url=None, redirect_slashes=False, lifespan=_lifespan(settings, learning), telemetry=NO_TELEMETRY
+    )
+    admin = _prepare(app, settings)
+    app.include_router(health.router)
+    app.include_router(health.metrics_router, dependencies=admin)
+    _install_middleware(app, settings)
+    return app
+
+
+def _prepare(app: FastAPI, settings: Settings) -> list[params.Depends]:
+    """What every application has; the dependency of the operations that need the admin key."""
+    app.state.draining = Draining()
+    app.state.exposition = metrics_export.Exposition()
+    errors.install(app)
+    key = settings.admin_key.get_secret_value() if settings.admin_key else None
+    return [Depends(admin_only(key))]
+
+
+def _install_middleware(app: FastAPI, settings: Settings) -> None:
+    """The last one added is the first to see a request."""
+    app.add_middleware(LimitBody, limit=settings.max_body_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["content-type"],
+            expose_headers=["X-Query-Id", "X-Request-Id", "traceparent"],
+        )
+    if settings.admin_key is None:
+        hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
+        app.add_middleware(GuardOrigin, guard=OriginGuard(hosts, settings.cors_origins))
+    app.add_middleware(Measure, log_queries=settings.log_queries)
+
+
+def _lifespan(settings: Settings, opened: Opened) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(tracing.exporting(settings))
+                app.state.system = await stack.enter_async_context(opened(settings))
+            except LtrrError as error:
+                app.state.failure = error  # for who started us: the server only says that it failed
+                raise
+            # What lives as long as the service need not be looked through by every collection of garbage, and searches
+            # leave few cycles: a full collection of the default frequency stops everything for tenths of a second.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*COLLECT)
+            yield
+
+    return lifespan

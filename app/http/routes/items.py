@@ -1,0 +1,95 @@
+"""PUT /v1/items, and PUT, GET, DELETE /v1/items/{object_id}."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Path, Request, Response
+
+from app.http.requests import ADMIN_RESPONSES, json_response, problems, read_json
+from app.http.schemas import ItemDeleted, ItemOutcome, ItemsResponse
+from app.system.system import System
+from services.errors import InvalidRequest, NotFound
+
+router = APIRouter(tags=["items"])
+writes = APIRouter(tags=["items"])
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string", "description": "one item a line"}},
+            "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
+        },
+    }
+}
+_ONE = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
+ADDRESS = "/v1/items/{object_id:path}"
+"""The rest of the address: ids may have slashes in them."""
+ObjectId = Path(min_length=1, max_length=128)
+
+
+@writes.put(
+    "/v1/items",
+    summary="Write items: each replaces an earlier one of the same id, and searches see it when this answers",
+    response_model=ItemsResponse,
+    responses=ADMIN_RESPONSES,
+    openapi_extra=_BODY,
+)
+async def put_items(request: Request) -> Response:
+    system: System = request.app.state.system
+    results = await system.catalogue.put_stream(_something(request.stream()))
+    return json_response(
+        {
+            "accepted": sum(result.status == "accepted" for result in results),
+            "results": [{"id": r.id, "status": r.status, "detail": r.detail} for r in results],
+        }
+    )
+
+
+@writes.put(
+    ADDRESS,
+    summary="Write one item",
+    response_model=ItemOutcome,
+    responses=problems(401, 404),
+    openapi_extra=_ONE,
+)
+async def put_item(request: Request, object_id: str = ObjectId) -> Response:
+    system: System = request.app.state.system
+    document = read_json(await request.body(), "the body")
+    if not isinstance(document, dict):
+        raise InvalidRequest("an item is a JSON object")
+    if str(document.setdefault("id", object_id)) != object_id:
+        raise InvalidRequest("the id in the body is not the id in the address", "id")
+    (result,) = await system.catalogue.put([document])
+    if result.status != "accepted":
+        raise InvalidRequest(result.detail or "the item is invalid")
+    return json_response({"id": result.id, "status": result.status, "detail": result.detail})
+
+
+@router.get(ADDRESS, summary="One item as it was written", response_model=dict[str, Any], responses=problems(404))
+async def get_item(request: Request, object_id: str = ObjectId) -> Response:
+    system: System = request.app.state.system
+    document = await system.catalogue.get(object_id)
+    if document is None:
+        raise NotFound("no item has this id")
+    return json_response(document)
+
+
+@writes.delete(ADDRESS, summary="Delete one item", response_model=ItemDeleted, responses=problems(401, 404))
+async def delete_item(request: Request, object_id: str = ObjectId) -> Response:
+    system: System = request.app.state.system
+    if not await system.catalogue.delete([object_id]):
+        raise NotFound("no item has this id")
+    return json_response({"id": object_id, "status": "deleted"})
+
+
+async def _something(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks as they come. Raises InvalidRequest at the end of a body without anything in it."""
+    empty = True
+    async for chunk in chunks:
+        empty = empty and not chunk.strip()
+        yield chunk
+    if empty:
+        raise InvalidRequest("the body is empty; send one item a line, or an array of items")

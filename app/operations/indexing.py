@@ -1,0 +1,173 @@
+"""Putting a catalogue into the service: into an opened system, or through the API of the one that owns the folder."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from app.operations.client import Client
+from app.system.system import System
+from services.datasets.folder import HISTORY, Dataset, HistoryEvent
+from services.errors import InvalidRequest
+from services.ndjson import Line, stream
+from services.types import EventStatus, Schema
+
+ITEMS_AT_ONCE = 2000
+EVENTS_AT_ONCE = 1000
+CHUNK = 1_000_000
+
+Progress = Callable[[str, int], None]
+"""(what, how many are done)."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of a catalogue and its history."""
+
+    accepted: int = 0
+    invalid: int = 0
+    events: int = 0
+    problems: list[str] = field(default_factory=list)
+    """One line each, with the line number in its file."""
+
+
+async def index_opened(
+    system: System, source: Path, schema: Schema | None, progress: Progress, replace: bool = False
+) -> Summary:
+    """Into a system that this process has opened; `schema` is one that was given. With `replace`, items that are not in
+    the source go, and every index is built anew beside the old one, so that others can search meanwhile."""
+    dataset = Dataset.open(source)
+    if schema is not None:
+        await system.catalogue.set_schema(schema)
+    summary = Summary()
+    kept: set[str | None] = set()
+    began = await system.items.sequence()
+    for result in await system.catalogue.put_stream(_chunks(dataset.catalogue, progress)):
+        if result.status == "accepted":
+            summary.accepted += 1
+            kept.add(result.id)
+        else:
+            summary.invalid += 1
+            summary.problems.append(_told(result.line, result.line, str(result.detail)))
+    if replace:
+        kept |= await _written_since(system, began)  # by others too: what was acknowledged meanwhile stays
+        await system.catalogue.delete([d["id"] async for d in system.items.scan() if d["id"] not in kept])
+        await system.upkeep.rebuild()
+
+    async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
+        return [(result.status, result.detail) for result in await system.feedback.record(events, admin=True)]
+
+    await _index_history(dataset, record, summary, progress)
+    return summary
+
+
+async def _written_since(system: System, sequence: int) -> set[str]:
+    written: set[str] = set()
+    while True:
+        sequence, upserts, deletes = await system.items.changes(sequence)
+        if not upserts and not deletes:
+            return written
+        written |= {document["id"] for document in upserts}
+
+
+async def index_served(client: Client, source: Path, progress: Progress) -> Summary:
+    """Through the API of a running service. Raises ServiceRefused."""
+    dataset = Dataset.open(source)
+    summary = Summary()
+    async for lines in _batches(stream(_chunks(dataset.catalogue, progress)), ITEMS_AT_ONCE):
+        readable = [line for line in lines if line.problem is None]
+        summary.problems += [f"line {line.number}: {line.problem}" for line in lines if line.problem is not None]
+        summary.invalid += len(lines) - len(readable)
+        answer = client.send("PUT", "/v1/items", orjson.dumps([line.value for line in readable]))
+        for place, (line, result) in enumerate(zip(readable, answer["results"], strict=True), 1):
+            if result["status"] == "accepted":
+                summary.accepted += 1
+            else:
+                summary.invalid += 1
+                summary.problems.append(_told(line.number, place, result["detail"]))
+
+    async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
+        answer = client.send("POST", "/v1/feedback", orjson.dumps(events))
+        return [(result["status"], result["detail"]) for result in answer["results"]]
+
+    await _index_history(dataset, record, summary, progress)
+    return summary
+
+
+def _told(line: int, place: int, detail: str) -> str:
+    """`detail` by the line of the file. An item without an id is already told by its place in what was written."""
+    return f"line {line}: {detail.removeprefix(f'line {place}: ')}"
+
+
+async def _index_history(
+    dataset: Dataset,
+    record: Callable[[list[dict[str, Any]]], Awaitable[list[tuple[str, str | None]]]],
+    summary: Summary,
+    progress: Progress,
+) -> None:
+    """`record` takes events in and gives the status and detail of each."""
+    events = _events(dataset, summary)
+    while part := list(islice(events, EVENTS_AT_ONCE)):
+        for event, (status, detail) in zip(part, await record(part), strict=True):
+            if status in (EventStatus.ACCEPTED, EventStatus.DUPLICATE):
+                summary.events += 1
+            else:
+                summary.problems.append(f"{HISTORY}, {event['action_name']} {event['object_id']}: {detail}")
+        progress("history", summary.events)
+    summary.problems += map(str, dataset.problems)
+
+
+async def _chunks(path: Path, progress: Progress) -> AsyncIterator[bytes]:
+    """The file's bytes, decompressed; progress is told in items, which are lines. Raises InvalidRequest for a file that
+    cannot be read to its end."""
+    lines = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            while chunk := await asyncio.to_thread(file.read, CHUNK):
+                yield chunk
+                lines += chunk.count(b"\n")
+                progress("items", lines)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+
+
+def _events(dataset: Dataset, summary: Summary) -> Iterator[dict[str, Any]]:
+    """The data set's history as feedback events; nothing when it has none."""
+    for happened in dataset.history():
+        try:
+            yield _event(happened)
+        except (ValueError, OverflowError, OSError):
+            summary.problems.append(f"{HISTORY}, timestamp {happened.timestamp:g}: no date that a calendar has")
+
+
+def _event(happened: HistoryEvent) -> dict[str, Any]:
+    """Its id is its content, so that indexing the same folder again counts nothing twice."""
+    content = f"{happened.user_id}\x1f{happened.object_id}\x1f{happened.action_name}\x1f{happened.timestamp}"
+    return {
+        "event_id": "history-" + hashlib.sha256(content.encode()).hexdigest()[:32],
+        "user_id": happened.user_id,
+        "object_id": happened.object_id,
+        "action_name": happened.action_name,
+        "timestamp": datetime.fromtimestamp(happened.timestamp, UTC).isoformat(),
+    }
+
+
+async def _batches(lines: AsyncIterator[Line], size: int) -> AsyncIterator[list[Line]]:
+    batch: list[Line] = []
+    async for line in lines:
+        batch.append(line)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,118 @@
+"""The learner as a process of its own: it waits for the lease, learns while it holds it, and begins again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from app.settings import Settings
+from app.system.background import background
+from app.system.stores import Stores, model_store, open_stores
+from app.system.ubi import Work, mirroring
+from app.system.wiring import new_learner
+from services.backends.redis.locks import Lease
+from services.errors import LtrrError, StorageFailed
+from services.learning.learner import Learner
+from services.learning.learner_link import attend
+
+logger = logging.getLogger(__name__)
+
+LEASE = "learner"
+RETRY_SECONDS = 1.0
+OBSERVE_SECONDS = 2.0
+
+
+class LearnerSystem:
+    """`run` until told to stop; the rest may be asked meanwhile."""
+
+    def __init__(self, settings: Settings, stores: Stores, lease: Lease, mirror: Work) -> None:
+        self._settings = settings
+        self._lease = lease
+        self._mirror = mirror
+        # A learner that was stopped while another took over writes no model when it goes on.
+        fenced = model_store(settings, lambda: (self._lease.epoch_key, self._lease.epoch))
+        self._stores = replace(stores, models=fenced)
+        self._learner: Learner | None = None
+
+    async def ready(self) -> tuple[bool, dict[str, str]]:
+        """Ready while it learns, and also while it waits for another process to give up the lease."""
+        try:
+            async with asyncio.timeout(OBSERVE_SECONDS):
+                await self._stores.log.end()
+            log = "ok"
+        except (StorageFailed, TimeoutError) as error:
+            log = type(error).__name__
+        return log == "ok", {"log": log, "lease": f"held, epoch {self._lease.epoch}" if self._learner else "waiting"}
+
+    async def observe(self) -> None:
+        """Bring the gauges up to date, as far as that can be had."""
+        if self._learner is not None:
+            with suppress(StorageFailed, TimeoutError):
+                async with asyncio.timeout(OBSERVE_SECONDS):
+                    await self._learner.observe()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        stopping = asyncio.create_task(stop.wait())
+        said = ""
+        try:
+            while not stop.is_set():
+                try:
+                    if await self._acquired(stopping):
+                        await self._learn(stop, stopping)
+                    said = ""
+                except Exception as error:
+                    # Said once: Redis may be away for long. Our own errors say what to do.
+                    why = str(error) if isinstance(error, LtrrError) else type(error).__name__
+                    if why != said:
+                        logger.warning("learner_waits error=%s", why)
+                    said = why
+                    await asyncio.wait([stopping], timeout=RETRY_SECONDS)
+                finally:
+                    self._learner = None
+                    await self._lease.release()
+        finally:
+            stopping.cancel()
+
+    async def _acquired(self, stopping: asyncio.Task[bool]) -> bool:
+        """Whether the lease is ours; False when told to stop before that."""
+        acquiring = asyncio.create_task(self._lease.acquire())
+        done, _ = await asyncio.wait([acquiring, stopping], timeout=RETRY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            logger.info("waiting for the lease: another learner holds it")
+            await asyncio.wait([acquiring, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not acquiring.done():
+            acquiring.cancel()
+            with suppress(asyncio.CancelledError):
+                await acquiring
+            return False
+        logger.info("learning (lease held, epoch %d)", acquiring.result())
+        return True
+
+    async def _learn(self, stop: asyncio.Event, stopping: asyncio.Task[bool]) -> None:
+        """Until told to stop, or until the lease is lost: then nothing more is written by this learner."""
+        learner = new_learner(self._settings, self._stores, guard=self._lease.verify)
+        await learner.restore()
+        self._learner = learner
+        attending = background(lambda until: attend(learner, self._stores.state, until))
+        async with background(learner.run), attending, background(self._mirror):
+            lost = asyncio.create_task(self._lease.wait_lost())
+            await asyncio.wait([stopping, lost], return_when=asyncio.FIRST_COMPLETED)
+            if lost.done() and not stop.is_set():
+                logger.warning("lease_lost epoch=%d", self._lease.epoch)
+            lost.cancel()
+
+
+@asynccontextmanager
+async def learning(settings: Settings) -> AsyncIterator[LearnerSystem]:
+    """Raises StorageFailed when Redis cannot be reached at the start."""
+    async with open_stores(settings, tell=True) as stores:
+        if stores.redis is None:
+            raise StorageFailed("the event log is a file: its learner runs inside `ltrr serve`")
+        lease = Lease(stores.redis, LEASE)
+        async with mirroring(settings, stores, lease.verify) as mirror:
+            system = LearnerSystem(settings, stores, lease, mirror)
+            async with background(system.run):
+                yield system

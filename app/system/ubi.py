@@ -1,0 +1,43 @@
+"""Whether, and where to, what people searched and did is mirrored (LTRR_UBI)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from app.settings import Settings
+from app.system.stores import Stores
+from services.backends.base import EventLog
+from services.errors import StorageFailed
+from services.learning.ubi import CONSUMER, UbiMirror
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[asyncio.Event], Awaitable[None]]
+
+
+@asynccontextmanager
+async def mirroring(
+    settings: Settings, stores: Stores, guard: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[Work]:
+    """`work(stop)` mirrors until told to stop, and may be begun again. Without LTRR_UBI it only sees to it that the log
+    keeps nothing for a mirror of before. Raises SettingsInvalid for certificates that are none."""
+    if not settings.ubi or settings.opensearch_url is None:
+        yield lambda stop: _no_more(stores.log)
+        return
+    from services.backends.opensearch.ubi import OpenSearchUbi
+
+    sink = OpenSearchUbi(settings.opensearch_url.get_secret_value(), ca=settings.opensearch_ca)
+    try:
+        yield UbiMirror(stores.log, stores.state, sink, settings.namespace, guard).run
+    finally:
+        await sink.close()
+
+
+async def _no_more(log: EventLog) -> None:
+    try:
+        await log.forget_consumer(CONSUMER)
+    except StorageFailed as error:  # the next start does it
+        logger.warning("ubi_consumer_stays error=%s", type(error).__name__)

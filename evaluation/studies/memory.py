@@ -1,0 +1,294 @@
+"""What the click memory is worth, and what each part of it adds: scores of clicks, neighbouring queries, queries that
+are predicted for items nobody has taken yet.
+
+The service lives under the static mix: simulated people search three quarters of the train queries and click by the
+position-based model. A query predictor is trained on that log. Then the same memory is looked at by five services, from
+one that has no memory to one that has all of it, on three groups of queries: `asked before`; `asked otherwise`, the
+other quarter of the train queries, mostly for items that others asked for in other words; and `never asked`, the test
+queries, which are for other items. Figures are means over queries in the traffic mix, and over seeds, with 95 %
+bootstrap intervals; differences are paired by query.
+
+    python -m evaluation.studies.memory --data DIR --impressions 8000 --seeds 1,2,3 --out FOLDER
+
+The folder --out gets results.json, table.md and results.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from app.cli.simulate import seeds
+from app.cli.train import SEED, train_encoders, train_query_predictor
+from app.offline.sandbox import EMBEDDED, Searched
+from app.settings import Settings
+from app.simulation.world import LISTS, World, lived, prepare
+from app.system.policies import fixed_policy
+from app.system.query_predictor import QUERY_PREDICTOR
+from app.system.system import System
+from app.telemetry.progress import Progress
+from services.datasets.folder import Dataset, DatasetQuery
+from services.errors import LtrrError
+from services.evaluation.compare import table, traffic
+from services.evaluation.intervals import Interval, bootstraps
+from services.memory.keys import memory_key
+from services.models.query_predictor.model import QueryPredictor
+from services.policies.fixed import FIXED_COUNTS, FixedPolicy
+from services.search.engine import Collected
+from services.simulation.click_models import click_model
+from services.simulation.judge import Judge
+from services.simulation.simulate import simulate
+from services.simulation.users import Traffic, mix_of
+
+HELD_OUT = 4
+"""One train query in so many is not asked."""
+SEEN, OTHERWISE, NEVER = "asked before", "asked otherwise", "never asked"
+FORGETFUL, CLICKS, NEIGHBOURS = "no memory", "clicks", "and neighbours"
+TITLES, PREDICTED = "and titles", "and predicted queries"
+ROWS = (FORGETFUL, CLICKS, NEIGHBOURS, TITLES, PREDICTED)
+"""Each has what the one before has, but the last: in place of titles alone it has what the predictor learned."""
+SMALLEST_SLICE = 10
+MEASURES = ("answer", "memory", "recall", "found")
+"""NDCG@10 of the answer; of the memory's own list; capped recall@10 of it; whether it has anything."""
+
+
+@dataclass(slots=True)
+class Drowned:
+    """Of the pairs of a clicked and a merely predicted item that the memory has for a query asked before: how many have
+    the predicted one first."""
+
+    pairs: int = 0
+    wrong: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Queries with what each row reaches on them."""
+
+    queries: Sequence[DatasetQuery]
+    reached: Mapping[str, NDArray[np.float64]]
+    """Row -> [queries, MEASURES]."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m evaluation.studies.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set folder with judged queries")
+    parser.add_argument("--impressions", type=int, default=8000, metavar="N", help="searches a seed (default: 8000)")
+    parser.add_argument("--seeds", type=seeds, default=(1,), metavar="LIST", help="as 1,2,3 (default: 1)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="ask every N-th query (default: all)")
+    parser.add_argument(
+        "--split", default="test", choices=("validation", "test"), help="of the queries never asked (default: test)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="scratch folder (default: in --out)")
+    asked = parser.parse_args(arguments)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    work = asked.work or asked.out / "work"
+    drowned, runs = Drowned(), []
+    with Progress() as progress:
+        asyncio.run(prepare(Settings.load(), asked.data, work / "prepared", train_encoders, progress))
+        for seed in asked.seeds:
+            runs.append(asyncio.run(one_run(Settings.load(), asked, work, seed, drowned, progress)))
+            progress.done("seeds", len(runs))
+    if asked.work is None:
+        shutil.rmtree(work, ignore_errors=True)
+    write(runs, drowned, asked.out, vars(asked) | {"data": asked.data.resolve().name})
+
+
+async def one_run(
+    settings: Settings, asked: argparse.Namespace, work: Path, seed: int, drowned: Drowned, progress: Progress
+) -> tuple[dict[str, Group], dict[str, Any]]:
+    """Every group with every row, and what was learned by the predictor."""
+    dataset = Dataset.open(asked.data)
+    judge = Judge.of(dataset, click_model("position"), seed, weights=settings.action_weights)
+    known, otherwise = split(
+        [query for query in dataset.queries("train") if judge.answerable(query.query_id)], HELD_OUT
+    )
+    people = Traffic(known, seed)
+    ids = dict.fromkeys(search.query.query_id for search in islice(people.since(), asked.impressions))
+    by_id = {query.query_id: query for query in known}
+    groups = {
+        SEEN: [by_id[query_id] for query_id in ids],
+        OTHERWISE: otherwise,
+        NEVER: [query for query in dataset.queries(asked.split) if judge.answerable(query.query_id)],
+    }
+    groups = {name: queries[:: asked.every] for name, queries in groups.items()}
+
+    prepared, folder = work / "prepared", work / f"memory-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
+    async with lived(settings, prepared, folder, World(seed), fixed_policy(settings)) as (_, service):
+        searched = partial(progress.done, f"searches, seed {seed}")
+        await simulate(service, people, judge, asked.impressions, progress=searched)
+        await service.learn()
+    own = settings.model_copy(update={"data_dir": folder} | EMBEDDED)
+    outcome = await train_query_predictor(own, None, SEED, promote=False)
+    progress.note(f"query predictor, seed {seed}: {outcome.reason}")
+
+    reached: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in groups}
+    for row in ROWS:
+        narrow = settings.model_copy(update={"memory_neighbours": 0}) if row == CLICKS else settings
+        async with lived(narrow, prepared, folder, World(seed)) as (system, _):
+            await predict(system, _predictor(system, row, outcome.version))
+            counts = dict(FIXED_COUNTS) | ({"memory": 0} if row == FORGETFUL else {})
+            for name, queries in groups.items():
+                watched = drowned if (row, name) == (PREDICTED, SEEN) else None
+                policy = FixedPolicy(counts, settings.candidate_budget)
+                reached[name][row] = await measured(system, policy, judge, queries, watched)
+                progress.done(f"groups of queries, seed {seed}, {row}", list(groups).index(name) + 1)
+    shutil.rmtree(folder)
+    return {name: Group(queries, reached[name]) for name, queries in groups.items()}, outcome.metrics
+
+
+def split(queries: Sequence[DatasetQuery], part: int) -> tuple[list[DatasetQuery], list[DatasetQuery]]:
+    """(those that are asked, one in `part` that is not), none on both sides under the memory's keys."""
+    apart = {memory_key(query.text) for query in queries[::part]}
+    sides: tuple[list[DatasetQuery], list[DatasetQuery]] = ([], [])
+    for query in queries:
+        sides[memory_key(query.text) in apart].append(query)
+    return sides
+
+
+def _predictor(system: System, row: str, version: str) -> QueryPredictor | None:
+    if row == PREDICTED:
+        return QueryPredictor.from_files(system.store.load(QUERY_PREDICTOR, version).files)
+    return QueryPredictor.untrained() if row == TITLES else None
+
+
+async def predict(system: System, predictor: QueryPredictor | None) -> None:
+    """Put what `predictor` says of the whole catalogue into the memory; nothing without one."""
+    schema = system.search.knowledge.schema
+    documents = [document async for document in system.items.scan()]
+    await system.memory.predict(
+        {one["id"]: [] if predictor is None else predictor.predict(one, schema) for one in documents}
+    )
+
+
+async def measured(
+    system: System, policy: FixedPolicy, judge: Judge, queries: Sequence[DatasetQuery], drowned: Drowned | None
+) -> NDArray[np.float64]:
+    """[queries, MEASURES] under the policy; nothing of it is logged or learned."""
+    searched = Searched(system, policy)
+    found = np.zeros((len(queries), len(MEASURES)))
+    for place, query in enumerate(queries):
+        collected = await searched.collect(query)
+        remembered = [entry.object_id for entry in collected.context.memory[: FIXED_COUNTS["memory"]]]
+        ranking = [pooled.object_id for pooled in collected.pool]
+        found[place, 0] = judge.measures(ranking, query.query_id, 0, ("ndcg@10",))["ndcg@10"]
+        if policy.wanted("memory"):
+            own = judge.measures(remembered, query.query_id, 0, ("ndcg@10", "capped_recall@10"))
+            found[place, 1:] = *own.values(), bool(remembered)
+        if drowned is not None:
+            _count(collected, drowned)
+    return found
+
+
+def _count(collected: Collected, drowned: Drowned) -> None:
+    clicked = 0
+    for entry in reversed(collected.context.memory):  # worst first: how many clicked ones stand behind each
+        if entry.clicks > 0.0:
+            clicked += 1
+        elif entry.predicted:
+            drowned.wrong += clicked
+    drowned.pairs += clicked * sum(entry.predicted for entry in collected.context.memory)
+
+
+def figures(groups: Sequence[Group], part: str | None = None) -> tuple[int, dict[str, dict[str, Interval]]]:
+    """(queries, row -> measure -> its interval, with the answer's difference from no memory under "gain"), over the
+    queries of the slice `part`, or all. Runs are put together first: a query counts once, with its mean over runs."""
+    tables: dict[str, list[NDArray[np.float64]]] = {}
+    queries = {query.query_id: query for group in groups for query in group.queries}
+    for group in groups:
+        columns = [group.reached[row] for row in ROWS]
+        gains = [reached[:, :1] - columns[0][:, :1] for reached in columns]
+        for query, line in zip(group.queries, np.hstack([*columns, *gains]), strict=True):
+            tables.setdefault(query.query_id, []).append(line)
+    slices = [query.slice for query in queries.values()]
+    weights = traffic(slices, [query.weight for query in queries.values()], mix_of(queries.values()))
+    chosen = [place for place, name in enumerate(slices) if part in (None, name)]
+    means = np.array([np.mean(tables[query_id], axis=0) for query_id in queries])
+    found = bootstraps(means[chosen], [weights[place] for place in chosen])
+    size = len(MEASURES)
+    return len(chosen), {
+        row: dict(zip(MEASURES, found[size * i : size * (i + 1)], strict=True)) | {"gain": found[size * len(ROWS) + i]}
+        for i, row in enumerate(ROWS)
+    }
+
+
+def write(
+    runs: Sequence[tuple[Mapping[str, Group], Mapping[str, Any]]], drowned: Drowned, out: Path, asked: Mapping[str, Any]
+) -> None:
+    kept = {name: asked[name] for name in ("data", "impressions", "seeds", "every", "split")}
+    texts = [f"{kept['impressions']} searches, seeds {', '.join(map(str, kept['seeds']))}."]
+    results: dict[str, Any] = {"asked": kept, "groups": {}, "predictor": [metrics for _, metrics in runs]}
+    panels: dict[str, dict[str, Interval]] = {}
+    for name in runs[0][0]:
+        groups = [run[name] for run, _ in runs]
+        results["groups"][name] = {}
+        for part in (None, *_parts(groups)):
+            queries, reached = figures(groups, part)
+            results["groups"][name][part or "all"] = {
+                "queries": queries,
+                "rows": {
+                    row: {what: asdict(value) for what, value in values.items()} for row, values in reached.items()
+                },
+            }
+            heading = f"## {name}" if part is None else f"### {name}: {part}"
+            texts.append(f"{heading} ({queries} queries)\n\n{_table(reached)}")
+            if part is None:
+                panels[name] = {row: values["gain"] for row, values in reached.items()}
+    share = drowned.wrong / max(1, drowned.pairs)
+    results["drowned"] = asdict(drowned)
+    texts.append(
+        f"Of {drowned.pairs} pairs of a clicked and a merely predicted item in the memory of queries asked before, "
+        f"{share:.1%} have the predicted one first."
+    )
+    text = "\n\n".join(texts) + "\n"
+    (out / "results.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
+    (out / "table.md").write_text(text, "utf-8")
+    print(text)
+    try:
+        from services.evaluation.plots import points
+    except ImportError:
+        return
+    points(out / "results.svg", "What memory adds to the static mix", "NDCG@10 - without memory", panels, FORGETFUL)
+
+
+def _parts(groups: Sequence[Group]) -> list[str]:
+    slices = [query.slice for query in {q.query_id: q for group in groups for q in group.queries}.values()]
+    names = sorted(set(slices))
+    return [name for name in names if slices.count(name) >= SMALLEST_SLICE] if len(names) > 1 else []
+
+
+def _table(reached: Mapping[str, Mapping[str, Interval]]) -> str:
+    lines = [["what is remembered", "NDCG@10", "- no memory", "memory alone: NDCG@10", "recall@10", "has something"]]
+    for row, values in reached.items():
+        alone = [f"{values[what].mean:.3f}" for what in ("memory", "recall", "found")]
+        gain = "" if row == FORGETFUL else _shown(values["gain"], "+")
+        lines.append([row, _shown(values["answer"]), gain, *([""] * 3 if row == FORGETFUL else alone)])
+    return table(lines)
+
+
+def _shown(value: Interval, sign: str = "") -> str:
+    return f"{value.mean:{sign}.4f} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (LtrrError, OSError) as error:
+        sys.exit(str(error))

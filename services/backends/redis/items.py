@@ -1,0 +1,209 @@
+"""The ItemStore on Redis: the catalogue as JSON, numbered changes, and which of them each index has taken in.
+
+Several processes write. Each keeps documents that were asked for lately in its memory, and drops those of which it
+hears through `changes`; what it wrote itself it drops at once. lua/items_put.lua tells the layout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, cast
+
+import orjson
+
+from services.backends.redis.server import Redis
+from services.schema.schema import from_json, to_json
+from services.types import Deadline, Document, Schema
+
+_AT_ONCE = 500
+"""Items that one script reads or writes ..."""
+_BYTES_AT_ONCE = 4 * 2**20
+"""... unless they are larger than this together: the server does nothing else meanwhile."""
+_WORTH_COMPRESSING = 512
+"""Bytes; a shorter body would hardly become any shorter."""
+_LEVEL = 3
+_DELETIONS_SECONDS = 86400.0
+"""How long a deletion can be heard of at least: processes that follow the changes confirm nothing."""
+
+
+class RedisItems:
+    """The catalogue on `redis`. `cached`: how many parsed documents are kept in memory, those asked for last; they are
+    as new as the last call of `changes`, which is to be made several times a second."""
+
+    def __init__(self, redis: Redis, cached: int = 10_000, deletions_seconds: float = _DELETIONS_SECONDS) -> None:
+        self._redis = redis
+        self._prefix = redis.key("i", "")
+        self._deletions_seconds = deletions_seconds
+        self._capacity = cached
+        self._cache: OrderedDict[str, Document] = OrderedDict()
+        self._news = 0
+        self._writing = asyncio.Lock()
+
+    # --- documents ---
+
+    async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
+        """In the order asked. The documents are shared with other callers: they are not to be changed. What is wholly
+        in memory is answered without the server."""
+        found: dict[str, Document | None] = {}
+        missing = []
+        for object_id in dict.fromkeys(object_ids):
+            found[object_id] = document = self._cache.get(object_id)
+            if document is not None:
+                self._cache.move_to_end(object_id)
+            elif object_id.isprintable():  # no id holds control characters or halves of surrogate pairs
+                missing.append(object_id)
+        if missing:
+            news = self._news
+            # A read that began before the latest news is not shared: it may bring what was before them.
+            bodies = await self._redis.read(
+                lambda client: cast(Any, client.hmget(f"{self._prefix}bodies", missing)),
+                deadline,
+                ("items", news, *missing),
+            )
+            read = {one: _parsed(body) for one, body in zip(missing, bodies, strict=True) if body is not None}
+            found.update(read)
+            if news == self._news:  # else what was read may be older than what was written meanwhile
+                self._keep(read)
+        return {object_id: document for object_id, document in found.items() if document is not None}
+
+    async def put(self, documents: Sequence[Document]) -> None:
+        """Durable when it returns; of two documents with one id the last stays. An item that already is what it should
+        become is no change. Raises StorageFailed: then any of them may have been stored."""
+        for start in range(0, len(documents), _AT_ONCE):
+            chunk = documents[start : start + _AT_ONCE]
+            rows = await asyncio.to_thread(_rows, chunk)
+            for part in _parts(rows):
+                await self._change("items_put", [value for row in part for value in row], [one for one, _ in part])
+
+    async def delete(self, object_ids: Sequence[str]) -> int:
+        ids = [object_id for object_id in dict.fromkeys(object_ids) if object_id.isprintable()]
+        deleted = 0
+        for start in range(0, len(ids), _AT_ONCE):
+            chunk = ids[start : start + _AT_ONCE]
+            deleted += await self._change("items_delete", chunk, chunk)
+        return deleted
+
+    async def count(self) -> int:
+        return int(await self._redis.read(lambda client: cast(Any, client.hlen(f"{self._prefix}bodies"))))
+
+    async def scan(self) -> AsyncIterator[Document]:
+        """A page at a time: items written meanwhile may or may not be among them. What is in memory is as new as what
+        the scan gives."""
+        self._forget(list(self._cache))
+        last = ""
+        while page := await self._ask("items_page", last, _AT_ONCE, _BYTES_AT_ONCE):
+            last = page[-2].decode()
+            for document in await asyncio.to_thread(_documents, page[1::2]):
+                yield document
+
+    # --- what changed ---
+
+    async def sequence(self) -> int:
+        return int(await self._state("sequence") or 0)
+
+    async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:
+        number, rows = await self._ask("items_changes", after, _AT_ONCE, _BYTES_AT_ONCE)
+        ids = [object_id.decode() for object_id in rows[::2]]
+        if ids:
+            self._forget(ids)
+        bodies = rows[1::2]
+        deletes = [object_id for object_id, body in zip(ids, bodies, strict=True) if body is None]
+        return int(number), await asyncio.to_thread(_documents, bodies), deletes
+
+    async def confirmed(self, index: str) -> int | None:
+        value = await self._redis.read(lambda client: cast(Any, client.hget(f"{self._prefix}confirmed", index)))
+        return None if value is None else int(value)
+
+    async def applied(self, index: str, sequence: int) -> None:
+        await self._write("items_applied", [index, sequence, self._deletions_seconds])
+
+    # --- schema ---
+
+    async def schema(self) -> Schema | None:
+        value = await self._state("schema")
+        return None if value is None else from_json(orjson.loads(value))
+
+    async def set_schema(self, schema: Schema) -> None:
+        """A schema that differs from the one stored takes every confirmation back: all indexes need a rebuild."""
+        await self._write("items_schema", [orjson.dumps(to_json(schema))])
+
+    async def close(self) -> None:
+        """Nothing to let go of: the connections are the server's."""
+
+    # --- within ---
+
+    async def _change(self, script: str, arguments: Sequence[str | bytes], object_ids: Sequence[str]) -> Any:
+        """Write, then drop what the cache had of these items, even for a caller that gives up in between. One write
+        after another: what a caller gave up on must not come after what was written since."""
+
+        async def change() -> Any:
+            async with self._writing:
+                try:
+                    return await self._write(script, arguments)
+                finally:
+                    self._forget(object_ids)
+
+        return await asyncio.shield(asyncio.ensure_future(change()))
+
+    async def _write(self, script: str, arguments: Sequence[str | bytes | float]) -> Any:
+        run = self._redis.script(script)
+        return await self._redis.write(
+            lambda client: cast(Any, run(keys=[self._prefix], args=arguments, client=client))
+        )
+
+    async def _ask(self, script: str, *arguments: str | int) -> Any:
+        run = self._redis.script(script)
+        return await self._redis.read(lambda client: cast(Any, run(keys=[self._prefix], args=arguments, client=client)))
+
+    async def _state(self, name: str) -> bytes | None:
+        return cast(
+            "bytes | None",
+            await self._redis.read(lambda client: cast(Any, client.hget(f"{self._prefix}state", name))),
+        )
+
+    def _forget(self, object_ids: Sequence[str]) -> None:
+        self._news += 1
+        for object_id in object_ids:
+            self._cache.pop(object_id, None)
+
+    def _keep(self, documents: dict[str, Document]) -> None:
+        self._cache.update(documents)
+        while len(self._cache) > self._capacity:
+            self._cache.popitem(last=False)
+
+
+def _body(document: Document) -> bytes:
+    """JSON, compressed where that saves anything: JSON begins with a brace, and what zlib makes never does."""
+    body = orjson.dumps(dict(document))
+    if len(body) < _WORTH_COMPRESSING:
+        return body
+    return min(body, zlib.compress(body, _LEVEL), key=len)
+
+
+def _rows(documents: Sequence[Document]) -> list[tuple[str, bytes]]:
+    return [(str(document["id"]), _body(document)) for document in documents]
+
+
+def _parsed(body: bytes) -> Document:
+    return cast(Document, orjson.loads(body if body.startswith(b"{") else zlib.decompress(body)))
+
+
+def _documents(bodies: Sequence[bytes | None]) -> list[Document]:
+    return [_parsed(body) for body in bodies if body is not None]
+
+
+def _parts(rows: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """`rows` in portions that one script may take."""
+    part: list[tuple[str, bytes]] = []
+    size = 0
+    for row in rows:
+        if part and size + len(row[1]) > _BYTES_AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += len(row[1])
+    if part:
+        yield part

@@ -1,0 +1,246 @@
+"""The MemoryIndex on Redis: what SqliteMemory keeps in tables, in sorted sets and hashes.
+
+Whatever changes the memory is one run of lua/memory_changes.lua, where the layout is told too: changes and the offset
+of the log they bring are one step for everybody else, and in the append-only file. The server does nothing else
+meanwhile, so that a batch should not have many more than a thousand changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import struct
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import orjson
+
+from services.backends.base import MemoryChange, MemoryRow
+from services.backends.redis.memory_rows import read
+from services.backends.redis.server import Redis
+from services.errors import StorageFailed
+from services.memory.keys import KEYS_PER_VARIANT, NEIGHBOURS, by_key, nearest, shared_variants
+from services.memory.scores import decay, recollect
+from services.types import Deadline, Person, Remembered
+
+_AT_ONCE = 100
+"""Items that share a run of the script: reads get in between."""
+_HOLD_MILLISECONDS = 10_000
+"""After which the learner goes on when whoever copied the memory died."""
+_COPIED = -2
+_PAIR = struct.Struct("<dd")
+_SCORE = struct.Struct("<d")
+
+
+class RedisMemory:
+    """The memory on `redis`. half_life, the caps and neighbours are explained at SqliteMemory.
+
+    One process at a time applies the log: `apply` raises StorageFailed when another one has applied something since
+    this one last knew where the memory stood. `offset` then tells where it stands now.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        half_life: float,
+        *,
+        principal_cap: float = 5.0,
+        items_per_query: int = 50,
+        texts_per_query: int = 10,
+        names_per_total: int = 50,
+        history: int = 200,
+        queries: int = 500_000,
+        people: int = 500_000,
+        neighbours: int = NEIGHBOURS,
+    ) -> None:
+        self._redis = redis
+        self._prefix = redis.key("m", "")
+        self._held = redis.key("lock", "memory")
+        self._half_life = half_life
+        self._neighbours = neighbours
+        self._limits = {
+            "half_life": half_life,
+            "principal_cap": principal_cap,
+            "items_per_query": items_per_query,
+            "texts_per_query": texts_per_query,
+            "names_per_total": names_per_total,
+            "history": history,
+            "queries": queries,
+            "people": people,
+        }
+        self._seen: int | None = None
+
+    # --- reading ---
+
+    async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
+        if not key or limit < 1:
+            return []
+        near = [key]
+        if self._neighbours > 0:
+            found = await self._ask("memory_near", (KEYS_PER_VARIANT, key, *shared_variants(key)), deadline)
+            near = nearest(key, (other.decode() for other in found), self._neighbours)
+        at, times, clicked, predicted = await self._ask("memory_remembered", near, deadline)
+        now = float(at or 0.0)
+        return recollect(
+            key,
+            {k: self._now(value, now) for k, value in zip(near, times, strict=True) if value is not None},
+            [
+                (k, one.decode(), self._now(value, now))
+                for k, row in zip(near, clicked, strict=True)
+                for one, value in _pairs(row)
+            ],
+            [
+                (k, one.decode(), _SCORE.unpack(value)[0])
+                for k, row in zip(near, predicted, strict=True)
+                for one, value in _pairs(row)
+            ],
+            limit,
+        )
+
+    async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
+        if limit < 1:
+            return Person(person)
+        rows = await self._redis.read(
+            lambda client: cast(Any, client.lrange(f"{self._prefix}h:{person}", 0, limit - 1)), deadline
+        )
+        return Person(person, tuple((row[_PAIR.size :].decode(), *_PAIR.unpack_from(row)) for row in rows))
+
+    async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
+        """Of a beginning that thousands of texts have, only those among the most asked texts of all are told."""
+        at, found = await self._ask("memory_popular", (prefix, limit), deadline)
+        return [(text.decode(), self._now(row, float(at))) for text, row in _pairs(found)]
+
+    async def offset(self) -> int:
+        value = await self._redis.read(lambda client: cast(Any, client.hget(f"{self._prefix}state", "offset")))
+        self._seen = int(value or 0)
+        return self._seen
+
+    async def _ask(self, script: str, arguments: Sequence[str | int], deadline: Deadline) -> Any:
+        run = self._redis.script(script)
+        return await self._redis.read(
+            lambda client: cast(Any, run(keys=[self._prefix], args=arguments, client=client)), deadline
+        )
+
+    def _now(self, row: bytes, now: float) -> float:
+        """What a stored weight is worth at `now`."""
+        weight, at = _PAIR.unpack_from(row)
+        return float(weight * decay(now - at, self._half_life))
+
+    # --- writing: what the log says ---
+
+    async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
+        """Raises TypeError or ValueError, having applied nothing, when a change holds something else than texts that
+        can be written as UTF-8 and finite numbers."""
+        given = {
+            "offset": offset,
+            "seen": -1 if self._seen is None else self._seen,
+            "limits": self._limits,
+            "changes": [_given(change) for change in changes],
+        }
+        state, committed = await self._change("apply", given)
+        if state == _COPIED:
+            raise StorageFailed("the memory is being copied for a backup and takes nothing in meanwhile")
+        if state < 0:
+            raise StorageFailed(f"the memory stands at {committed}: another process has applied the log as well")
+        self._seen = max(offset, self._seen or 0)
+
+    # --- writing: what the catalogue says ---
+
+    async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        object_ids = list(predictions)
+        for start in range(0, len(object_ids), _AT_ONCE):
+            items = [(one, list(by_key(predictions[one]).items())) for one in object_ids[start : start + _AT_ONCE]]
+            await self._change("predict", {"limits": self._limits, "items": items})
+
+    async def forget_items(self, object_ids: Sequence[str]) -> None:
+        """Histories keep their entries: they say what a person did, and a catalogue often takes an item back."""
+        for start in range(0, len(object_ids), _AT_ONCE):
+            left = object_ids[start : start + _AT_ONCE]
+            while left:
+                left = left[await self._change("forget", left) :]
+
+    # --- for backups ---
+
+    async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
+        """While they are read, `apply` raises StorageFailed: the learner waits, nobody else notices."""
+        key, token = self._held, secrets.token_hex(8)
+        if not await self._redis.write(lambda c: c.set(key, token, nx=True, px=_HOLD_MILLISECONDS)):
+            raise StorageFailed("the memory is being copied for another backup")
+        holding = asyncio.create_task(self._hold(token))
+        try:
+            before = await self.offset()
+            last: list[MemoryRow] = []
+            async for rows in read(self._redis, self._prefix):
+                if last:
+                    yield last
+                last = rows
+            # Before the last row, which makes it all count.
+            if not await self._keep(token) or before != await self.offset():
+                raise StorageFailed("the memory changed while it was copied")
+            yield last
+        finally:
+            holding.cancel()
+            await asyncio.wait([holding])
+            release = self._redis.script("lock_release")
+            await self._redis.write(lambda c: cast(Any, release(keys=[key], args=[token], client=c)))
+
+    async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
+        await self._change("put", {"limits": self._limits, "rows": rows})
+
+    async def close(self) -> None:
+        """Nothing to let go of: the connections are the server's."""
+
+    async def _change(self, what: str, given: object) -> Any:
+        run, body = self._redis.script("memory_changes"), orjson.dumps(given)
+        return await self._redis.write(
+            lambda client: cast(Any, run(keys=[self._prefix, self._held], args=[what, body], client=client))
+        )
+
+    async def _hold(self, token: str) -> None:
+        while True:
+            await asyncio.sleep(_HOLD_MILLISECONDS / 1000.0 / 4)
+            with suppress(StorageFailed):
+                await self._keep(token)
+
+    async def _keep(self, token: str) -> bool:
+        """Whether we still hold the memory, for as long again."""
+        renew = self._redis.script("lock_renew")
+        arguments: list[str | int] = [token, _HOLD_MILLISECONDS]
+        return bool(await self._redis.write(lambda c: cast(Any, renew(keys=[self._held], args=arguments, client=c))))
+
+
+def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """The fields and values of a hash."""
+    return zip(row[::2], row[1::2], strict=True)
+
+
+def _given(change: MemoryChange) -> dict[str, Any]:
+    """A change as the script takes it. Checked here, since a script that fails half-way leaves the half it did."""
+    given: dict[str, Any] = {"at": _number(change.at)}
+    if change.shown is not None:
+        key, text = change.shown
+        given["shown"] = (_text(key), _text(text), _text(change.shown_to))
+    if change.action is not None:
+        key, object_id, principal, weight = change.action
+        given["action"] = (_text(key), _text(object_id), _text(principal), _number(weight))
+    if change.history is not None:
+        person, object_id, weight = change.history
+        given["history"] = (_text(person), _text(object_id), _number(weight))
+    if change.forget_user is not None:
+        given["forget"] = _text(change.forget_user)
+    return given
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, not {type(value).__name__}")
+    return value
+
+
+def _number(value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a finite number was expected")
+    return number

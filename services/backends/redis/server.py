@@ -1,0 +1,206 @@
+"""One Redis server: connections, deadlines, scripts and whether it keeps what it is given.
+
+Every call goes through `Redis.read` or `Redis.write`, which set its deadline; the client itself neither retries nor
+times out. A connection that died while it lay idle is replaced before anything is sent on it, so that a restart of the
+server fails only what was under way. A caller that is cancelled closes its connection: no reply is ever left for the
+next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+from collections.abc import Awaitable, Callable, Hashable
+from importlib.resources import files
+from typing import Any, TypeVar, cast
+
+import redis.asyncio as client
+from redis.asyncio.connection import AbstractConnection, ConnectionPool, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import TimeoutError as TimedOut
+
+from services.errors import StorageFailed
+from services.resilience.remote import Remote
+from services.types import Deadline
+
+T = TypeVar("T")
+Work = Callable[["client.Redis"], Awaitable[T]]
+
+READ_SECONDS = 5.0
+WRITE_SECONDS = 5.0
+CONNECT_SECONDS = 1.0
+MOST_CONNECTIONS = 64
+IDLE_SECONDS = 15.0
+"""A connection that was silent for so long is asked whether it still lives: a firewall may have dropped it unheard."""
+PING_SECONDS = 0.25
+OLDEST = (7, 0)
+_LOST = (Disconnected, TimedOut)
+_NAMESPACE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+
+
+class Redis:
+    """The server at `url` (redis:// or rediss://; ssl_ options may follow as a query string), every key of ours under
+    `namespace`. Raises ValueError for a URL or a namespace that cannot be."""
+
+    def __init__(self, url: str, namespace: str = "ltrr") -> None:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise ValueError("a namespace is 1 to 64 letters, digits and any of _ . : -")
+        self._prefix = f"{{{namespace}}}"  # One hash slot: scripts may touch all of it.
+        options: dict[str, Any] = {
+            **parse_url(url),
+            "protocol": 2,
+            "decode_responses": False,
+            "driver_info": None,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "health_check_interval": IDLE_SECONDS,
+        }
+        self._client = client.Redis(connection_pool=_Pool(**options))
+        # Callers wait here for a connection, outside of what counts as the server's own failure.
+        self._slots = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._remote = Remote("redis", _LOST)
+        self._scripts: dict[str, AsyncScript] = {}
+
+    def key(self, *parts: str | int) -> str:
+        """The key of these parts in the namespace: `{namespace}:a:b`."""
+        return ":".join((self._prefix, *map(str, parts)))
+
+    async def read(self, work: Work[T], deadline: Deadline | None = None, key: Hashable | None = None) -> T:
+        """Run `work`, which must change nothing: it may be run a second time when the connection is lost, and calls of
+        the same `key` that are under way share one run.
+
+        Raises TimeoutError when the deadline passes (StorageFailed after READ_SECONDS where none is given), Unavailable
+        when the server is away, StorageFailed when it refuses.
+        """
+        if deadline is None:
+            try:
+                return await self.read(work, Deadline.after(READ_SECONDS), key)
+            except TimeoutError as error:
+                raise StorageFailed("redis: timeout") from error
+        if deadline.remaining() <= 0:
+            raise TimeoutError
+        async with deadline.enforced():
+            await self._slots.acquire()
+        try:
+            return await self._remote.read(lambda _: self._run(work), deadline, key)
+        finally:
+            self._slots.release()
+
+    async def write(self, work: Work[T], seconds: float = WRITE_SECONDS) -> T:
+        """Run `work` once. Raises StorageFailed when the server refuses it, is away or does not answer in time; in the
+        last case, and when the connection is lost on the way, it may have been carried out all the same."""
+        deadline = Deadline.after(seconds)
+        try:
+            async with deadline.enforced():
+                await self._slots.acquire()
+        except TimeoutError:
+            raise StorageFailed("redis: every connection is busy") from None
+        try:
+            return await self._remote.write(lambda _: self._run(work), deadline.remaining())
+        finally:
+            self._slots.release()
+
+    def script(self, name: str) -> AsyncScript:
+        """The script services/backends/redis/lua/<name>.lua. Call it inside of `work` as
+        `await script(keys=…, args=…, client=client)`; a server that does not know it (any more) is given it again."""
+        if name not in self._scripts:
+            text = files("services.backends.redis").joinpath("lua", f"{name}.lua").read_text("utf-8")
+            self._scripts[name] = self._client.register_script(text)
+        return self._scripts[name]
+
+    async def version(self) -> str:
+        return str((await self._info())["redis_version"])
+
+    async def check(self) -> list[str]:
+        """What about this server may lose data, in words for its operator; empty when nothing is wrong."""
+        told, configured = await self._info(), await self._configured()
+        found = []
+        version = str(told["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            found.append(f"Redis {version} is older than {OLDEST[0]}.{OLDEST[1]}, the oldest that is supported")
+        if told.get("role") != "master":
+            found.append("the server is a replica: it takes no writes")
+        if told.get("cluster_enabled"):
+            found.append("the server is a node of a cluster: only single servers and their replicas are supported")
+        if not told.get("aof_enabled"):
+            found.append("appendonly is off: accepted events and item writes since the last dump are lost in a crash")
+        elif configured.get("appendfsync", "always") != "always":
+            found.append(f"appendfsync is {configured['appendfsync']}: a crash may lose the last second or more")
+        policy = str(told.get("maxmemory_policy", "noeviction"))
+        if policy != "noeviction":
+            found.append(f"maxmemory-policy is {policy}: under memory pressure the event log or items may be evicted")
+        return found
+
+    async def close(self) -> None:
+        await self._client.connection_pool.aclose()
+
+    async def _run(self, work: Work[T]) -> T:
+        try:
+            return await work(self._client)
+        except (AuthenticationError, NoPermissionError):
+            raise StorageFailed("redis refuses the user or the password") from None
+        except OutOfMemoryError:
+            raise StorageFailed("redis is full (maxmemory)") from None
+        except _LOST:
+            raise
+        except RedisError as error:
+            # By its name alone: its words may quote what was sent.
+            raise StorageFailed(f"redis: {type(error).__name__}") from None
+
+    async def _info(self) -> dict[str, Any]:
+        return cast(dict[str, Any], await self.read(lambda c: c.info()))
+
+    async def _configured(self) -> dict[str, str]:
+        """Settings that only CONFIG tells; none where an operator forbids to ask."""
+        try:
+            found = await self.read(lambda c: c.config_get("appendfsync"))
+        except StorageFailed:
+            return {}
+        return {_text(name): _text(value) for name, value in found.items()}
+
+
+class _Pool(ConnectionPool):
+    """Without a limit of its own: waiting in a queue of the pool loses wake-ups when waiters are cancelled."""
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        fresh = not connection.is_connected
+        await connection.connect()  # type: ignore[no-untyped-call]
+        if fresh:
+            connection.next_health_check = asyncio.get_running_loop().time() + IDLE_SECONDS
+        elif not await _alive(connection):
+            await connection.disconnect(nowait=True)
+            await connection.connect()  # type: ignore[no-untyped-call]
+            connection.next_health_check = asyncio.get_running_loop().time() + IDLE_SECONDS
+
+
+async def _alive(connection: AbstractConnection) -> bool:
+    """Whether a connection from the pool can carry a command: not closed by the other side, not with leftovers of an
+    earlier reply, and if it was idle for long, answering."""
+    try:
+        if await connection.can_read() or _readable(connection):
+            return False
+        async with asyncio.timeout(PING_SECONDS):
+            await connection.check_health()  # type: ignore[no-untyped-call]
+    except (*_LOST, OSError):
+        return False
+    return True
+
+
+def _readable(connection: AbstractConnection) -> bool:
+    """Whether the socket has data or was closed, even when the event loop has not come round to hearing of it."""
+    writer = connection._writer
+    if writer is None:
+        return True
+    waiting = select.poll()
+    waiting.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

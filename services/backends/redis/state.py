@@ -1,0 +1,42 @@
+"""The StateStore in Redis: one hash of JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from services.backends.redis.server import Redis
+
+
+class RedisState:
+    """Switches in `redis`, in force for every process that reads them. Reads and writes raise StorageFailed."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._key = redis.key("state")
+
+    async def get(self, key: str) -> Any | None:
+        return (await self.get_many([key]))[key]
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Any | None]:
+        """All of them as they were at one moment; None for those that were never set."""
+        if not keys:
+            return {}
+        values: Any = await self._redis.read(lambda c: c.hmget(self._key, list(keys)))
+        return {key: None if value is None else orjson.loads(value) for key, value in zip(keys, values, strict=True)}
+
+    async def set(self, key: str, value: Any) -> None:
+        try:
+            body = orjson.dumps(value)
+        except orjson.JSONEncodeError as error:
+            raise ValueError(f"the value of {key} is not JSON: {error}") from error
+        await self._redis.write(lambda c: c.hset(self._key, key, body))
+
+    async def all(self) -> dict[str, Any]:
+        values: Any = await self._redis.read(lambda c: c.hgetall(self._key))
+        return {key.decode(): orjson.loads(value) for key, value in values.items()}
+
+    async def close(self) -> None:
+        """Nothing: whoever opened the connection closes it."""

@@ -1,0 +1,230 @@
+"""How an item lies in the tantivy index: which engine field holds what of it.
+
+Engine fields have names of their own, so that a catalogue may call its fields anything. Text reaches the engine as the
+tokens of services.text.tokenize, and what the engine does to them (stemming) is done to a query by the same analyser:
+both sides always agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
+
+import tantivy
+
+from services.schema.filters import FILTERABLE
+from services.schema.schema import newness, prior, quality
+from services.schema.values import values
+from services.text import fold, normalize, tokenize
+from services.types import Document, Role, Schema
+
+LAYOUT_VERSION = 1
+"""Changes whenever what an index holds does: an index of another version is built anew."""
+ID = "id"
+WORDS = "words"
+"""Stems of all TEXT and KEYWORD fields."""
+TITLE = "title"
+"""Stems of the title."""
+EXACT = "exact"
+"""The title's tokens as they are, without stemming."""
+PAIRS = "pairs"
+"""Neighbouring tokens of the title and of each KEYWORD value: full names beside lone first names."""
+GRAMS = "grams"
+"""Character trigrams of the title."""
+STARTS = "starts"
+"""Beginnings of the title and of its parts from each word on, for completions."""
+SHOWN = "shown"
+"""The title as written; only stored."""
+NAMES = "names"
+"""Values of all KEYWORD fields, normalised."""
+PRIOR, QUALITY, NEWNESS = "prior", "quality", "newness"
+PRIOR_WEIGHT, QUALITY_WEIGHT = "prior_weight", "quality_weight"
+
+PRIOR_GAIN = 0.7
+"""A match of the most popular item scores this much more than the same match of an item nobody looks for."""
+QUALITY_GAIN = 0.05
+"""The same for quality in structural matches: small, because it only orders items that meet the same constraints."""
+LONGEST_START = 24
+"""Characters of a title's beginning that are indexed; longer prefixes are compared with the title itself."""
+MOST_STARTS = 12
+"""Words of a title from which a completion may start."""
+LONGEST_TERM = 1000
+"""Bytes of an exact value that are indexed as they are; the engine drops terms of 64 kB."""
+LONGEST_ORDER = 100
+"""Characters of a value that decide its place in a sorted list."""
+MOST_REPEATS = 8
+WEIGHT_OF_ONE = 1.5
+STEMS = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).filter(tantivy.Filter.stemmer("english")).build()
+DIGEST = "\x00sha256:"
+
+
+class Layout:
+    """The engine's fields for one schema.
+
+    Per field that can be filtered: `keywords` (values as written) or `numbers`, and `orders` (its smallest value, which
+    decides the place in a sorted list); per KEYWORD field and the title: `names` (normalised values).
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        filterable = schema.of(*FILTERABLE)
+        self.keywords = {f.name: f"k{i}" for i, f in enumerate(filterable) if f.role is Role.KEYWORD}
+        self.names = {f.name: f"m{i}" for i, f in enumerate(filterable) if f.role is Role.KEYWORD}
+        self.orders = {f.name: f"o{i}" for i, f in enumerate(filterable)}
+        self.numbers = {f.name: f"n{i}" for i, f in enumerate(filterable) if f.role is not Role.KEYWORD}
+        self._title = schema.get(schema.title) if schema.title else None
+        if self._title is not None and self._title.name not in self.names:
+            self.names[self._title.name] = "mt"
+        self._spoken = [(f, _repeats(f.weight)) for f in schema.of(Role.TEXT, Role.KEYWORD) if f.weight > 0]
+        builder = tantivy.SchemaBuilder()
+        builder.add_text_field(ID, stored=True, fast=True, tokenizer_name="whole", index_option="basic")
+        for name in (WORDS, TITLE):
+            builder.add_text_field(name, tokenizer_name="stems", index_option="freq")
+        for name in (EXACT, PAIRS):
+            builder.add_text_field(name, tokenizer_name="spaced", index_option="freq")
+        builder.add_text_field(GRAMS, tokenizer_name="trigrams", index_option="freq")
+        for name in (STARTS, NAMES):
+            builder.add_text_field(name, tokenizer_name="whole", index_option="basic")
+        builder.add_bytes_field(SHOWN, stored=True)
+        for name in self.names.values():
+            builder.add_text_field(name, tokenizer_name="whole", index_option="basic")
+        for name in (*self.keywords.values(), *(self.orders[name] for name in self.keywords)):
+            builder.add_text_field(name, fast=True, tokenizer_name="whole", index_option="basic")
+        for name in (*self.numbers.values(), *(self.orders[name] for name in self.numbers)):
+            builder.add_float_field(name, indexed=True, fast=True)
+        for name in (PRIOR, QUALITY, NEWNESS, PRIOR_WEIGHT, QUALITY_WEIGHT):
+            builder.add_float_field(name, fast=True)
+        self.engine = builder.build()
+
+    def register(self, index: tantivy.Index) -> None:
+        """Tell the engine the analysers that the fields name."""
+        whole = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.raw()).build()
+        index.register_tokenizer("whole", whole)
+        index.register_fast_field_tokenizer("whole", whole)
+        index.register_tokenizer("stems", STEMS)
+        index.register_tokenizer("spaced", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
+        index.register_tokenizer("trigrams", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.ngram(3, 3)).build())
+
+    def document(self, document: Document) -> tantivy.Document:
+        entry = tantivy.Document()
+        entry.add_text(ID, clean(str(document["id"])))
+        words: list[str] = []
+        for field, repeats in self._spoken:
+            tokens = tokenize(" ".join(str(value) for value in values(document, field)))
+            words.extend(tokens * repeats)
+        entry.add_text(WORDS, " ".join(words))
+        title = ""
+        if self._title is not None:
+            title = " ".join(str(value) for value in values(document, self._title))
+            self._add_title(entry, clean(title), self._title.role)
+        names: set[str] = set()
+        for field in self.schema.of(Role.KEYWORD):
+            held = [clean(str(value)) for value in values(document, field)]
+            for value in held:
+                entry.add_text(self.keywords[field.name], term(value))
+            normal = {normalize(value) for value in held}
+            for value in normal:
+                entry.add_text(self.names[field.name], term(value))
+            names |= normal
+            if normal:
+                entry.add_text(self.orders[field.name], min(normal)[:LONGEST_ORDER])
+        for value in names:
+            entry.add_text(NAMES, term(value))
+        named = [*names, title] if title else names
+        entry.add_text(PAIRS, " ".join(pair for value in named for pair in pairs(tokenize(value))))
+        for name, place in self.numbers.items():
+            field_ = self.schema.get(name)
+            numbers = {float(v) + 0.0 for v in (values(document, field_) if field_ else ())}  # no -0.0: another term
+            for number in numbers:
+                entry.add_float(place, number)
+            if numbers:
+                entry.add_float(self.orders[name], min(numbers))
+        self._add_priors(entry, document)
+        return entry
+
+    def _add_title(self, entry: tantivy.Document, title: str, role: Role) -> None:
+        tokens = tokenize(title)
+        entry.add_bytes(SHOWN, title.encode())
+        entry.add_text(TITLE, " ".join(tokens))
+        entry.add_text(EXACT, " ".join(tokens))
+        entry.add_text(GRAMS, spaced(tokens))
+        if role is not Role.KEYWORD:
+            entry.add_text("mt", term(normalize(title)))
+        for start in starts(tokens):
+            entry.add_text(STARTS, start)
+
+    def _add_priors(self, entry: tantivy.Document, document: Document) -> None:
+        popular, good = prior(self.schema, document), quality(self.schema, document)
+        entry.add_float(PRIOR, popular)
+        entry.add_float(QUALITY, good)
+        entry.add_float(NEWNESS, newness(self.schema, document))
+        entry.add_float(PRIOR_WEIGHT, weight_value(1.0 + PRIOR_GAIN * popular))
+        entry.add_float(QUALITY_WEIGHT, weight_value(1.0 + QUALITY_GAIN * good))
+
+
+def _repeats(weight: float) -> int:
+    """BM25F (Robertson, Zaragoza and Taylor, 2004): a field of more weight counts as if its text stood there more
+    often.
+
+    Once up to WEIGHT_OF_ONE: repeating every field as often as an inferred weight says ranked worse.
+    """
+    return max(1, min(MOST_REPEATS, round(weight / WEIGHT_OF_ONE)))
+
+
+def weight_value(factor: float) -> float:
+    """The value v for which the engine multiplies a score by `factor` >= 1: it computes log2(2 + v)."""
+    return float(2.0**factor - 2.0)
+
+
+def clean(text: str) -> str:
+    """`text` with lone surrogates, which have no UTF-8 form, replaced."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def term(value: str) -> str:
+    """An exact value as an index term: itself, or its digest when it is very long."""
+    encoded = value.encode()
+    return value if len(encoded) <= LONGEST_TERM else DIGEST + hashlib.sha256(encoded).hexdigest()
+
+
+def stem(token: str) -> str:
+    """A token as the engine keeps it in WORDS and TITLE."""
+    return next(iter(STEMS.analyze(token)), token)
+
+
+def pairs(tokens: list[str]) -> list[str]:
+    return [f"{left}_{right}" for left, right in pairwise(tokens)]
+
+
+def spaced(tokens: list[str]) -> str:
+    """Tokens with a space around each, so that trigrams know where words begin and end."""
+    return f" {' '.join(tokens)} " if tokens else ""
+
+
+def trigrams(text: str) -> list[str]:
+    """Different trigrams of a query, in order, as the engine cuts those of titles."""
+    padded = spaced(tokenize(text))
+    return list(dict.fromkeys(padded[i : i + 3] for i in range(len(padded) - 2)))
+
+
+def starts(tokens: list[str]) -> Iterator[str]:
+    """Every beginning of at most LONGEST_START characters of the title from each word on; a space ends a word."""
+    seen: set[str] = set()
+    for first in range(min(len(tokens), MOST_STARTS)):
+        rest = spaced(tokens[first:])[1 : 1 + LONGEST_START]
+        seen.update(rest[:end] for end in range(1, len(rest) + 1))
+    yield from sorted(seen)
+
+
+def prefix_key(prefix: str) -> str:
+    """A typed prefix as titles are indexed: a space at its end says that the last word is complete."""
+    tokens = tokenize(prefix)
+    open_word = not fold(normalize(prefix[-1:]))
+    return " ".join(tokens) + (" " if tokens and open_word else "")
+
+
+def starts_with(title: str, key: str) -> bool:
+    """Whether a word sequence of the title begins with the whole of `key`, however long."""
+    tokens = tokenize(title)
+    return any(spaced(tokens[i:])[1:].startswith(key) for i in range(len(tokens)))

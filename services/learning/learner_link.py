@@ -1,0 +1,179 @@
+"""The learner as the other processes see it: where it stands, and what may be asked of it.
+
+Both go through the shared StateStore: the learner writes down where it stands every second, and looks several times a
+second whether something was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol
+
+from services.backends.base import EventLog, MemoryIndex, StateStore
+from services.errors import LtrrError, ModelInvalid, NotFound, Unavailable
+from services.learning.learner import Learner
+from services.learning.progress import Progress, gauges
+
+logger = logging.getLogger(__name__)
+
+STATUS = "learner_status"
+REQUEST = "learner_request"
+ANSWER = "learner_answer"
+LOOK_SECONDS = 0.2
+STATUS_SECONDS = 1.0
+PATIENCE = 10.0
+"""Seconds that a caller waits for the learner."""
+
+
+class LearnerView(Protocol):
+    """What routes and commands need of the learner, wherever it runs."""
+
+    def notify(self) -> None: ...
+
+    async def catch_up(self, policy: bool = True) -> None: ...
+
+    async def publish(self) -> str | None: ...
+
+    async def adopt(self, version: str) -> str: ...
+
+    async def observe(self) -> Progress: ...
+
+
+class LearnerLink:
+    """The learner in another process."""
+
+    def __init__(
+        self, log: EventLog, memory: MemoryIndex, state: StateStore, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._log = log
+        self._memory = memory
+        self._state = state
+        self._clock = clock
+
+    def notify(self) -> None:
+        """The learner looks at the log by itself."""
+
+    async def catch_up(self, policy: bool = True) -> None:
+        """Wait until memory and histories (and the policy) have what is in the log by now, for as long as the learner
+        gets on. Raises Unavailable when it does not move for PATIENCE seconds."""
+        end, _ = await self._log.end()
+        reached = (-1, -1)
+        while True:
+            place = await self._memory.offset(), int((await self._status()).get("offset", 0))
+            if place[0] >= end and (not policy or place[1] >= end):
+                return
+            if place == reached:
+                raise Unavailable("the learner process (ltrr learn)")
+            reached = place
+            await self._until(partial(self._moved, place, end, policy))
+
+    async def publish(self) -> str | None:
+        """Nothing to do here: the learner writes its snapshots by itself. The newest one it told of."""
+        return (await self._status()).get("snapshot")
+
+    async def adopt(self, version: str) -> str:
+        """See Learner.adopt. Raises what that raises, and Unavailable when no learner answers in time."""
+        number = secrets.token_hex(8)
+        await self._state.set(REQUEST, {"number": number, "adopt": version, "until": self._clock() + PATIENCE})
+        answer: dict[str, Any] = {}
+
+        async def answered() -> bool:
+            answer.update(await self._state.get(ANSWER) or {})
+            return answer.get("number") == number
+
+        await self._until(answered)
+        if "error" in answer:
+            raise (NotFound if answer["error"] == "NotFound" else ModelInvalid)(answer["detail"])
+        return str(answer["version"])
+
+    async def observe(self) -> Progress:
+        """Where the learner stood when it last said so; brings the gauges up to date."""
+        end, _ = await self._log.end()
+        status = await self._status()
+        written = status.get("snapshot_at")
+        progress = Progress(
+            lag={
+                "memory": max(0, end - await self._memory.offset()),
+                "policy": max(0, end - int(status.get("offset", 0))),
+            },
+            open=int(status.get("open", 0)),
+            learned=int(status.get("learned", 0)),
+            skipped=int(status.get("skipped", 0)),
+            snapshot=status.get("snapshot"),
+            snapshot_age=None if written is None else max(0.0, self._clock() - float(written)),
+        )
+        gauges(progress)
+        return progress
+
+    async def seen(self) -> float | None:
+        """Seconds since the learner last said where it stands; None when it never did."""
+        at = (await self._status()).get("at")
+        return None if at is None else max(0.0, self._clock() - float(at))
+
+    async def _moved(self, before: tuple[int, int], end: int, policy: bool) -> bool:
+        memory, learned = await self._memory.offset(), int((await self._status()).get("offset", 0))
+        return (memory, learned) != before or (memory >= end and (not policy or learned >= end))
+
+    async def _status(self) -> dict[str, Any]:
+        return dict(await self._state.get(STATUS) or {})
+
+    async def _until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not await holds():  # noqa: ASYNC110 - what is waited for happens in another process
+                    await asyncio.sleep(LOOK_SECONDS / 4)
+        except TimeoutError as error:
+            raise Unavailable("the learner process (ltrr learn)") from error
+
+
+async def attend(
+    learner: Learner, state: StateStore, stop: asyncio.Event, clock: Callable[[], float] = time.time
+) -> None:
+    """In the learner's process: say where it stands and do what is asked, until `stop` is set."""
+    said = -STATUS_SECONDS
+    failing = False
+    while not stop.is_set():
+        try:
+            request = await state.get(REQUEST) or {}
+            answered = (await state.get(ANSWER) or {}).get("number")
+            # Whoever asked has been told by then that nobody answered: it must not happen later.
+            if request.get("number") not in (None, answered) and clock() <= float(request["until"]):
+                outcome = await _adopted(learner, str(request["adopt"]))
+                await state.set(ANSWER, {"number": request["number"]} | outcome)
+            if time.monotonic() - said >= STATUS_SECONDS:
+                await state.set(STATUS, await _standing(learner, clock()))
+                said = time.monotonic()
+            failing = False
+        except LtrrError as error:
+            if not failing:  # said once: the store may be away for long
+                logger.warning("learner_status_failed error=%s", type(error).__name__)
+            failing = True
+        try:
+            await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
+        except TimeoutError:
+            continue
+
+
+async def _adopted(learner: Learner, version: str) -> dict[str, str]:
+    try:
+        return {"version": await learner.adopt(version)}
+    except (NotFound, ModelInvalid) as error:
+        return {"error": type(error).__name__, "detail": str(error)}
+
+
+async def _standing(learner: Learner, now: float) -> dict[str, Any]:
+    progress = await learner.observe()
+    return {
+        "at": now,
+        "offset": learner.offset,
+        "open": progress.open,
+        "learned": progress.learned,
+        "skipped": progress.skipped,
+        "snapshot": progress.snapshot,
+        "snapshot_at": None if progress.snapshot_age is None else now - progress.snapshot_age,
+    }

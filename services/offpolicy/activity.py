@@ -1,0 +1,290 @@
+"""What has been going on lately, from the event log: the rolling figures that the learning console draws.
+
+Nothing here is learned from or decided on. Reading is incremental (each view reads only what is new in the log), memory
+is bounded, and a person who asked to be forgotten is forgotten here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from typing import Any
+
+from services.backends.base import EventLog, Forget, Record
+from services.errors import RecordDamaged
+from services.rewards.rewards import examination, gain
+from services.rewards.windows import learnable
+from services.types import ArmChoice, ArmOption, EventStatus, Impression, Interaction
+
+Static = Callable[[Mapping[str, float], Sequence[ArmOption], int], Mapping[str, ArmChoice]]
+"""What the static policy would choose: (features, options, seed) -> choice per arm."""
+
+BACKLOG = 5_000
+"""Records before the end of the log at which the first view begins; a view never reads more than these."""
+DECISIONS = 2_000
+"""Latest decisions that the figures are over."""
+LATEST = 20
+"""Decisions listed one by one."""
+POINTS = 40
+"""Points of a curve: decisions in a row are drawn together."""
+STEP = 500
+LEAST_SAMPLE = 30.0
+"""Effective sample size below which an estimate is not given: its interval would not mean anything."""
+Z95 = 1.959964
+"""Quantile of the normal distribution for two-sided 95 % intervals."""
+
+
+@dataclass(slots=True)
+class Decided:
+    """One decision and what came of it so far."""
+
+    query_id: str
+    at: float
+    text: str
+    user_id: str | None
+    policy: str
+    mode: str
+    counts: Mapping[str, int]
+    returned: Mapping[str, int]
+    found: Mapping[str, tuple[str, ...]]
+    """Item of the first page -> arms that had it within their count."""
+    propensity: float
+    """Of the drawn counts of all arms together."""
+    agrees: bool
+    """The static policy would have chosen the very same counts."""
+    total: int
+    degraded: tuple[str, ...]
+    events: list[Interaction] = field(default_factory=list)
+    value: float = 0.0
+    """Reward so far, before the price of the candidates."""
+
+    @property
+    def candidates(self) -> int:
+        return sum(self.counts.values())
+
+
+class Activity:
+    """Rolling figures of one log. `static` is the policy that the kill switch would put in force; `weights` are per
+    action; `price` is the reward that one candidate must be worth."""
+
+    def __init__(self, log: EventLog, static: Static, weights: Mapping[str, float], price: float) -> None:
+        self._log = log
+        self._static = static
+        self._weights = dict(weights)
+        self._price = price
+        self._lock = asyncio.Lock()
+        self._offset = 0
+        self._decided: OrderedDict[str, Decided] = OrderedDict()
+        self._pages: OrderedDict[str, str] = OrderedDict()
+        """query_id of a later page -> that of its first."""
+        self._actions: Counter[str] = Counter()
+        self._view: dict[str, Any] | None = None
+
+    async def view(self) -> dict[str, Any]:
+        """The figures as JSON; brings them up to date first. Raises StorageFailed."""
+        async with self._lock:
+            if await self._read() or self._view is None:
+                self._view = self._summary()
+            return self._view
+
+    # --- reading ---
+
+    async def _read(self) -> bool:
+        """Take in what is new; whether there was anything."""
+        end, _ = await self._log.end()
+        before = self._offset
+        self._offset = max(self._offset, end - BACKLOG)
+        while self._offset < end:
+            try:
+                records = await self._log.read(self._offset, min(STEP, end - self._offset))
+            except RecordDamaged:
+                self._offset += 1  # the learner reports it
+                continue
+            if not records:
+                break
+            for offset, record in records:
+                self._take(record)
+                self._offset = offset
+            await asyncio.sleep(0)  # searches share this thread
+        return self._offset != before
+
+    def _take(self, record: Record) -> None:
+        match record:
+            case Impression() if record.root_id != record.query_id:
+                self._pages[record.query_id] = record.root_id
+                if len(self._pages) > DECISIONS:
+                    self._pages.popitem(last=False)
+            case Impression() if learnable(record):
+                self._decided[record.query_id] = decided(record, self._static)
+                if len(self._decided) > DECISIONS:
+                    self._decided.popitem(last=False)
+            case Interaction() if record.status == EventStatus.ACCEPTED:
+                self._actions[record.action_name] += 1
+                self._acted(record)
+            case Forget():
+                for one in self._decided.values():
+                    if one.user_id == record.user_id:
+                        one.text, one.user_id = "", None
+
+    def _acted(self, event: Interaction) -> None:
+        query_id = event.query_id or ""
+        one = self._decided.get(self._pages.get(query_id, query_id))
+        if one is not None:
+            one.events.append(event)
+            one.value = worth(one.events, self._weights)
+
+    # --- figures ---
+
+    def _summary(self) -> dict[str, Any]:
+        window = list(self._decided.values())
+        arms = list(dict.fromkeys(arm for one in reversed(window) for arm in one.counts))
+        return {
+            "offset": self._offset,
+            "decisions": len(window),
+            "since": window[0].at if window else None,
+            "arms": arms,
+            "latest": [_row(one) for one in islice(reversed(window), LATEST)],
+            "curve": [self._point(group, arms) for group in groups(window, POINTS)],
+            "counts": {arm: _distribution(one.counts.get(arm, 0) for one in window) for arm in arms},
+            "credit": credit(window, self._weights),
+            "actions": dict(self._actions.most_common()),
+            "comparison": self._comparison(window),
+        }
+
+    def _point(self, group: Sequence[Decided], arms: Sequence[str]) -> dict[str, Any]:
+        """Means over some decisions in a row."""
+        n = len(group)
+        return {
+            "at": group[-1].at,
+            "n": n,
+            "arms": {arm: round(sum(one.counts.get(arm, 0) for one in group) / n, 3) for arm in arms},
+            "candidates": round(sum(one.candidates for one in group) / n, 3),
+            "reward": round(sum(one.value for one in group) / n, 5),
+            "clicked": round(sum(bool(one.events) for one in group) / n, 5),
+        }
+
+    def _comparison(self, window: Sequence[Decided]) -> dict[str, Any]:
+        """Learned against static counts, on the decisions that the learned policy took: reward minus the price of the
+        candidates. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
+        learned = [one for one in window if one.mode == "learned" and one.policy != "fixed"]
+        values = [one.value - self._price * one.candidates for one in learned]
+        weights = [1.0 / one.propensity if one.agrees else 0.0 for one in learned]
+        total = compare(values, weights)
+        curve, seen = [], 0
+        for group in groups(learned, POINTS):
+            seen += len(group)
+            part = compare(values[:seen], weights[:seen])
+            if part["regret"] is not None:
+                curve.append({"at": group[-1].at, "n": seen, **part["regret"]})
+        return {**total, "agreeing": sum(one.agrees for one in learned), "curve": curve}
+
+
+# --- pure helpers ---------------------------------------------------------------------------------------------------
+
+
+def decided(impression: Impression, static: Static) -> Decided:
+    """What the figures need of an impression."""
+    choices = impression.decision.arms
+    counts = {arm: choice.count for arm, choice in choices.items()}
+    held = {arm: {object_id for object_id, _ in found[: counts.get(arm, 0)]} for arm, found in impression.lists.items()}
+    fixed = static(impression.features, impression.options, impression.decision.seed)
+    return Decided(
+        query_id=impression.query_id,
+        at=impression.at,
+        text=impression.text,
+        user_id=impression.user_id,
+        policy=impression.decision.policy,
+        mode=impression.decision.mode,
+        counts=counts,
+        returned={arm: len(found) for arm, found in impression.lists.items()},
+        found={shown: tuple(arm for arm in held if shown in held[arm]) for shown in impression.shown},
+        propensity=math.prod(choice.propensity for choice in choices.values()),
+        agrees=all(arm in fixed and fixed[arm].count == count for arm, count in counts.items()),
+        total=impression.total,
+        degraded=tuple(degraded.arm for degraded in impression.degraded),
+    )
+
+
+def worth(events: Iterable[Interaction], weights: Mapping[str, float]) -> float:
+    """Reward of an answer, -1..1, as services.rewards.rewards defines it."""
+    return max(-1.0, min(1.0, sum(gain(event, weights) * examination(event.position or 1) for event in events)))
+
+
+def groups(window: Sequence[Decided], points: int) -> Iterator[Sequence[Decided]]:
+    """`window` in at most `points` runs, as equally long as can be."""
+    runs = min(points, len(window))
+    bounds = [place * len(window) // runs for place in range(runs + 1)] if runs else [0]
+    return (window[start:end] for start, end in pairwise(bounds))
+
+
+def credit(window: Sequence[Decided], weights: Mapping[str, float]) -> dict[str, float]:
+    """Per arm, its share of what people did: each event's gain, divided equally among the arms that had found the item
+    on the first page."""
+    earned: dict[str, float] = defaultdict(float)
+    for one in window:
+        for event in one.events:
+            arms = one.found.get(event.object_id or "", ())
+            for arm in arms:
+                earned[arm] += gain(event, weights) / len(arms)
+    return {arm: round(value, 4) for arm, value in earned.items()}
+
+
+def compare(values: Sequence[float], weights: Sequence[float]) -> dict[str, Any]:
+    """The mean of `values` (the policy that took the decisions) against the value that another policy would have had.
+
+    `weights` are its probabilities of the taken actions over ours. Self-normalised importance sampling with the delta
+    method's variance (Owen, "Monte Carlo theory, methods and examples", 2013, ch. 9; Swaminathan and Joachims, NIPS
+    2015); effective sample size (Σw)² / Σw² (Kong 1992). `static` and `regret` are None below LEAST_SAMPLE.
+    """
+    n = len(values)
+    size = sum(weights) ** 2 / sum(w * w for w in weights) if any(weights) else 0.0
+    mean = sum(values) / n if n else 0.0
+    learned = _interval(mean, [value - mean for value in values]) if n >= LEAST_SAMPLE else None
+    static = regret = None
+    if learned is not None and size >= LEAST_SAMPLE:
+        unit = sum(weights) / n
+        other = sum(w * value for w, value in zip(weights, values, strict=True)) / (n * unit)
+        influence = [w / unit * (value - other) for w, value in zip(weights, values, strict=True)]
+        static = _interval(other, influence)
+        gap = [mine - (value - mean) for mine, value in zip(influence, values, strict=True)]
+        regret = {name: n * value for name, value in _interval(other - mean, gap).items()}
+    return {
+        "n": n,
+        "effective": round(size, 2),
+        "least": LEAST_SAMPLE,
+        "learned": learned,
+        "static": static,
+        "regret": regret,
+    }
+
+
+def _interval(value: float, influence: Sequence[float]) -> dict[str, float]:
+    """95 % interval of a mean whose terms deviate from it by `influence`."""
+    half = Z95 * math.sqrt(sum(i * i for i in influence)) / len(influence)
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def _distribution(counts: Iterator[int]) -> list[list[int]]:
+    """[count, how often], ascending by count."""
+    return [[count, times] for count, times in sorted(Counter(counts).items())]
+
+
+def _row(one: Decided) -> dict[str, Any]:
+    return {
+        "query_id": one.query_id,
+        "at": one.at,
+        "query": one.text,
+        "policy": one.policy,
+        "mode": one.mode,
+        "counts": dict(one.counts),
+        "returned": dict(one.returned),
+        "propensity": one.propensity,
+        "total": one.total,
+        "reward": round(one.value, 4),
+        "events": [event.action_name for event in one.events],
+        "degraded": list(one.degraded),
+    }

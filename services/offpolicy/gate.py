@@ -1,0 +1,159 @@
+"""Whether a policy may take the place of another: by what both would have earned on the decisions in the log.
+
+V(candidate) - V(present) is estimated by SNIPS on the same decisions, what both share of the log's luck cancels, and
+its 95 % interval must not reach below -tolerance. The tolerance is the price of TOLERANCE candidates: as little as one
+page of candidates costs is what operators have said that they do not mind, and without any tolerance a candidate that
+is as good as the present one would never be sure enough. IPS and DR are said beside it: where the three disagree, the
+log is too thin for all of them.
+
+SNIPS decides because it has the least error and the shortest interval of those that hold for any logging policy
+(evaluation/studies/ope_coverage.py), and does not change when all rewards are shifted, as a price shifts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.backends.base import EventLog
+from services.errors import ModelInvalid
+from services.learning.snapshots import KIND, POLICY_FILE
+from services.models.store import ModelStore, StoredModel
+from services.offpolicy import ope
+from services.offpolicy.logged import Decided, Logged, Proposed, arrays, context, propose, read, written
+from services.offpolicy.reward_model import crossfit
+from services.policies.base import Retracing
+
+DECISIONS = 5_000
+"""Newest decisions that are looked at: older ones were of another catalogue and other people."""
+RECORDS = 100_000
+"""Newest records of the log that are read for them."""
+LEAST_SAMPLE = 100.0
+"""Effective sample size below which intervals do not cover what they promise (evaluation/studies/ope_coverage.py:
+92-97 % from 100 on, 81-91 % at 10-25)."""
+LEAST_ACTED = 20.0
+"""Effective number of decisions that somebody did anything about: without actions all that is left is the price, and
+the policy that asks for least would be best."""
+TOLERANCE = 10
+"""Candidates whose price a candidate policy may be worse by: one page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`promote`: whether it may go live; `reason`: why, in words, with the numbers."""
+
+    promote: bool
+    reason: str
+    difference: ope.Estimate | None = None
+    """V(candidate) - V(present); None where there is too little to say."""
+
+
+def judge(decisions: list[Decided], candidate: Retracing, present: Retracing, price: float) -> Verdict:
+    """By the decisions of services.offpolicy.logged; `price` is the reward that one candidate must be worth.
+
+    Decisions in which the log could not show what either policy might do (of a policy that does not explore) are left
+    out: they say nothing of it.
+    """
+    logged = arrays(decisions)
+    ours, theirs = propose(candidate, logged), propose(present, logged)
+    shown = np.isfinite(ours.moments) & np.isfinite(theirs.moments)
+    logged, ours, theirs = logged.chosen(shown), ours.chosen(shown), theirs.chosen(shown)
+    sample = f"{len(logged.decisions)} of {len(decisions)} decisions can be used"
+    weights = [ope.product(logged.propensities, one.propensities) for one in (ours, theirs)] if shown.any() else []
+    expected = min(ope.expected_size(one.moments, logged.shares) for one in (ours, theirs))
+    support = min([expected, *(ope.effective_size(logged.shares * weight) for weight in weights)])
+    if not weights or support < LEAST_SAMPLE:
+        return Verdict(
+            False,
+            f"too little to judge by: {sample}, an effective sample of {support:.0f} where {LEAST_SAMPLE:.0f} are"
+            " needed; let it serve in learned mode for longer or explore more, so that what the candidate would do is"
+            " done more often",
+        )
+    acted = min(ope.effective_size((logged.shares * weight)[logged.acted]) for weight in weights)
+    if acted < LEAST_ACTED:
+        return Verdict(
+            False,
+            f"too few actions to judge by: {sample}, an effective {acted:.0f} of them with feedback where"
+            f" {LEAST_ACTED:.0f} are needed; wait for more feedback",
+        )
+    difference = ope.snips(logged.rewards, weights[0], logged.shares).minus(
+        ope.snips(logged.rewards, weights[1], logged.shares)
+    )
+    estimate = difference.interval()
+    tolerance = TOLERANCE * price
+    promote = estimate.low >= -tolerance
+    return Verdict(
+        promote,
+        f"reward per decision {'not worse than' if promote else 'may be worse than'} the present policy's: difference"
+        f" {estimate} by SNIPS ({_others(logged, (ours, theirs), weights)}), tolerance {tolerance:.5f}; {sample},"
+        f" effective sample {support:.0f}",
+        estimate,
+    )
+
+
+def _others(logged: Logged, proposals: tuple[Proposed, Proposed], weights: list[ope.Floats]) -> str:
+    """The same difference by the other estimators, in words."""
+    rewards, shares = logged.rewards, logged.shares
+    actions, taken, proposed = written(logged, proposals)
+    known, predictions = crossfit(context(logged), actions, taken, proposed, rewards, shares)
+    plain = [ope.ips(rewards, weight, shares) for weight in weights]
+    robust = [ope.doubly_robust(rewards, w, known, q, shares) for w, q in zip(weights, predictions, strict=True)]
+    return f"IPS {plain[0].minus(plain[1]).interval()}, DR {robust[0].minus(robust[1]).interval()}"
+
+
+class PolicyGate:
+    """The gate over a log and the snapshots in a store.
+
+    load makes a policy of a snapshot's bytes and version; attribution, weights, price and cap are the learner's
+    (services.learning.learner.Learner).
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        store: ModelStore,
+        load: Callable[[bytes, str], Retracing],
+        *,
+        attribution: float,
+        weights: Mapping[str, float],
+        price: float,
+        cap: int,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._load = load
+        self._attribution = attribution
+        self._weights = dict(weights)
+        self._price = price
+        self._cap = cap
+
+    async def judge(self, version: str) -> Verdict:
+        """Of a snapshot against the one in force. Raises NotFound, ModelInvalid, StorageFailed."""
+        candidate = await asyncio.to_thread(self._store.load, KIND, version)
+        present = await asyncio.to_thread(self._store.current, KIND)
+        if present is None:
+            return Verdict(True, "there is no policy in force that it could be worse than")
+        if candidate.files.get(POLICY_FILE) == present.files.get(POLICY_FILE):
+            return Verdict(True, "it is the very model that is in force")
+        end, _ = await self._log.end()
+        decisions = await read(
+            self._log,
+            attribution=self._attribution,
+            weights=self._weights,
+            price=self._price,
+            cap=self._cap,
+            after=max(0, end - RECORDS),
+            latest=DECISIONS,
+        )
+        return await asyncio.to_thread(self._judged, decisions, candidate, present)
+
+    def _judged(self, decisions: list[Decided], candidate: StoredModel, present: StoredModel) -> Verdict:
+        return judge(decisions, self._policy(candidate), self._policy(present), self._price)
+
+    def _policy(self, stored: StoredModel) -> Retracing:
+        if POLICY_FILE not in stored.files:
+            raise ModelInvalid(f"{stored.kind} {stored.version}: not a snapshot of a policy")
+        return self._load(stored.files[POLICY_FILE], stored.version)

@@ -1,0 +1,274 @@
+"""The event log as data to judge policies by: what was decided, with which propensities, and what it earned.
+
+Everything is as the learner has it: the same reward windows closed by the log's own times, the same rewards per arm and
+price, the same cap on what one principal counts, and neither answers not to be learned from nor later pages of their
+own. Decisions whose window is still open are not there yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.backends.base import EventLog, Record
+from services.errors import RecordDamaged
+from services.offpolicy.reward_model import Actions
+from services.policies.base import Retracing
+from services.rewards.quota import Shares
+from services.rewards.rewards import arm_rewards, principal_weight
+from services.rewards.windows import Window, Windows
+from services.types import ArmChoice, ArmOption, Deadline, Impression
+
+Floats = NDArray[np.float64]
+
+STEP = 500
+LOOKUP_SECONDS = 5.0
+FEATURES = 50
+"""Most context features that a reward model looks at: those that are seldom absent."""
+_OTHERWISE = 0x5EED
+"""Mixed into a decision's seed where a policy draws for itself: by the logged seed it would draw as the log did, and
+what is predicted for it would depend on what was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One decision whose reward window has closed."""
+
+    query_id: str
+    at: float
+    policy: str
+    mode: str
+    seed: int
+    features: Mapping[str, float]
+    options: tuple[ArmOption, ...]
+    choices: Mapping[str, ArmChoice]
+    """As logged, in decision order."""
+    rewards: Mapping[str, float]
+    """Per arm, price included (services.rewards.rewards.arm_rewards); censored arms are absent."""
+    acted: bool
+    """Anybody did anything about the answer."""
+    share: float
+    """0..1, below 1 when one principal supplied more than its share."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {arm: choice.count for arm, choice in self.choices.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """n decisions as arrays, for services.offpolicy.ope."""
+
+    decisions: tuple[Decided, ...]
+    arms: tuple[str, ...]
+    rewards: Floats
+    """(n,): what all arms together earned. An arm that failed counts as the mean of what it earned at that count in
+    other decisions: an outage says nothing about the arm, so no policy looks better for having been spared it."""
+    shares: Floats
+    """(n,)"""
+    propensities: Floats
+    """(n, arms): of the counts drawn, > 0; 1 where an arm did not exist."""
+    acted: NDArray[np.bool_]
+    """(n,)"""
+
+    def chosen(self, keep: NDArray[np.bool_]) -> Logged:
+        """Those of the decisions for which `keep` (n,) says so."""
+        some = tuple(one for one, kept in zip(self.decisions, keep, strict=True) if kept)
+        return Logged(some, self.arms, self.rewards[keep], self.shares[keep], self.propensities[keep], self.acted[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What another policy would have done in the same n places."""
+
+    propensities: Floats
+    """(n, arms): of the counts that were drawn, given those of the arms before; 0 where it never would."""
+    moments: Floats
+    """(n,): expected squared weight given the context, >= 1 (services.offpolicy.ope.expected_size); infinite where it
+    might do what the log could not show."""
+    drawn: tuple[Mapping[str, ArmChoice], ...]
+    """A decision of its own in each place, drawn independently of the logged one."""
+
+    def chosen(self, keep: NDArray[np.bool_]) -> Proposed:
+        some = tuple(one for one, kept in zip(self.drawn, keep, strict=True) if kept)
+        return Proposed(self.propensities[keep], self.moments[keep], some)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+async def read(
+    log: EventLog,
+    *,
+    attribution: float,
+    weights: Mapping[str, float],
+    price: float,
+    cap: int,
+    after: int = 0,
+    latest: int | None = None,
+) -> list[Decided]:
+    """The decisions logged after the offset `after`, in the order in which their windows closed; the newest `latest` of
+    them where given. attribution in seconds; weights, price and cap as for services.learning.learner.Learner. Records
+    that cannot be read are passed over. Raises StorageFailed, TimeoutError."""
+    windows, shares = Windows(attribution), Shares(0, {})
+    found: deque[Decided] = deque(maxlen=latest)
+    end, _ = await log.end()
+    while after < end:
+        try:
+            records = await log.read(after, STEP)
+        except RecordDamaged as damage:
+            after = after + 1 if damage.offset is None else damage.offset
+            continue
+        if not records:
+            break
+        after = records[-1][0]
+        for window in _closed(windows, records):
+            impression = await _impression(log, window.query_id)
+            if impression is not None:
+                share = principal_weight(shares.next(impression), cap)
+                found.append(_decided(impression, window, share, weights, price))
+    return list(found)
+
+
+def _closed(windows: Windows, records: Iterable[tuple[int, Record]]) -> Iterator[Window]:
+    for offset, record in records:
+        yield from windows.take(offset, record)
+
+
+async def _impression(log: EventLog, query_id: str) -> Impression | None:
+    try:
+        return await log.impression(query_id, Deadline.after(LOOKUP_SECONDS))
+    except RecordDamaged:
+        return None
+
+
+def _decided(
+    impression: Impression, window: Window, share: float, weights: Mapping[str, float], price: float
+) -> Decided:
+    decision = impression.decision
+    return Decided(
+        query_id=impression.query_id,
+        at=impression.at,
+        policy=decision.policy,
+        mode=decision.mode,
+        seed=decision.seed,
+        features=impression.features,
+        options=impression.options,
+        choices=decision.arms,
+        rewards=arm_rewards(impression, window.interactions, weights, price),
+        acted=bool(window.interactions),
+        share=share,
+    )
+
+
+# --- arrays -------------------------------------------------------------------------------------------------------
+
+
+def arrays(decisions: Sequence[Decided]) -> Logged:
+    """The decisions as arrays; those with a propensity that is none are left out."""
+    kept = tuple(one for one in decisions if all(0.0 < choice.propensity <= 1.0 for choice in one.choices.values()))
+    arms = tuple(dict.fromkeys(arm for one in kept for arm in one.choices))
+    return Logged(
+        decisions=kept,
+        arms=arms,
+        rewards=_rewards(kept),
+        shares=np.array([one.share for one in kept], dtype=np.float64),
+        propensities=_propensities([one.choices for one in kept], arms),
+        acted=np.array([one.acted for one in kept], dtype=np.bool_),
+    )
+
+
+def _rewards(decisions: Sequence[Decided]) -> Floats:
+    sums: dict[tuple[str, int], list[float]] = {}
+    for one in decisions:
+        for arm, reward in one.rewards.items():
+            sums.setdefault((arm, one.choices[arm].count), []).append(reward)
+    means = {key: float(np.mean(values)) for key, values in sums.items()}
+    return np.array(
+        [
+            sum(one.rewards.values())
+            + sum(means.get((arm, choice.count), 0.0) for arm, choice in one.choices.items() if arm not in one.rewards)
+            for one in decisions
+        ],
+        dtype=np.float64,
+    )
+
+
+def _propensities(choices: Sequence[Mapping[str, ArmChoice]], arms: Sequence[str]) -> Floats:
+    table = np.array([[one[arm].propensity if arm in one else 1.0 for arm in arms] for one in choices])
+    return table.reshape(len(choices), len(arms))
+
+
+# --- another policy -----------------------------------------------------------------------------------------------
+
+
+def propose(policy: Retracing, logged: Logged) -> Proposed:
+    """What `policy` would have done. Raises what its `decide` raises."""
+    retraced = [policy.retrace(one.features, one.options, one.counts) for one in logged.decisions]
+    return Proposed(
+        propensities=_propensities(retraced, logged.arms),
+        moments=np.array(
+            [_moment(one.choices, other) for one, other in zip(logged.decisions, retraced, strict=True)],
+            dtype=np.float64,
+        ),
+        drawn=tuple(policy.decide(one.features, one.options, one.seed ^ _OTHERWISE) for one in logged.decisions),
+    )
+
+
+def _moment(logged: Mapping[str, ArmChoice], wanted: Mapping[str, ArmChoice]) -> float:
+    """Product over arms of sum over counts of wanted^2 / logged, along the logged counts: exact where no count is
+    masked because of earlier ones, else close."""
+    moment = 1.0
+    for arm, choice in wanted.items():
+        chances = dict(logged[arm].distribution)
+        for count, probability in choice.distribution:
+            if probability > 0.0 and not chances.get(count, 0.0) > 0.0:
+                return float("inf")
+        moment *= sum(p * p / chances[count] for count, p in choice.distribution if p > 0.0)
+    return max(moment, 1.0)
+
+
+# --- for a reward model -------------------------------------------------------------------------------------------
+
+
+def context(logged: Logged) -> Floats:
+    """(n, at most FEATURES): the features that most of the decisions have, 0 where one is absent."""
+    often: dict[str, int] = {}
+    for one in logged.decisions:
+        for name in one.features:
+            often[name] = often.get(name, 0) + 1
+    names = sorted(often, key=lambda name: (-often[name], name))[:FEATURES]
+    table = np.array([[one.features.get(name, 0.0) for name in names] for one in logged.decisions], dtype=np.float64)
+    return table.reshape(len(logged.decisions), len(names))
+
+
+def written(logged: Logged, proposals: Sequence[Proposed]) -> tuple[Actions, Floats, list[Floats]]:
+    """How actions are written, the logged ones so, and those of each of `proposals` by the distributions that it drew
+    its own from."""
+    places = {arm: place for place, arm in enumerate(logged.arms)}
+    columns = sorted(
+        {
+            (places[option.name], count)
+            for one in logged.decisions
+            for option in one.options
+            if option.name in places
+            for count in option.counts
+        }
+    )
+    index = {column: i for i, column in enumerate(columns)}
+    actions = Actions(tuple(arm for arm, _ in columns), tuple(count for _, count in columns))
+
+    def table(rows: Sequence[Mapping[str, ArmChoice]], by: bool) -> Floats:
+        written = np.zeros((len(rows), len(columns)))
+        for row, choices in enumerate(rows):
+            for arm, choice in choices.items():
+                for count, probability in choice.distribution if by else ((choice.count, 1.0),):
+                    written[row, index[places[arm], count]] += probability
+        return written
+
+    taken = table([one.choices for one in logged.decisions], False)
+    return actions, taken, [table(proposal.drawn, True) for proposal in proposals]
