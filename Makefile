@@ -26,10 +26,11 @@ demo: install ## index the sample catalogue (or DATA=DIR) and serve it with lear
 test: install ## run all tests
 	$(BIN)/pytest
 
-lint: install ## formatting, lint and types
+lint: install ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -248,6 +248,10 @@ class Context:
     """Already under the request's filters, best first."""
 
 
+CANDIDATE_COUNTS = (0, 5, 10, 25, 50, 100)
+"""Candidate counts that an arm offers the policy unless it has a reason to offer others."""
+
+
 # --- decision -----------------------------------------------------------------------------------------------------
 
 

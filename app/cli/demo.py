@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 
 from app.cli.index import index, text
-from app.cli.serve import address, serve
+from app.process.gateway import address, serve
 from app.settings import Settings
 from services.datasets.folder import Dataset, state
 from services.datasets.sample.generate import generate

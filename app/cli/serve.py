@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import math
-import os
-import signal
-import socket
-from contextlib import nullcontext
 
-from app.http.application import create_app
-from app.process.server import DrainingServer, WorkerServer, configured, listening, run_server
-from app.process.workers import Place, Supervisor
+from app.process.gateway import serve, work
+from app.process.workers import Place
 from app.settings import PREFIX, Settings
-from app.system.ownership import owned
-from app.system.wiring import check
-from services.errors import SettingsInvalid
-
-MOST_WORKERS = 64
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,58 +28,6 @@ def run(asked: argparse.Namespace) -> None:
     if asked.workers is not None:
         settings = settings.model_copy(update={"workers": asked.workers})
     serve(settings)
-
-
-def check_workers(settings: Settings, workers: int) -> None:
-    """Raises SettingsInvalid unless this many gateways can share what is configured."""
-    if not 1 <= workers <= MOST_WORKERS:
-        raise SettingsInvalid(f"--workers: from 1 to {MOST_WORKERS}")
-    if workers > 1 and settings.embedded:
-        raise SettingsInvalid(
-            f"--workers {workers}: embedded backends belong to one process;"
-            f" set {', '.join(settings.embedded)} or use 1 worker"
-        )
-
-
-def serve(settings: Settings) -> None:
-    """Serve until told to stop. Raises Owned when another process has the data folder, SettingsInvalid, StartFailed."""
-    check_workers(settings, settings.workers)
-    url = address(settings)
-    check(settings)
-    # Of a service whose engines are all elsewhere nothing is kept here.
-    folder = owned(settings.data_dir, url) if settings.embedded else nullcontext()
-    with folder, listening(settings.host, settings.port) as listener:
-        logging.getLogger(__name__).info("serving url=%s console=%s/console docs=%s/docs", url, url, url)
-        if settings.workers == 1:
-            app = create_app(settings)
-            run_server(DrainingServer(configured(app), app.state.draining, settings.drain_seconds), app, listener)
-        else:
-            supervise(settings, listener)
-
-
-def supervise(settings: Settings, listener: socket.socket) -> None:
-    """Several workers, each with settings of its own from what this process passes on."""
-    os.putenv("LTRR_WORKERS", str(settings.workers))
-    os.putenv("LTRR_DATA_DIR", str(settings.data_dir))
-    if Supervisor(listener, settings.workers, settings.drain_seconds).run() == signal.SIGINT:
-        raise KeyboardInterrupt
-
-
-def work(settings: Settings, place: Place) -> None:
-    """Be one of `settings.workers` processes."""
-    app = create_app(share(settings))
-    listener = socket.socket(fileno=place.listener)
-    run_server(WorkerServer(configured(app), app.state.draining, settings.drain_seconds, place), app, listener)
-
-
-def share(settings: Settings) -> Settings:
-    """Those of one worker: what is limited is limited for all of them together."""
-    return settings.model_copy(update={"max_concurrency": math.ceil(settings.max_concurrency / settings.workers)})
-
-
-def address(settings: Settings) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
 
 
 def settings_help() -> str:

@@ -11,11 +11,11 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 
 from app.http import errors
+from app.http.draining import Draining
 from app.http.middleware import GuardOrigin, LimitBody, Measure
 from app.http.pages import pages
 from app.http.routes import autocomplete, explain, feedback, health, items, models, policy, search, users
 from app.http.security import LOOPBACK, OriginGuard, admin_only
-from app.process.server import Draining
 from app.settings import Settings
 from app.system.wiring import opened
 from app.telemetry import metrics_export, tracing

@@ -21,13 +21,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
+from app.http.draining import Draining
 from app.process.workers import BEAT_SECONDS, DRAIN, Place
 from app.telemetry import metrics_export
 from services import metrics
@@ -57,13 +57,6 @@ REFUSE_SYN = (
 
 class StartFailed(LtrrError):
     """The service could not begin to listen."""
-
-
-@dataclass(slots=True)
-class Draining:
-    """Whether this process is about to leave, for whoever has to say so."""
-
-    active: bool = False
 
 
 def configured(app: ASGIApp) -> uvicorn.Config:

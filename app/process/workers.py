@@ -47,7 +47,7 @@ TICK_SECONDS = 0.25
 STEADY_SECONDS = 30.0
 """A worker that served for so long did not die of what killed the one before it."""
 LONGEST_PAUSE = 30.0
-COMMAND = (sys.executable, "-m", "app.process.workers")
+COMMAND = (sys.executable, "-m", "app.worker")
 
 
 class WorkerFailed(LtrrError):
@@ -284,14 +284,3 @@ def _signals() -> Iterator[socket.socket]:
 
 def _stopping(signals: socket.socket) -> list[int]:
     return [number for number in signals.recv(1024) if number != signal.SIGCHLD]
-
-
-def main() -> int:
-    take(Place.parse(sys.argv[1:]))
-    from app.__main__ import main as command  # its metrics begin to exist here
-
-    return command(["serve", "--worker", *sys.argv[1:]])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,9 +16,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.cli.serve import serve
 from app.offline.sandbox import EMBEDDED, PATIENCE
 from app.operations.client import Client, ServiceRefused
+from app.process.gateway import serve
 from app.settings import Settings
 from app.simulation.world import LISTS
 from app.telemetry import logs

@@ -44,6 +44,7 @@ from services.learning.learner import Learner
 from services.learning.learner_link import LearnerLink
 from services.learning.snapshots import KIND as POLICY
 from services.learning.snapshots import POLICY_FILE
+from services.models.active import ActiveModels
 from services.models.store import ModelStore
 from services.offpolicy.activity import Activity
 from services.offpolicy.gate import PolicyGate
@@ -56,7 +57,7 @@ from services.rankers.fusion import FUSION_WEIGHTS, fuse
 from services.rankers.onnx import FILE as RANKER_FILE
 from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
-from services.search.engine import Fused, Knowledge, Matching, Presented, SearchEngine, Tabled, Told
+from services.search.engine import Fused, Matching, Presented, SearchEngine, Tabled, Told
 from services.search.explain import Explainer
 from services.search.listing import Lister
 from services.search.paging import Pager
@@ -131,7 +132,7 @@ async def opened(
                 LexicalArm(indexes.lexical),
             )
         )
-        knowledge = Knowledge(schema.value, PassthroughRanker())
+        knowledge = ActiveModels(schema.value, PassthroughRanker())
         predictor = await asyncio.to_thread(current_query_predictor, stores.models)
         predictions = PredictionDerived(stores.memory, stores.items, stores.state, knowledge, stores.locks, predictor)
         texts, tastes, upkeep = _upkeep(stores, indexes, schema, knowledge, vector_arm, personal_arm, predictions)
@@ -212,7 +213,7 @@ def _upkeep(
     stores: Stores,
     indexes: Indexes,
     schema: SchemaInForce,
-    knowledge: Knowledge,
+    knowledge: ActiveModels,
     vector_arm: VectorArm,
     personal_arm: PersonalArm,
     predictions: PredictionDerived,
@@ -236,7 +237,7 @@ def _system(
     settings: Settings,
     stores: Stores,
     indexes: Indexes,
-    knowledge: Knowledge,
+    knowledge: ActiveModels,
     arms: tuple[Arm, ...],
     switch: PolicySwitch,
     learner: Learner | LearnerLink,

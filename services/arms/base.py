@@ -6,9 +6,6 @@ from typing import Protocol
 
 from services.types import Candidate, Context, Deadline
 
-COUNTS = (0, 5, 10, 25, 50, 100)
-"""Candidate counts that an arm offers the policy unless it has a reason to offer others."""
-
 
 class Arm(Protocol):
     """Contract (tests/contracts/arm.py): at most `count` candidates, no item twice, best first, finite scores, only

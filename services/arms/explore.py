@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from itertools import zip_longest
 
-from services.arms.base import COUNTS
 from services.backends.base import IndexQuery, LexicalIndex
-from services.types import Candidate, Context, Deadline
+from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class ExploreArm:
     name = "explore"
-    counts = COUNTS
+    counts = CANDIDATE_COUNTS
 
     def __init__(self, index: LexicalIndex) -> None:
         self._index = index

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from services.arms.base import COUNTS
 from services.arms.matching import text_match
 from services.backends.base import IndexQuery, LexicalIndex
-from services.types import Candidate, Context, Deadline
+from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class LexicalArm:
     name = "lexical"
-    counts = COUNTS
+    counts = CANDIDATE_COUNTS
 
     def __init__(self, index: LexicalIndex) -> None:
         self._index = index

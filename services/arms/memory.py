@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from services.arms.base import COUNTS
-from services.types import Candidate, Context, Deadline
+from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class MemoryArm:
     """Gives out what the search already looked up: the memory's hits are part of the context a decision is taken on."""
 
     name = "memory"
-    counts = COUNTS
+    counts = CANDIDATE_COUNTS
 
     def available(self, context: Context) -> bool:
         return bool(context.memory)

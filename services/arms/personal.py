@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.arms.base import COUNTS
 from services.backends.base import VectorIndex
 from services.errors import ArmFailed
 from services.models.taste.model import TasteEncoder
-from services.types import Candidate, Condition, Context, Deadline, Filters, Slot, Understanding
+from services.types import CANDIDATE_COUNTS, Candidate, Condition, Context, Deadline, Filters, Slot, Understanding
 
 READING_SHARE = 0.5
 """A reading of the query at least this likely beside the likeliest one is looked for too."""
@@ -19,7 +18,7 @@ class PersonalArm:
     leaves out those that were taken or disliked. One that was merely looked at may still be what they want."""
 
     name = "personal"
-    counts = COUNTS
+    counts = CANDIDATE_COUNTS
 
     def __init__(self, index: VectorIndex, encoder: TasteEncoder | None = None, look: float = 0.0) -> None:
         """`index` holds the vectors of `encoder`; without one, those of a text encoder: what is alike in words. `look`:

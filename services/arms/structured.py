@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from services.arms.base import COUNTS
 from services.arms.matching import slot_match
 from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, LexicalIndex, SlotMatch
-from services.types import Candidate, Context, Deadline
+from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 FOLLOWED = 0.5
 """Score of the best item that only refers to what the query names, as a share of the last one that has it."""
@@ -16,7 +15,7 @@ class StructuredArm:
     to what a slot or a title names: the songs of the artist whose own page the query found."""
 
     name = "structured"
-    counts = COUNTS
+    counts = CANDIDATE_COUNTS
 
     def __init__(self, index: LexicalIndex) -> None:
         self._index = index

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from services.arms.base import COUNTS
 from services.backends.base import VectorIndex
 from services.errors import ArmFailed
 from services.models.text_encoder.model import TextEncoder
-from services.types import Candidate, Context, Deadline
+from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class VectorArm:
     name = "vector"
-    counts = COUNTS
+    counts = CANDIDATE_COUNTS
 
     def __init__(self, index: VectorIndex, encoder: TextEncoder) -> None:
         self._index = index

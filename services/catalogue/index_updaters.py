@@ -13,8 +13,8 @@ from services.backends.base import ItemStore, LexicalIndex, Locks, MemoryIndex, 
 from services.catalogue.current_schema import SchemaInForce
 from services.catalogue.index_sync import INDEXING
 from services.errors import StorageFailed
+from services.models.active import ActiveModels
 from services.models.query_predictor.model import QueryPredictor
-from services.search.engine import Knowledge
 from services.types import Deadline, Document, Schema
 from services.understanding.pipeline import Understander
 
@@ -168,7 +168,7 @@ class UnderstandingDerived:
     name = "understanding"
     volatile = True
 
-    def __init__(self, knowledge: Knowledge, memory: MemoryIndex) -> None:
+    def __init__(self, knowledge: ActiveModels, memory: MemoryIndex) -> None:
         self._knowledge = knowledge
         self._memory = memory
         self._understander = Understander(knowledge.schema)
@@ -212,7 +212,7 @@ class PredictionDerived:
         memory: MemoryIndex,
         items: ItemStore,
         state: StateStore,
-        knowledge: Knowledge,
+        knowledge: ActiveModels,
         locks: Locks,
         predictor: QueryPredictor,
     ) -> None:

@@ -14,10 +14,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from services.arms.base import COUNTS
 from services.policies.base import ARMS
 from services.rankers.fusion import shortened
 from services.rewards.rewards import examination
+from services.types import CANDIDATE_COUNTS
 
 IN_USE = 2
 """Most arms that a plan asks."""
@@ -26,7 +26,7 @@ STATIC = -1
 PAGE = 10
 """Wanted items that fill a page: finding more of them is worth nothing (capped recall)."""
 
-_STEPS = np.array(COUNTS[1:])
+_STEPS = np.array(CANDIDATE_COUNTS[1:])
 _DISCOUNTS = np.array([examination(position) for position in range(1, PAGE + 1)])
 _APART = 1e-9
 """What parts items of the same score, so that the one that stands first in the union stays first."""
@@ -34,7 +34,7 @@ _APART = 1e-9
 
 def library() -> NDArray[np.int32]:
     """[plans, arms]: every combination of counts with one or two arms in use."""
-    some = [plan for plan in product(COUNTS, repeat=len(ARMS)) if 0 < sum(map(bool, plan)) <= IN_USE]
+    some = [plan for plan in product(CANDIDATE_COUNTS, repeat=len(ARMS)) if 0 < sum(map(bool, plan)) <= IN_USE]
     return np.array(some, dtype=np.int32)
 
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services import metrics
@@ -22,6 +22,7 @@ from services.arms.retrieval import retrieve
 from services.backends.base import EventLog, IndexQuery, IndexResult, ItemStore, MemoryIndex
 from services.errors import StorageFailed, Unavailable
 from services.memory.keys import memory_key
+from services.models.active import ActiveModels
 from services.policies.base import Decider
 from services.policies.features import features
 from services.query_ids import Signer
@@ -86,15 +87,6 @@ class Matching(Protocol):
     async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult: ...
 
 
-@dataclass(slots=True)
-class Knowledge:
-    """What a search reads and what is swapped while searches run: each is replaced whole, never changed in place."""
-
-    schema: Schema
-    ranker: Ranker
-    understand: Callable[[str], Understanding] = field(init=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Collected:
     """All that is known of a search when its candidates are to be ranked."""
@@ -118,7 +110,7 @@ class SearchEngine:
     def __init__(
         self,
         *,
-        knowledge: Knowledge,
+        knowledge: ActiveModels,
         arms: Sequence[Arm],
         decider: Decider,
         index: Matching,

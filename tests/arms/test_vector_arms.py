@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.arms.base import COUNTS, Arm
+from services.arms.base import Arm
 from services.arms.personal import PersonalArm
 from services.arms.vector import VectorArm
 from services.backends.qdrant.edge import QdrantEdgeIndex
@@ -28,6 +28,7 @@ from services.schema.filters import matches
 from services.schema.priors import measure, quality
 from services.text import normalize, tokenize
 from services.types import (
+    CANDIDATE_COUNTS,
     Candidate,
     Condition,
     Context,
@@ -191,7 +192,7 @@ def test_the_vector_arm_finds_by_meaning_under_filters(tmp_path: Path, films: li
 
     async def work(index: QdrantEdgeIndex) -> None:
         arm = VectorArm(index, HashingEncoder())
-        assert (arm.name, arm.counts) == ("vector", COUNTS)
+        assert (arm.name, arm.counts) == ("vector", CANDIDATE_COUNTS)
         for film in films[:20]:
             assert (await ask(arm, context(film["title"])))[0].object_id == film["id"]
         filters = (Condition("genres", any_of=("Drama",)), Condition("year", gte=2000.0))
@@ -253,7 +254,7 @@ def test_a_vector_of_a_replaced_encoder_is_not_used(tmp_path: Path, films: list[
 def test_the_personal_arm_is_for_those_who_liked_something(tmp_path: Path, schema: Schema) -> None:
     async def work(index: QdrantEdgeIndex) -> None:
         arm = PersonalArm(index, TasteEncoder.untrained())
-        assert (arm.name, arm.counts) == ("personal", COUNTS)
+        assert (arm.name, arm.counts) == ("personal", CANDIDATE_COUNTS)
         assert not arm.available(context())
         assert not arm.available(context(recent=[("1", -1.0, 0.0)]))
         assert arm.available(context(recent=[("1", -1.0, 1.0), ("2", 2.0, 0.0)]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.serve import share
+from app.process.gateway import share
 from app.settings import Settings
 from tests.commands import eventually
 from tests.servers.plain_gateway import Gateway, alive, free, plain

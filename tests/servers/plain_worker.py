@@ -63,7 +63,7 @@ def application() -> Any:
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
-    from app.process.server import Draining
+    from app.http.draining import Draining
     from app.telemetry.metrics_export import Exposition
     from services import metrics
 

@@ -22,7 +22,7 @@ from services.simulation.drift import Arrival, Drift, Exchange
 from services.simulation.judge import Judge
 from services.simulation.users import Search, Traffic, uniforms
 from services.types import ArmChoice, Decision, EventStatus, Impression, Interaction
-from tests.test_import_levels import MODULES, imports
+from tests.modules import MODULES, imports
 
 JUDGMENTS = {"q1": {"a": 2.0, "b": 1.0, "c": 0.0}, "q2": {"x": 1.0, "y": 0.0}, "q3": {"n": 0.0}}
 SLATE = ("c", "a", "unjudged", "b")

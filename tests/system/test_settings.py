@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.cli.serve import check_workers, settings_help
+from app.cli.serve import settings_help
+from app.process.gateway import check_workers
 from app.settings import ACTION_WEIGHTS, Settings
 from app.system.wiring import check
 from services.errors import SettingsInvalid

@@ -26,11 +26,11 @@ from typing import Any, TypeVar
 import orjson
 
 from services.backends.base import IndexQuery, IndexResult
+from services.backends.lexical_rules import clean, prefix_key
 from services.backends.opensearch import reading as reading
 from services.backends.opensearch.client import Body, EngineTrouble, IndexMissing, OpenSearchClient
 from services.backends.opensearch.layout import ITEM, K1, B, Layout
 from services.backends.opensearch.query import Translator
-from services.backends.tantivy.layout import clean, prefix_key
 from services.errors import StorageFailed, Unavailable
 from services.resilience.remote import Remote
 from services.schema.schema import from_json

@@ -12,7 +12,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from services.backends.tantivy.layout import (
+from services.backends.lexical_rules import (
     EXACT,
     GRAMS,
     ID,

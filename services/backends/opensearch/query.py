@@ -11,26 +11,29 @@ from itertools import product
 from typing import Any
 
 from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, SlotMatch, TextMatch
-from services.backends.opensearch.layout import (
-    K1,
-    Layout,
-    cut,
-    gram,
-)
-from services.backends.tantivy.layout import (
+from services.backends.lexical_rules import (
     EXACT,
+    EXACT_BOOST,
+    GRAM_BOOST,
+    GRAM_SHARE,
     GRAMS,
     ID,
     LONGEST_START,
+    MOST_GRAMS,
+    MOST_SUBSETS,
+    MOST_WORDS,
     NAMES,
     NEWNESS,
+    PAIR_BOOST,
     PAIRS,
     PRIOR,
     PRIOR_WEIGHT,
     QUALITY_WEIGHT,
     SHOWN,
     STARTS,
+    STEP,
     TITLE,
+    TITLE_BOOST,
     WORDS,
     clean,
     pairs,
@@ -38,16 +41,11 @@ from services.backends.tantivy.layout import (
     term,
     trigrams,
 )
-from services.backends.tantivy.query import (
-    EXACT_BOOST,
-    GRAM_BOOST,
-    GRAM_SHARE,
-    MOST_GRAMS,
-    MOST_SUBSETS,
-    MOST_WORDS,
-    PAIR_BOOST,
-    STEP,
-    TITLE_BOOST,
+from services.backends.opensearch.layout import (
+    K1,
+    Layout,
+    cut,
+    gram,
 )
 from services.text import normalize, tokenize
 from services.types import Alternative, Condition

@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from services.backends.base import IndexQuery, IndexResult
+from services.backends.lexical_rules import DIGEST, FACET_VALUES, LONGEST_START, SHOWN, starts_with
 from services.backends.opensearch.layout import ITEM, Layout
-from services.backends.tantivy.layout import DIGEST, LONGEST_START, SHOWN, starts_with
-from services.backends.tantivy.reading import FACET_VALUES
 from services.errors import StorageFailed
 from services.types import Candidate, Document, FacetCount, Role, Scalar
 

@@ -24,7 +24,8 @@ import tantivy
 
 from services.backends.base import IndexQuery, IndexResult
 from services.backends.files import replace_text
-from services.backends.tantivy.layout import ID, LAYOUT_VERSION, Layout, clean
+from services.backends.lexical_rules import ID, clean
+from services.backends.tantivy.layout import LAYOUT_VERSION, Layout
 from services.backends.tantivy.reading import Reading
 from services.errors import StorageFailed
 from services.schema.schema import to_json

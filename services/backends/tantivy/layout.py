@@ -7,56 +7,43 @@ both sides always agree.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from itertools import pairwise
-
 import tantivy
 
+from services.backends.lexical_rules import (
+    EXACT,
+    GRAMS,
+    ID,
+    LONGEST_ORDER,
+    MOST_REPEATS,
+    NAMES,
+    NEWNESS,
+    PAIRS,
+    PRIOR,
+    PRIOR_GAIN,
+    PRIOR_WEIGHT,
+    QUALITY,
+    QUALITY_GAIN,
+    QUALITY_WEIGHT,
+    SHOWN,
+    STARTS,
+    STEMS,
+    TITLE,
+    WEIGHT_OF_ONE,
+    WORDS,
+    clean,
+    pairs,
+    spaced,
+    starts,
+    term,
+)
 from services.schema.filters import FILTERABLE
 from services.schema.schema import newness, prior, quality
 from services.schema.values import values
-from services.text import fold, normalize, tokenize
+from services.text import normalize, tokenize
 from services.types import Document, Role, Schema
 
 LAYOUT_VERSION = 1
 """Changes whenever what an index holds does: an index of another version is built anew."""
-ID = "id"
-WORDS = "words"
-"""Stems of all TEXT and KEYWORD fields."""
-TITLE = "title"
-"""Stems of the title."""
-EXACT = "exact"
-"""The title's tokens as they are, without stemming."""
-PAIRS = "pairs"
-"""Neighbouring tokens of the title and of each KEYWORD value: full names beside lone first names."""
-GRAMS = "grams"
-"""Character trigrams of the title."""
-STARTS = "starts"
-"""Beginnings of the title and of its parts from each word on, for completions."""
-SHOWN = "shown"
-"""The title as written; only stored."""
-NAMES = "names"
-"""Values of all KEYWORD fields, normalised."""
-PRIOR, QUALITY, NEWNESS = "prior", "quality", "newness"
-PRIOR_WEIGHT, QUALITY_WEIGHT = "prior_weight", "quality_weight"
-
-PRIOR_GAIN = 0.7
-"""A match of the most popular item scores this much more than the same match of an item nobody looks for."""
-QUALITY_GAIN = 0.05
-"""The same for quality in structural matches: small, because it only orders items that meet the same constraints."""
-LONGEST_START = 24
-"""Characters of a title's beginning that are indexed; longer prefixes are compared with the title itself."""
-MOST_STARTS = 12
-"""Words of a title from which a completion may start."""
-LONGEST_TERM = 1000
-"""Bytes of an exact value that are indexed as they are; the engine drops terms of 64 kB."""
-LONGEST_ORDER = 100
-"""Characters of a value that decide its place in a sorted list."""
-MOST_REPEATS = 8
-WEIGHT_OF_ONE = 1.5
-STEMS = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).filter(tantivy.Filter.stemmer("english")).build()
-DIGEST = "\x00sha256:"
 
 
 class Layout:
@@ -175,56 +162,3 @@ def _repeats(weight: float) -> int:
 def weight_value(factor: float) -> float:
     """The value v for which the engine multiplies a score by `factor` >= 1: it computes log2(2 + v)."""
     return float(2.0**factor - 2.0)
-
-
-def clean(text: str) -> str:
-    """`text` with lone surrogates, which have no UTF-8 form, replaced."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def term(value: str) -> str:
-    """An exact value as an index term: itself, or its digest when it is very long."""
-    encoded = value.encode()
-    return value if len(encoded) <= LONGEST_TERM else DIGEST + hashlib.sha256(encoded).hexdigest()
-
-
-def stem(token: str) -> str:
-    """A token as the engine keeps it in WORDS and TITLE."""
-    return next(iter(STEMS.analyze(token)), token)
-
-
-def pairs(tokens: list[str]) -> list[str]:
-    return [f"{left}_{right}" for left, right in pairwise(tokens)]
-
-
-def spaced(tokens: list[str]) -> str:
-    """Tokens with a space around each, so that trigrams know where words begin and end."""
-    return f" {' '.join(tokens)} " if tokens else ""
-
-
-def trigrams(text: str) -> list[str]:
-    """Different trigrams of a query, in order, as the engine cuts those of titles."""
-    padded = spaced(tokenize(text))
-    return list(dict.fromkeys(padded[i : i + 3] for i in range(len(padded) - 2)))
-
-
-def starts(tokens: list[str]) -> Iterator[str]:
-    """Every beginning of at most LONGEST_START characters of the title from each word on; a space ends a word."""
-    seen: set[str] = set()
-    for first in range(min(len(tokens), MOST_STARTS)):
-        rest = spaced(tokens[first:])[1 : 1 + LONGEST_START]
-        seen.update(rest[:end] for end in range(1, len(rest) + 1))
-    yield from sorted(seen)
-
-
-def prefix_key(prefix: str) -> str:
-    """A typed prefix as titles are indexed: a space at its end says that the last word is complete."""
-    tokens = tokenize(prefix)
-    open_word = not fold(normalize(prefix[-1:]))
-    return " ".join(tokens) + (" " if tokens and open_word else "")
-
-
-def starts_with(title: str, key: str) -> bool:
-    """Whether a word sequence of the title begins with the whole of `key`, however long."""
-    tokens = tokenize(title)
-    return any(spaced(tokens[i:])[1:].startswith(key) for i in range(len(tokens)))

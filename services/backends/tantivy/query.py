@@ -9,36 +9,31 @@ from itertools import product
 from tantivy import FieldType, Occur, Query
 
 from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, SlotMatch, TextMatch
-from services.backends.tantivy.layout import (
+from services.backends.lexical_rules import (
     EXACT,
+    EXACT_BOOST,
+    GRAM_BOOST,
+    GRAM_SHARE,
     GRAMS,
+    MOST_GRAMS,
+    MOST_SUBSETS,
+    MOST_WORDS,
     NAMES,
+    PAIR_BOOST,
     PAIRS,
+    STEP,
     TITLE,
+    TITLE_BOOST,
     WORDS,
-    Layout,
     clean,
     pairs,
     stem,
     term,
     trigrams,
 )
+from services.backends.tantivy.layout import Layout
 from services.text import normalize, tokenize
 from services.types import Alternative, Condition
-
-TITLE_BOOST = 0.4
-EXACT_BOOST = 0.2
-GRAM_BOOST = 0.3
-"""Of one trigram beside one word, at ngram_weight 1."""
-GRAM_SHARE = 0.5
-"""Share of the query's trigrams that a title must have to match by them alone."""
-PAIR_BOOST = 0.4
-MOST_WORDS = 48
-MOST_GRAMS = 96
-MOST_SUBSETS = 64
-"""Ways to meet some of the constraints that are told apart; where there are more, weights are only added up."""
-STEP = 0.93
-"""How much less an item scores for the next best subset of constraints: more than QUALITY_GAIN can make up for."""
 
 
 class Translator:

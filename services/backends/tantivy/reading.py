@@ -10,8 +10,9 @@ from typing import Any
 from tantivy import DocAddress, Occur, Order, Query, Searcher, SearchResult
 
 from services.backends.base import IndexQuery, IndexResult
-from services.backends.tantivy.layout import (
+from services.backends.lexical_rules import (
     DIGEST,
+    FACET_VALUES,
     ID,
     LONGEST_START,
     NEWNESS,
@@ -20,15 +21,13 @@ from services.backends.tantivy.layout import (
     QUALITY_WEIGHT,
     SHOWN,
     STARTS,
-    Layout,
     prefix_key,
     starts_with,
 )
+from services.backends.tantivy.layout import Layout
 from services.backends.tantivy.query import Translator
 from services.types import Candidate, Deadline, FacetCount, Role, Scalar
 
-FACET_VALUES = 50
-"""Values returned for a facet."""
 COUNTED_VALUES = 1000
 """Values counted for a facet, so that equal counts come in the order of their values."""
 MOST_TIES = 10_000

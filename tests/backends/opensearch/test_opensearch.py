@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, LexicalIndex, SlotMatch, TextMatch
+from services.backends.lexical_rules import LONGEST_TERM, PRIOR_WEIGHT, QUALITY_WEIGHT
 from services.backends.opensearch.index import OpenSearchIndex
 from services.backends.opensearch.layout import ITEM, Layout
 from services.backends.opensearch.query import Translator
-from services.backends.tantivy.layout import LONGEST_TERM, PRIOR_WEIGHT, QUALITY_WEIGHT
 from services.errors import SettingsInvalid, StorageFailed, Unavailable
 from services.text import tokenize
 from services.types import Alternative, Condition, Deadline, Document, Field, Role, Schema, Sort

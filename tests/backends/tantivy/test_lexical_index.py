@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.backends.base import IndexQuery, LexicalIndex
+from services.backends.lexical_rules import LONGEST_TERM, prefix_key, starts, trigrams
 from services.backends.tantivy.index import TantivyIndex
-from services.backends.tantivy.layout import LONGEST_TERM, prefix_key, starts, trigrams, weight_value
+from services.backends.tantivy.layout import weight_value
 from services.errors import StorageFailed
 from services.types import Condition, Field, Role, Schema, Sort
 from tests.contracts.lexical_index import FILMS, SCHEMA, LexicalIndexContract, ids, soon, words
