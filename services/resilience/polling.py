@@ -1,0 +1,51 @@
+"""One loop for everything that is done again and again until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+
+async def poll(
+    step: Callable[[], Awaitable[float | None]],
+    stop: asyncio.Event,
+    *,
+    interval: float,
+    retry_interval: float | None = None,
+    on_failure: Callable[[Exception], None],
+    wake: asyncio.Event | None = None,
+) -> None:
+    """Call `step` until `stop` is set; a failure never ends the loop.
+
+    interval: seconds between two calls, unless `step` returned how many seconds to wait this time (0: go on at once).
+    retry_interval: seconds to wait after a failure (default: `interval`).
+    on_failure: told of the first failure of a row, and of a later one whose type or text differs from the one before:
+    what is polled may be away for long, and one log line says it.
+    wake: ends a wait early when set, except after a failure; cleared before each call of `step`.
+    """
+    reported: tuple[type[Exception], str] | None = None
+    while not stop.is_set():
+        if wake is not None:
+            wake.clear()
+        failed = False
+        try:
+            requested = await step()
+            pause = interval if requested is None else requested
+            reported = None
+        except Exception as error:
+            failed, pause = True, interval if retry_interval is None else retry_interval
+            if (type(error), str(error)) != reported:
+                on_failure(error)
+            reported = (type(error), str(error))
+        if pause > 0:
+            await _wait(stop, None if failed else wake, pause)
+
+
+async def _wait(stop: asyncio.Event, wake: asyncio.Event | None, seconds: float) -> None:
+    """Until `stop` or `wake` is set, at most `seconds`."""
+    waiting = [asyncio.create_task(event.wait()) for event in (stop, wake) if event is not None]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
