@@ -8,7 +8,7 @@ import time
 from services.resilience.polling import poll
 
 
-def run(outcomes: list[float | None | Exception], interval: float = 0.0) -> tuple[int, list[str]]:
+def run(outcomes: list[float | Exception | None], interval: float = 0.0) -> tuple[int, list[str]]:
     """Polls until the outcomes are used up; (calls, what was reported)."""
     reported: list[str] = []
     stop = asyncio.Event()
