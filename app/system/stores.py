@@ -18,6 +18,7 @@ from services.backends.sqlite.log import SqliteLog
 from services.backends.sqlite.memory import SqliteMemory
 from services.backends.sqlite.state import SqliteState
 from services.errors import NotFound, SettingsInvalid, StorageFailed
+from services.memory.limits import MemoryLimits
 from services.models.store import ModelStore
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _files(settings: Settings, stack: AsyncExitStack) -> Stores:
     memory = SqliteMemory(
         folder / MEMORY_FILE,
         half_life=settings.memory_half_life_days * DAY,
-        neighbours=settings.memory_neighbours,
+        limits=MemoryLimits(neighbours=settings.memory_neighbours),
     )
     stack.push_async_callback(memory.close)
     items = SqliteItems(folder / ITEMS_FILE)
@@ -158,7 +159,9 @@ def _shared(settings: Settings, redis: Redis) -> Stores:
         log=RedisLog(redis, retention=settings.retention_days * DAY),
         items=RedisItems(redis),
         memory=RedisMemory(
-            redis, half_life=settings.memory_half_life_days * DAY, neighbours=settings.memory_neighbours
+            redis,
+            half_life=settings.memory_half_life_days * DAY,
+            limits=MemoryLimits(neighbours=settings.memory_neighbours),
         ),
         state=RedisState(redis),
         locks=RedisLocks(redis),

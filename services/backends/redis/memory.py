@@ -1,8 +1,8 @@
 """The MemoryIndex on Redis: what SqliteMemory keeps in tables, in sorted sets and hashes.
 
-Whatever changes the memory is one run of lua/memory_changes.lua, where the layout is told too: changes and the offset
-of the log they bring are one step for everybody else, and in the append-only file. The server does nothing else
-meanwhile, so that a batch should not have many more than a thousand changes.
+Every change is one run of a Lua script (lua/memory_*.lua; memory_common.lua describes the layout): changes and the
+offset of the log that they bring are one step for every reader, and in the append-only file. The server does nothing
+else meanwhile, so a batch should not have many more than a thousand changes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 import struct
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, cast
 
 import orjson
@@ -21,7 +22,8 @@ from services.backends.base import MemoryChange, MemoryRow
 from services.backends.redis.memory_rows import read
 from services.backends.redis.server import Redis
 from services.errors import StorageFailed
-from services.memory.keys import KEYS_PER_VARIANT, NEIGHBOURS, by_key, nearest, shared_variants
+from services.memory.keys import KEYS_PER_VARIANT, TWO_DELETIONS, by_key, nearest, shared_variants
+from services.memory.limits import DEFAULT_LIMITS, NEGLIGIBLE_WEIGHT, MemoryLimits
 from services.memory.scores import decay, recollect
 from services.types import Deadline, Person, Remembered
 
@@ -29,46 +31,35 @@ _AT_ONCE = 100
 """Items that share a run of the script: reads get in between."""
 _HOLD_MILLISECONDS = 10_000
 """After which the learner goes on when whoever copied the memory died."""
-_COPIED = -2
+_COPYING = -2
+"""What the script answers while the memory is being copied."""
+_SHARED = ("memory_common", "memory_neighbours", "memory_totals")
+_APPLY = (*_SHARED, "memory_forget_user", "memory_apply")
+_PREDICT = (*_SHARED, "memory_predict")
+_FORGET_ITEMS = (*_SHARED, "memory_forget_items")
+_PUT_ROWS = (*_SHARED, "memory_put_rows")
 _PAIR = struct.Struct("<dd")
 _SCORE = struct.Struct("<d")
 
 
 class RedisMemory:
-    """The memory on `redis`. half_life, the caps and neighbours are explained at SqliteMemory.
+    """The memory on `redis`. half_life: seconds of log time after which a weight counts half.
 
     One process at a time applies the log: `apply` raises StorageFailed when another one has applied something since
     this one last knew where the memory stood. `offset` then tells where it stands now.
     """
 
-    def __init__(
-        self,
-        redis: Redis,
-        half_life: float,
-        *,
-        principal_cap: float = 5.0,
-        items_per_query: int = 50,
-        texts_per_query: int = 10,
-        names_per_total: int = 50,
-        history: int = 200,
-        queries: int = 500_000,
-        people: int = 500_000,
-        neighbours: int = NEIGHBOURS,
-    ) -> None:
+    def __init__(self, redis: Redis, half_life: float, limits: MemoryLimits = DEFAULT_LIMITS) -> None:
         self._redis = redis
         self._prefix = redis.key("m", "")
-        self._held = redis.key("lock", "memory")
+        self._copying = redis.key("lock", "memory")
         self._half_life = half_life
-        self._neighbours = neighbours
-        self._limits = {
+        self._neighbours = limits.neighbours
+        self._script_limits = {
+            **asdict(limits),
             "half_life": half_life,
-            "principal_cap": principal_cap,
-            "items_per_query": items_per_query,
-            "texts_per_query": texts_per_query,
-            "names_per_total": names_per_total,
-            "history": history,
-            "queries": queries,
-            "people": people,
+            "negligible": NEGLIGIBLE_WEIGHT,
+            "two_deletions": (TWO_DELETIONS[0], TWO_DELETIONS[-1]),
         }
         self._seen: int | None = None
 
@@ -133,14 +124,10 @@ class RedisMemory:
     async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
         """Raises TypeError or ValueError, having applied nothing, when a change holds something else than texts that
         can be written as UTF-8 and finite numbers."""
-        given = {
-            "offset": offset,
-            "seen": -1 if self._seen is None else self._seen,
-            "limits": self._limits,
-            "changes": [_given(change) for change in changes],
-        }
-        state, committed = await self._change("apply", given)
-        if state == _COPIED:
+        seen = -1 if self._seen is None else self._seen
+        encoded = [_encoded(change) for change in changes]
+        state, committed = await self._change(_APPLY, offset=offset, seen=seen, changes=encoded)
+        if state == _COPYING:
             raise StorageFailed("the memory is being copied for a backup and takes nothing in meanwhile")
         if state < 0:
             raise StorageFailed(f"the memory stands at {committed}: another process has applied the log as well")
@@ -152,20 +139,20 @@ class RedisMemory:
         object_ids = list(predictions)
         for start in range(0, len(object_ids), _AT_ONCE):
             items = [(one, list(by_key(predictions[one]).items())) for one in object_ids[start : start + _AT_ONCE]]
-            await self._change("predict", {"limits": self._limits, "items": items})
+            await self._change(_PREDICT, items=items)
 
     async def forget_items(self, object_ids: Sequence[str]) -> None:
         """Histories keep their entries: they say what a person did, and a catalogue often takes an item back."""
         for start in range(0, len(object_ids), _AT_ONCE):
             left = object_ids[start : start + _AT_ONCE]
             while left:
-                left = left[await self._change("forget", left) :]
+                left = left[await self._change(_FORGET_ITEMS, items=left) :]
 
     # --- for backups ---
 
     async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
         """While they are read, `apply` raises StorageFailed: the learner waits, nobody else notices."""
-        key, token = self._held, secrets.token_hex(8)
+        key, token = self._copying, secrets.token_hex(8)
         if not await self._redis.write(lambda c: c.set(key, token, nx=True, px=_HOLD_MILLISECONDS)):
             raise StorageFailed("the memory is being copied for another backup")
         holding = asyncio.create_task(self._hold(token))
@@ -187,15 +174,16 @@ class RedisMemory:
             await self._redis.write(lambda c: cast(Any, release(keys=[key], args=[token], client=c)))
 
     async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
-        await self._change("put", {"limits": self._limits, "rows": rows})
+        await self._change(_PUT_ROWS, rows=rows)
 
     async def close(self) -> None:
         """Nothing to let go of: the connections are the server's."""
 
-    async def _change(self, what: str, given: object) -> Any:
-        run, body = self._redis.script("memory_changes"), orjson.dumps(given)
+    async def _change(self, script: tuple[str, ...], **request: object) -> Any:
+        """What the script returns for the limits and `request`, as one atomic step."""
+        run, body = self._redis.script(*script), orjson.dumps({"limits": self._script_limits, **request})
         return await self._redis.write(
-            lambda client: cast(Any, run(keys=[self._prefix, self._held], args=[what, body], client=client))
+            lambda client: cast(Any, run(keys=[self._prefix, self._copying], args=[body], client=client))
         )
 
     async def _hold(self, token: str) -> None:
@@ -208,7 +196,7 @@ class RedisMemory:
         """Whether we still hold the memory, for as long again."""
         renew = self._redis.script("lock_renew")
         arguments: list[str | int] = [token, _HOLD_MILLISECONDS]
-        return bool(await self._redis.write(lambda c: cast(Any, renew(keys=[self._held], args=arguments, client=c))))
+        return bool(await self._redis.write(lambda c: cast(Any, renew(keys=[self._copying], args=arguments, client=c))))
 
 
 def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -216,21 +204,21 @@ def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(row[::2], row[1::2], strict=True)
 
 
-def _given(change: MemoryChange) -> dict[str, Any]:
+def _encoded(change: MemoryChange) -> dict[str, Any]:
     """A change as the script takes it. Checked here, since a script that fails half-way leaves the half it did."""
-    given: dict[str, Any] = {"at": _number(change.at)}
+    encoded: dict[str, Any] = {"at": _number(change.at)}
     if change.shown is not None:
         key, text = change.shown
-        given["shown"] = (_text(key), _text(text), _text(change.shown_to))
+        encoded["shown"] = (_text(key), _text(text), _text(change.shown_to))
     if change.action is not None:
         key, object_id, principal, weight = change.action
-        given["action"] = (_text(key), _text(object_id), _text(principal), _number(weight))
+        encoded["action"] = (_text(key), _text(object_id), _text(principal), _number(weight))
     if change.history is not None:
         person, object_id, weight = change.history
-        given["history"] = (_text(person), _text(object_id), _number(weight))
+        encoded["history"] = (_text(person), _text(object_id), _number(weight))
     if change.forget_user is not None:
-        given["forget"] = _text(change.forget_user)
-    return given
+        encoded["forget"] = _text(change.forget_user)
+    return encoded
 
 
 def _text(value: object) -> str:

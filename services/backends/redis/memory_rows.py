@@ -16,7 +16,7 @@ _NAME = struct.Struct("<ddd")
 
 
 async def read(redis: Redis, prefix: str) -> AsyncIterator[list[MemoryRow]]:
-    """Of the keys that begin with `prefix`. lua/memory_changes.lua tells what they are."""
+    """The rows under the keys that begin with `prefix`; lua/memory_common.lua describes them."""
     async for keys, used in _members(redis, f"{prefix}queries", _QUERIES_AT_ONCE):
         yield await _queries(redis, prefix, keys, used)
     async for people, used in _members(redis, f"{prefix}people", _PEOPLE_AT_ONCE):

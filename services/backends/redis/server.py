@@ -65,7 +65,7 @@ class Redis:
         # Callers wait here for a connection, outside of what counts as the server's own failure.
         self._slots = asyncio.Semaphore(MOST_CONNECTIONS)
         self._remote = Remote("redis", _LOST)
-        self._scripts: dict[str, AsyncScript] = {}
+        self._scripts: dict[tuple[str, ...], AsyncScript] = {}
 
     def key(self, *parts: str | int) -> str:
         """The key of these parts in the namespace: `{namespace}:a:b`."""
@@ -106,13 +106,18 @@ class Redis:
         finally:
             self._slots.release()
 
-    def script(self, name: str) -> AsyncScript:
-        """The script services/backends/redis/lua/<name>.lua. Call it inside of `work` as
-        `await script(keys=…, args=…, client=client)`; a server that does not know it (any more) is given it again."""
-        if name not in self._scripts:
-            text = files("services.backends.redis").joinpath("lua", f"{name}.lua").read_text("utf-8")
-            self._scripts[name] = self._client.register_script(text)
-        return self._scripts[name]
+    def script(self, *names: str) -> AsyncScript:
+        """The script made of these files of services/backends/redis/lua, joined in this order: scripts can share
+        functions, and each runs as one atomic step.
+
+        Call it inside of `work` as `await script(keys=…, args=…, client=client)`; a server that does not know it (any
+        more) is sent it again.
+        """
+        if names not in self._scripts:
+            folder = files("services.backends.redis").joinpath("lua")
+            text = "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
+            self._scripts[names] = self._client.register_script(text)
+        return self._scripts[names]
 
     async def version(self) -> str:
         return str((await self._info())["redis_version"])

@@ -1,6 +1,7 @@
 """The MemoryIndex in one SQLite file: Q2E scores per query, predicted ones beside them, and people's histories.
 
-What a change of the log does to the tables is in sqlite_memory_changes; here is what is asked of them.
+What a change of the log does to the tables is in memory_changes.py; here is what reads them, and what the catalogue
+writes.
 """
 # ruff: noqa: S608 - names of tables and columns are literals of this file; values are always parameters
 
@@ -17,7 +18,8 @@ from services.backends.sqlite.database import Database
 from services.backends.sqlite.memory_changes import TABLES, Changes, link, marks, set_state, state, unlink
 from services.backends.sqlite.memory_rows import READINGS, put
 from services.errors import StorageFailed
-from services.memory.keys import KEYS_PER_VARIANT, NEIGHBOURS, by_key, nearest, shared_variants
+from services.memory.keys import KEYS_PER_VARIANT, by_key, nearest, shared_variants
+from services.memory.limits import DEFAULT_LIMITS, MemoryLimits
 from services.memory.scores import decay, recollect
 from services.types import Deadline, Person, Remembered
 
@@ -30,35 +32,15 @@ _ROWS_AT_ONCE = 1000
 class SqliteMemory:
     """The memory in the SQLite file `path`; this process alone writes to it.
 
-    half_life: seconds of log time after which a weight counts half. principal_cap: most that one principal may add to
-    one (query, item), in debiased clicks, and to one query's times asked. items_per_query, texts_per_query,
-    names_per_total (principals known by name behind one total), history (entries a person), queries, people: caps,
-    beyond which the least (of items and texts) or the least recently used goes. neighbours: neighbouring queries that
-    one look-up reads.
+    half_life: seconds of log time after which a weight counts half.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        half_life: float,
-        *,
-        principal_cap: float = 5.0,
-        items_per_query: int = 50,
-        texts_per_query: int = 10,
-        names_per_total: int = 50,
-        history: int = 200,
-        queries: int = 500_000,
-        people: int = 500_000,
-        neighbours: int = NEIGHBOURS,
-    ) -> None:
+    def __init__(self, path: Path, half_life: float, limits: MemoryLimits = DEFAULT_LIMITS) -> None:
         self._path = path
         self._database = Database(path, TABLES)
         self._half_life = half_life
-        self._items_per_query = items_per_query
-        self._neighbours = neighbours
-        self._changes = Changes(
-            half_life, principal_cap, items_per_query, texts_per_query, names_per_total, history, queries, people
-        )
+        self._limits = limits
+        self._changes = Changes(half_life, limits)
 
     # --- reading ---
 
@@ -96,7 +78,7 @@ class SqliteMemory:
         return await self._database.read(lambda connection: int(state(connection, "offset")))
 
     def _remembered(self, connection: sqlite3.Connection, key: str, limit: int) -> list[Remembered]:
-        near = _nearest(connection, key, self._neighbours)
+        near = _nearest(connection, key, self._limits.neighbours)
         now = state(connection, "at")
         places = marks(near)
         shown = {
@@ -148,7 +130,7 @@ class SqliteMemory:
                 connection.execute(
                     "DELETE FROM predictions WHERE key = ? AND object_id IN (SELECT object_id FROM predictions"
                     " WHERE key = ? ORDER BY score DESC, object_id LIMIT -1 OFFSET ?)",
-                    (key, key, self._items_per_query),
+                    (key, key, self._limits.items_per_query),
                 )
 
     async def forget_items(self, object_ids: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from services.backends.base import MemoryChange
 from services.memory.keys import variants
+from services.memory.limits import NEGLIGIBLE_WEIGHT, MemoryLimits
 from services.memory.scores import decay
 
 TABLES = """
@@ -48,22 +49,13 @@ CREATE TABLE IF NOT EXISTS histories (person TEXT, used INTEGER, object_id TEXT 
     at REAL NOT NULL, PRIMARY KEY (person, used)) WITHOUT ROWID;
 """
 
-_NOTHING = 1e-9
-"""A weight below this is what rounding left of something that was taken out."""
-
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Applies changes within a transaction that the caller opened. Sizes are explained at SqliteMemory."""
+    """Applies changes within a transaction that the caller opened."""
 
     half_life: float
-    principal_cap: float
-    items_per_query: int
-    texts_per_query: int
-    names_per_total: int
-    history: int
-    queries: int
-    people: int
+    limits: MemoryLimits
 
     def apply(self, connection: sqlite3.Connection, change: MemoryChange) -> None:
         used = int(state(connection, "used")) + 1
@@ -84,7 +76,7 @@ class Changes:
         row = connection.execute("SELECT asked, at FROM texts WHERE text = ?", (text,)).fetchone()
         self.put_text(connection, text, key, *self._add(row, added, at))
         if row is None:
-            self._drop_least(connection, "texts", "text", "asked", key, text, self.texts_per_query)
+            self._drop_least(connection, "texts", "text", "asked", key, text, self.limits.texts_per_query)
         row = connection.execute("SELECT shown, at FROM queries WHERE key = ?", (key,)).fetchone()
         connection.execute("UPDATE queries SET shown = ?, at = ? WHERE key = ?", (*self._add(row, added, at), key))
 
@@ -109,21 +101,21 @@ class Changes:
         )
         if row is None:
             link(connection, key)
-            self._drop_least(connection, "scores", "object_id", "clicks", key, object_id, self.items_per_query)
+            self._drop_least(connection, "scores", "object_id", "clicks", key, object_id, self.limits.items_per_query)
 
     def _remember(
         self, connection: sqlite3.Connection, person: str, object_id: str, weight: float, at: float, used: int
     ) -> None:
         if connection.execute("UPDATE people SET used = ? WHERE person = ?", (used, person)).rowcount == 0:
             connection.execute("INSERT INTO people VALUES (?, ?)", (person, used))
-            if count_rows(connection, "people", 1) > self.people:
+            if count_rows(connection, "people", 1) > self.limits.people:
                 oldest = connection.execute("SELECT person FROM people ORDER BY used LIMIT 1").fetchone()[0]
                 _forget_person(connection, oldest)
         connection.execute("INSERT INTO histories VALUES (?, ?, ?, ?, ?)", (person, used, object_id, weight, at))
         connection.execute(
             "DELETE FROM histories WHERE person = ? AND used <= (SELECT used FROM histories WHERE person = ?"
             " ORDER BY used DESC LIMIT 1 OFFSET ?)",
-            (person, person, self.history),
+            (person, person, self.limits.history),
         )
 
     def _use(self, connection: sqlite3.Connection, key: str, at: float, used: int) -> None:
@@ -131,7 +123,7 @@ class Changes:
         if connection.execute("UPDATE queries SET used = ? WHERE key = ?", (used, key)).rowcount:
             return
         connection.execute("INSERT INTO queries VALUES (?, 0.0, ?, ?)", (key, at, used))
-        if count_rows(connection, "queries", 1) > self.queries:
+        if count_rows(connection, "queries", 1) > self.limits.queries:
             oldest = connection.execute("SELECT key FROM queries ORDER BY used LIMIT 1").fetchone()[0]
             for text in connection.execute("SELECT text FROM texts WHERE key = ?", (oldest,)).fetchall():
                 connection.execute("DELETE FROM askers WHERE text = ?", text)
@@ -155,14 +147,14 @@ class Changes:
         Nobody (principal "") cannot be told from anybody else, so nothing is kept apart or capped.
         """
         if not principal:
-            return max(-self.principal_cap, min(self.principal_cap, weight))
+            return max(-self.limits.principal_cap, min(self.limits.principal_cap, weight))
         where = " AND ".join(f"{column} = ?" for column in place)
         row = connection.execute(
             f"SELECT weight, at FROM {table} WHERE {where} AND principal = ?", (*place.values(), principal)
         ).fetchone()
         before, _ = self._add(row, 0.0, at)
         after, at = self._add(row, weight, at)
-        after = max(-self.principal_cap, min(self.principal_cap, after))
+        after = max(-self.limits.principal_cap, min(self.limits.principal_cap, after))
         connection.execute(
             f"INSERT OR REPLACE INTO {table} VALUES ({marks(place)}, ?, ?, ?, ?)",
             (*place.values(), principal, after, at, used),
@@ -171,7 +163,7 @@ class Changes:
             connection.execute(
                 f"DELETE FROM {table} WHERE {where} AND used <= (SELECT used FROM {table} WHERE {where}"
                 " ORDER BY used DESC LIMIT 1 OFFSET ?)",
-                (*place.values(), *place.values(), self.names_per_total),
+                (*place.values(), *place.values(), self.limits.names_per_total),
             )
         return after - before
 
@@ -186,7 +178,7 @@ class Changes:
 
     def put_text(self, connection: sqlite3.Connection, text: str, key: str, asked: float, at: float) -> None:
         """`rank` orders texts by what they weigh at any one moment: log2 of the weight, with its time in half-lives."""
-        rank = math.log2(max(asked, _NOTHING)) + at / self.half_life
+        rank = math.log2(max(asked, NEGLIGIBLE_WEIGHT)) + at / self.half_life
         connection.execute("INSERT OR REPLACE INTO texts VALUES (?, ?, ?, ?, ?)", (text, key, asked, at, rank))
 
     def _drop_least(
@@ -220,7 +212,7 @@ class Changes:
             others = connection.execute(
                 "SELECT 1 FROM contributions WHERE key = ? AND object_id = ? AND principal <> ?", (*where, principal)
             ).fetchone()
-            if others is None and abs(clicks) < _NOTHING:
+            if others is None and abs(clicks) < NEGLIGIBLE_WEIGHT:
                 connection.execute("DELETE FROM scores WHERE key = ? AND object_id = ?", where)
                 unlink(connection, key)
             else:
@@ -237,7 +229,7 @@ class Changes:
             key, *row = found
             touched.add(key)
             asked, since = self._add((row[0], row[1]), -weight, at)
-            if asked < _NOTHING:
+            if asked < NEGLIGIBLE_WEIGHT:
                 connection.execute("DELETE FROM texts WHERE text = ?", (text,))
                 connection.execute("DELETE FROM askers WHERE text = ?", (text,))
             else:

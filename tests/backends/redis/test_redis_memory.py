@@ -20,6 +20,7 @@ from services.backends.redis.server import Redis
 from services.backends.sqlite.memory import SqliteMemory
 from services.errors import StorageFailed
 from services.memory.keys import memory_key, variants
+from services.memory.limits import MemoryLimits
 from tests.contracts.memory_index import (
     HALF_LIFE,
     TOY,
@@ -42,7 +43,7 @@ class Opened(RedisMemory):
     """A memory that closes its connections too, as whoever made them would."""
 
     def __init__(self, redis: Redis, **caps: Any) -> None:
-        super().__init__(redis, HALF_LIFE, **caps)
+        super().__init__(redis, HALF_LIFE, MemoryLimits(**caps))
         self.redis = redis
 
     async def close(self) -> None:
@@ -202,7 +203,7 @@ def test_the_same_changes_give_the_same_answers_as_sqlite(
 
     async def main() -> None:
         ours = opened(server, tmp_path, **caps)
-        theirs = SqliteMemory(tmp_path / "memory.db", HALF_LIFE, **caps)
+        theirs = SqliteMemory(tmp_path / "memory.db", HALF_LIFE, MemoryLimits(**caps))
         for start, end in pairwise(cuts):
             predictions = {
                 str(rng.randrange(14)): [(rng.choice(texts), rng.choice((0.0, 0.2, 0.25))) for _ in range(3)]

@@ -12,6 +12,7 @@ import pytest
 from services.backends.base import MemoryChange, MemoryIndex
 from services.backends.sqlite.memory import SqliteMemory
 from services.memory.keys import memory_key
+from services.memory.limits import MemoryLimits
 from tests.contracts.memory_index import (
     HALF_LIFE,
     TOY,
@@ -27,7 +28,7 @@ from tests.contracts.memory_index import (
 
 
 def small(folder: Path) -> SqliteMemory:
-    return SqliteMemory(folder / "memory.db", HALF_LIFE, principal_cap=2.0, items_per_query=3, history=5)
+    return SqliteMemory(folder / "memory.db", HALF_LIFE, MemoryLimits(principal_cap=2.0, items_per_query=3, history=5))
 
 
 class TestSqliteMemory(MemoryIndexContract):
@@ -74,7 +75,7 @@ def test_the_same_log_gives_the_same_tables_however_it_is_cut(tmp_path: Path) ->
 
 def test_the_least_recently_used_queries_and_people_go_first(tmp_path: Path) -> None:
     async def main() -> None:
-        memory = SqliteMemory(tmp_path / "memory.db", HALF_LIFE, queries=3, people=2)
+        memory = SqliteMemory(tmp_path / "memory.db", HALF_LIFE, MemoryLimits(queries=3, people=2))
         await memory.predict({"p": [("q0", 0.5)]})
         for n in range(4):
             await memory.apply([asked(f"q{n}", "u:ann"), took(f"q{n}", "1"), did(f"u:{n}", "1")], 2 * n + 1)
@@ -107,7 +108,7 @@ def test_forgetting_everybody_leaves_only_counters(tmp_path: Path) -> None:
 
 def test_very_many_people_on_one_query_cost_no_more_rows_than_the_cap(tmp_path: Path) -> None:
     async def main() -> None:
-        memory = SqliteMemory(tmp_path / "memory.db", HALF_LIFE, names_per_total=10)
+        memory = SqliteMemory(tmp_path / "memory.db", HALF_LIFE, MemoryLimits(names_per_total=10))
         await memory.apply(
             [c for n in range(30) for c in (asked("toy story", f"u:{n}"), took("toy story", "1", f"u:{n}"))], 1
         )

@@ -1,5 +1,5 @@
 -- {latest log time, [text, asked at key, ...]}: texts that begin with ARGV[1], at most ARGV[2], most asked first.
--- KEYS[1] begins all keys of the memory; what is kept under them is told in memory_changes.lua.
+-- KEYS[1] begins all keys of the memory; memory_common.lua describes them.
 --
 -- Few texts with this beginning are gone through; of many, the first are found soon by walking down all texts from the
 -- most asked on. A walk ends somewhere, so that a rare beginning among millions of texts cannot hold up the server.

@@ -1,5 +1,5 @@
 -- What is kept of the memory keys in ARGV: {latest log time, [shown], [scores], [predictions]}, the last three per key.
--- KEYS[1] begins all keys of the memory; what is kept under them is told in memory_changes.lua.
+-- KEYS[1] begins all keys of the memory; memory_common.lua describes them.
 local scores, predictions = {}, {}
 for i, key in ipairs(ARGV) do
   scores[i] = redis.call('HGETALL', KEYS[1] .. 's:' .. key)
