@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
+
+from cachetools import TTLCache
 
 from services.backends.base import Record
 from services.backends.log_codec import decode
@@ -62,27 +63,26 @@ def decode_rows(rows: Sequence[Row]) -> list[tuple[int, Record]]:
 
 
 class RecentImpressions:
-    """The last `capacity` impressions that this process appended, none for longer than `seconds`: for the feedback and
-    the pages that follow at once."""
+    """The impressions that this process appended last, for the feedback and the page requests that follow at once: up to
+    `capacity` (0: none), none for longer than `seconds` by `clock`."""
 
     def __init__(self, capacity: int, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
-        self._capacity = capacity
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: OrderedDict[str, tuple[Impression, float]] = OrderedDict()
+        self._impressions: TTLCache[str, Impression] = TTLCache(capacity, seconds, clock)
 
     def get(self, query_id: str) -> Impression | None:
-        impression, until = self._kept.get(query_id, (None, 0.0))
-        return impression if self._clock() < until else None
+        """The impression of `query_id`, or None when it is not (or no longer) kept here."""
+        return self._impressions.get(query_id)
 
     def add(self, impression: Impression) -> None:
-        self._kept[impression.query_id] = impression, self._clock() + self._seconds
-        if len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
+        """Keep `impression`; the one used least recently makes room."""
+        if self._impressions.maxsize:
+            self._impressions[impression.query_id] = impression
 
     def clear(self) -> None:
-        self._kept.clear()
+        """Keep none."""
+        self._impressions.clear()
 
     def forget(self, user_id: str) -> None:
-        for query_id in [q for q, (impression, _) in self._kept.items() if impression.user_id == user_id]:
-            del self._kept[query_id]
+        """Keep none of this user."""
+        for query_id in [q for q, impression in self._impressions.items() if impression.user_id == user_id]:
+            self._impressions.pop(query_id, None)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, cast
 
 import orjson
+from cachetools import LRUCache
 
 from services.backends.redis.server import Redis
 from services.schema.schema import from_json, to_json
@@ -30,15 +30,14 @@ _DELETIONS_SECONDS = 86400.0
 
 
 class RedisItems:
-    """The catalogue on `redis`. `cached`: how many parsed documents are kept in memory, those asked for last; they are
-    as new as the last call of `changes`, which is to be made several times a second."""
+    """The catalogue on `redis`. `cached`: how many parsed documents are kept in memory (at least 1), those used last; they
+    are as new as the last call of `changes`, which is to be made several times a second."""
 
     def __init__(self, redis: Redis, cached: int = 10_000, deletions_seconds: float = _DELETIONS_SECONDS) -> None:
         self._redis = redis
         self._prefix = redis.key("i", "")
         self._deletions_seconds = deletions_seconds
-        self._capacity = cached
-        self._cache: OrderedDict[str, Document] = OrderedDict()
+        self._cache: LRUCache[str, Document] = LRUCache(cached)
         self._news = 0
         self._writing = asyncio.Lock()
 
@@ -51,9 +50,9 @@ class RedisItems:
         missing = []
         for object_id in dict.fromkeys(object_ids):
             found[object_id] = document = self._cache.get(object_id)
-            if document is not None:
-                self._cache.move_to_end(object_id)
-            elif object_id.isprintable():  # no id holds control characters or halves of surrogate pairs
+            if (
+                document is None and object_id.isprintable()
+            ):  # no id holds control characters or halves of surrogate pairs
                 missing.append(object_id)
         if missing:
             news = self._news
@@ -66,7 +65,7 @@ class RedisItems:
             read = {one: _parsed(body) for one, body in zip(missing, bodies, strict=True) if body is not None}
             found.update(read)
             if news == self._news:  # else what was read may be older than what was written meanwhile
-                self._keep(read)
+                self._cache.update(read)
         return {object_id: document for object_id, document in found.items() if document is not None}
 
     async def put(self, documents: Sequence[Document]) -> None:
@@ -168,11 +167,6 @@ class RedisItems:
         self._news += 1
         for object_id in object_ids:
             self._cache.pop(object_id, None)
-
-    def _keep(self, documents: dict[str, Document]) -> None:
-        self._cache.update(documents)
-        while len(self._cache) > self._capacity:
-            self._cache.popitem(last=False)
 
 
 def _body(document: Document) -> bytes:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+from cachetools import LRUCache
 
 from services.backends.sqlite.database import Database, Work
 from services.schema.schema import from_json, to_json
@@ -44,13 +44,12 @@ class SqliteItems:
     when the file fails.
 
     `owner`: whether this process keeps the indexes; a reader beside it is not. `cached`: how many parsed documents are
-    kept in memory, those asked for last.
+    kept in memory (at least 1), those used last.
     """
 
     def __init__(self, path: Path, cached: int = 10_000, owner: bool = True) -> None:
         self._database = Database(path, _TABLES + (_TIDY if owner else ""))
-        self._capacity = cached
-        self._cache: OrderedDict[str, Document] = OrderedDict()
+        self._cache: LRUCache[str, Document] = LRUCache(cached)
         self._writes = 0
         self._count: int | None = None
 
@@ -60,16 +59,16 @@ class SqliteItems:
         missing = []
         for object_id in dict.fromkeys(object_ids):
             found[object_id] = document = self._cache.get(object_id)
-            if document is not None:
-                self._cache.move_to_end(object_id)
-            elif object_id.isprintable():  # no id holds control characters or halves of surrogate pairs
+            if (
+                document is None and object_id.isprintable()
+            ):  # no id holds control characters or halves of surrogate pairs
                 missing.append(object_id)
         if missing:
             writes = self._writes
             read = await self._database.read(lambda connection: _documents(connection, missing), deadline)
             found.update(read)
             if writes == self._writes:  # else what was read may be older than what was written meanwhile
-                self._keep(read)
+                self._cache.update(read)
         return {object_id: document for object_id, document in found.items() if document is not None}
 
     async def put(self, documents: Sequence[Document]) -> None:
@@ -137,11 +136,6 @@ class SqliteItems:
                     self._cache.pop(object_id, None)
 
         return await asyncio.shield(asyncio.ensure_future(change()))
-
-    def _keep(self, documents: dict[str, Document]) -> None:
-        self._cache.update(documents)
-        while len(self._cache) > self._capacity:
-            self._cache.popitem(last=False)
 
 
 def _documents(connection: sqlite3.Connection, object_ids: Sequence[str]) -> dict[str, Document]:
