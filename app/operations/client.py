@@ -33,10 +33,10 @@ class Client:
         """With the admin key that this process was given, which is the service's own."""
         return cls(url, settings.admin_key.get_secret_value() if settings.admin_key else None)
 
-    def send(self, method: str, path: str, body: bytes, content_type: str = "application/json") -> Any:
+    def send(self, method: str, path: str, body: bytes) -> Any:
         """The decoded answer. Raises ServiceRefused with what the service said."""
         request = urllib.request.Request(  # noqa: S310 - the address is the owner's own, read from our lock file
-            self._url + path, body, self._headers | {"Content-Type": content_type}, method=method
+            self._url + path, body, self._headers | {"Content-Type": "application/json"}, method=method
         )
         try:
             with self._opener.open(request, timeout=TIMEOUT) as answer:

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
 import signal
 import socket
-import struct
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +25,8 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from app.http.draining import Draining
+from app.process.refuse_connections import refuse_connections
+from app.process.uvicorn_internals import raise_at_exit, send_connection_close
 from app.process.workers import BEAT_SECONDS, DRAIN, Place
 from app.telemetry import metrics_export
 from services import metrics
@@ -43,16 +42,6 @@ SETTLE_SECONDS = 0.05
 """What has connected by now is accepted within this time, twice."""
 LINGER_STEPS = 10
 """For how many times that connections that wait for their next request are kept after that: one may be on its way."""
-CLOSE = (b"connection", b"close")
-
-SO_ATTACH_FILTER = 26
-REFUSE_SYN = (
-    (0x30, 0, 0, 13),  # load the flags of the TCP header
-    (0x54, 0, 0, 0x02),  # keep SYN
-    (0x15, 0, 1, 0x02),  # is it set?
-    (0x06, 0, 0, 0),  # then drop the packet
-    (0x06, 0, 0, 0xFFFFFFFF),  # else take all of it
-)
 
 
 class StartFailed(LtrrError):
@@ -86,7 +75,7 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._draining.active:
             os._exit(128 + sig)
-        self._captured_signals.append(sig)  # raised again at the end, for whoever handled it before
+        raise_at_exit(self, sig)
         self.drain(self._seconds)
 
     def drain(self, seconds: float) -> None:
@@ -109,7 +98,7 @@ class DrainingServer(uvicorn.Server):
         """What is connected now is still answered; nobody else is let in."""
         self._announce()
         for listener in sockets or []:
-            refuse_new(listener)
+            refuse_connections(listener)
         await asyncio.sleep(SETTLE_SECONDS)
         await asyncio.sleep(SETTLE_SECONDS)  # the loop has looked at the listener in between, however late it is
         self._close(sockets)
@@ -128,9 +117,7 @@ class DrainingServer(uvicorn.Server):
 
     def _announce(self) -> None:
         """From now on answers say that their connection ends with them."""
-        if CLOSE not in self.config.encoded_headers:
-            self.config.encoded_headers.append(CLOSE)
-            self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+        if send_connection_close(self):
             metrics.DRAINING.set(1)
 
 
@@ -222,16 +209,3 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         except OSError as error:
             raise StartFailed(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
         yield listener
-
-
-def refuse_new(listener: socket.socket) -> None:
-    """Nobody who asks from now on gets a connection, while those who have begun to connect do. Closing the listener
-    would reset what it has not accepted yet. Whoever is passed over asks again after a second, as packets get lost:
-    by then nobody listens here, or the next one does. Linux only; elsewhere nothing happens."""
-    if sys.platform != "linux":
-        return
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in REFUSE_SYN)
-    kept = ctypes.create_string_buffer(code)
-    program = struct.pack("HL", len(REFUSE_SYN), ctypes.addressof(kept))
-    with contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

@@ -63,8 +63,10 @@ def decode_rows(rows: Sequence[Row]) -> list[tuple[int, Record]]:
 
 
 class RecentImpressions:
-    """The impressions that this process appended last, for the feedback and the page requests that follow at once: up to
-    `capacity` (0: none), none for longer than `seconds` by `clock`."""
+    """The last impressions that this process appended, for the feedback and the page requests that follow at once.
+
+    At most `capacity` (0: none), none for longer than `seconds` by `clock`.
+    """
 
     def __init__(self, capacity: int, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
         self._impressions: TTLCache[str, Impression] = TTLCache(capacity, seconds, clock)

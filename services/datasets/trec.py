@@ -32,11 +32,6 @@ def read_qrels(path: Path) -> Qrels:
     return qrels
 
 
-def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, float]]) -> None:
-    """Raises InvalidRequest when an id cannot stand in such a file."""
-    _write(path, ((q, "0", o, f"{grade:.12g}") for q, judged in qrels.items() for o, grade in judged.items()))
-
-
 def read_run(path: Path) -> Run:
     """Ordered by score (the rank column is not read), ties by object id. Raises InvalidRequest naming the line that is
     not one, or that lists an item again."""

@@ -17,7 +17,7 @@ from services.datasets import beir, esci, msrd, wands
 from services.datasets.convert import Summary
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
 from services.datasets.splits import part, split
-from services.datasets.trec import read_qrels, read_run, write_qrels, write_run
+from services.datasets.trec import read_qrels, read_run, write_run
 from services.errors import InvalidRequest, SettingsInvalid
 from services.ndjson import LONGEST_LINE
 
@@ -479,11 +479,9 @@ class TestMsrd:
 
 
 class TestTrec:
-    def test_qrels_are_written_and_read(self, tmp_path: Path) -> None:
-        qrels = {"301": {"d1": 2.0, "d2": 0.0}, "302": {"d1": 0.5}}
-        write_qrels(tmp_path / "qrels", qrels)
-        assert (tmp_path / "qrels").read_text() == "301 0 d1 2\n301 0 d2 0\n302 0 d1 0.5\n"
-        assert read_qrels(tmp_path / "qrels") == qrels
+    def test_qrels_are_read(self, tmp_path: Path) -> None:
+        path = lines(tmp_path / "qrels", "301 0 d1 2", "301 0 d2 0", "302 0 d1 0.5")
+        assert read_qrels(path) == {"301": {"d1": 2.0, "d2": 0.0}, "302": {"d1": 0.5}}
 
     def test_runs_are_written_and_read_by_score(self, tmp_path: Path) -> None:
         run = {"301": [("d1", 1.5), ("d2", 0.1 + 0.2)]}
@@ -501,12 +499,12 @@ class TestTrec:
             "1 Q0 c 1 2.0 x\n1 Q0 a 2 0.5 x\n1 Q0 b 3 0.5 x\n"
         )
         assert read_run(tmp_path / "run.gz") == {"1": [("c", 2.0), ("a", 0.5), ("b", 0.5)]}
-        write_qrels(tmp_path / "qrels.gz", {"1": {"a": 1.0}})
+        (tmp_path / "qrels.gz").write_bytes(gzip.compress(b"1 0 a 1\n"))
         assert read_qrels(tmp_path / "qrels.gz") == {"1": {"a": 1.0}}
 
     def test_what_would_break_a_line_is_not_written(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match="'two words' holds white space"):
-            write_qrels(tmp_path / "qrels", {"1": {"two words": 1.0}})
+            write_run(tmp_path / "run", {"1": [("two words", 1.0)]}, "ltrr")
         with pytest.raises(InvalidRequest, match="holds white space or nothing"):
             write_run(tmp_path / "run", {"1": [("a", 1.0)]}, "")
 

@@ -30,8 +30,11 @@ _DELETIONS_SECONDS = 86400.0
 
 
 class RedisItems:
-    """The catalogue on `redis`. `cached`: how many parsed documents are kept in memory (at least 1), those used last; they
-    are as new as the last call of `changes`, which is to be made several times a second."""
+    """The catalogue on `redis`.
+
+    `cached`: how many parsed documents are kept in memory (at least 1), those used last. They are as new as the last
+    call of `changes`, which is to be made several times a second.
+    """
 
     def __init__(self, redis: Redis, cached: int = 10_000, deletions_seconds: float = _DELETIONS_SECONDS) -> None:
         self._redis = redis

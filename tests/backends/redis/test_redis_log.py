@@ -17,7 +17,8 @@ import pytest
 
 from services.backends.base import EventLog, Forget, Tick
 from services.backends.log_codec import FORGET
-from services.backends.redis.log import RedisLog
+from services.backends.log_records import RecentImpressions
+from services.backends.redis.log import RECENT_SECONDS, RedisLog
 from services.backends.redis.server import Redis
 from services.errors import RecordDamaged, StorageFailed
 from services.learning.feedback import FeedbackService
@@ -452,7 +453,7 @@ def test_another_process_believes_its_memory_of_an_answer_for_a_minute_at_most(s
     async def main() -> None:
         nonlocal now
         async with opened(server, "minute") as log, opened(server, "minute") as other:
-            log._recent._clock = lambda: now
+            log._recent = RecentImpressions(256, RECENT_SECONDS, lambda: now)
             await log.append(make_impression())
             await other.forget("ann", 2000.0)
             now = 61.0

@@ -1,0 +1,24 @@
+"""What is changed in a running uvicorn server without it offering a way: its default headers, and the signals that it
+raises again at its end. Checked against uvicorn 0.54; a new version of it is to be looked at here.
+"""
+
+from __future__ import annotations
+
+import uvicorn
+
+CONNECTION_CLOSE = (b"connection", b"close")
+
+
+def send_connection_close(server: uvicorn.Server) -> bool:
+    """Add `Connection: close` to every answer from now on, which ends its connection; whether that is new."""
+    if CONNECTION_CLOSE in server.config.encoded_headers:
+        return False
+    server.config.encoded_headers.append(CONNECTION_CLOSE)
+    # uvicorn builds the list that is sent from `encoded_headers`, but only once a second.
+    server.server_state.default_headers = [*server.server_state.default_headers, CONNECTION_CLOSE]
+    return True
+
+
+def raise_at_exit(server: uvicorn.Server, number: int) -> None:
+    """Have the signal `number` raised once more when the server has ended, for whoever handled it before."""
+    server._captured_signals.append(number)
