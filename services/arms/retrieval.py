@@ -11,13 +11,13 @@ from services import metrics, tracing
 from services.arms.base import Arm
 from services.errors import ArmFailed, Unavailable
 from services.rankers.fusion import clean
-from services.resilience.circuit import FAIR, Circuit
-from services.resilience.log_throttle import Seldom
+from services.resilience.circuit import MIN_CONCLUSIVE_SECONDS, Circuit
+from services.resilience.log_throttle import LogThrottle
 from services.types import Candidate, Context, Deadline, Degraded
 
 logger = logging.getLogger(__name__)
 
-_seldom = Seldom()
+_log_throttle = LogThrottle()
 _LET_GO = 0.01
 """Seconds that a cancelled arm has to stop."""
 
@@ -74,7 +74,7 @@ def _settle(
 ) -> None:
     """What an engine's own circuit watches over, and time too short to answer in, say nothing about the arm."""
     of_engine = task.done() and not task.cancelled() and isinstance(task.exception(), Unavailable)
-    if not of_engine and not (reason == "timeout" and given < FAIR):
+    if not of_engine and not (reason == "timeout" and given < MIN_CONCLUSIVE_SECONDS):
         circuit.settle(token, reason is None)
 
 
@@ -128,6 +128,6 @@ def _failure(name: str, task: asyncio.Task[list[Candidate]]) -> str | None:
     if isinstance(error, ArmFailed | Unavailable):
         return error.reason
     # The error's type only: its message may quote the user's text.
-    if _seldom.due(name, type(error).__name__):
+    if _log_throttle.allow(name, type(error).__name__):
         logger.warning("arm_failed arm=%s error=%s", name, type(error).__name__)
     return "error"

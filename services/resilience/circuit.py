@@ -1,12 +1,12 @@
-"""A circuit breaker: whether to ask something that has been failing. Pure; one per process and thing asked.
+"""A circuit breaker: whether to call something that has been failing. Pure; one per process and callee.
 
-closed      everything goes through; opens when at least half of at least 10 calls within 10 s failed, or when some
+closed      every call goes through; opens when at least half of at least 10 calls within 10 s failed, or when some
             calls in a row did (5, or 10 where calls are many: among many a few failures in a row are chance)
-open        nothing goes through for a second
+open        no call goes through for a second
 half_open   one call a second goes through as a probe; closes after some successes in a row, opens again on a failure
 
-Something that fails again soon after the circuit closed must prove itself for longer the next time, so that it does not
-flap. Every worker process has its own: N workers send up to N probes a second.
+A callee that fails again soon after the circuit closed needs more successful probes the next time, so that the circuit
+does not flap. Every worker process has its own: N workers send up to N probes a second.
 """
 
 from __future__ import annotations
@@ -15,46 +15,47 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-WINDOW = 10.0
+WINDOW_SECONDS = 10.0
 """Seconds over which outcomes count."""
-CALLS = 10
-"""Calls within the window before their failures count as a share."""
-SHARE = 0.5
-"""Share of failed calls that opens."""
-ROW, LONG_ROW = 5, 10
-"""Failures in a row that open when there are fewer than CALLS calls within the window, and when there are more."""
+MIN_CALLS = 10
+"""Calls within the window from which on the share of failures counts."""
+FAILURE_SHARE = 0.5
+"""Share of failed calls that opens the circuit."""
+FAILURES_IN_A_ROW, FAILURES_IN_A_ROW_WHEN_BUSY = 5, 10
+"""Failures in a row that open the circuit when there are fewer than MIN_CALLS calls within the window, and when there are
+more."""
 PROBE_SECONDS = 1.0
-SUCCESSES, MOST_SUCCESSES = 3, 8
-"""Probes in a row that must succeed: at first, and at most after falling back again and again."""
-STEADY = 60.0
-"""Seconds closed after which earlier openings are forgotten."""
+PROBE_SUCCESSES, MAX_PROBE_SUCCESSES = 3, 8
+"""Probes in a row that must succeed: the first time, and at most after relapses."""
+STEADY_SECONDS = 60.0
+"""Seconds closed after which another opening is no relapse."""
 
-FAIR = 0.05
-"""A call that was given fewer seconds than this and ran out of them says nothing about what was asked."""
+MIN_CONCLUSIVE_SECONDS = 0.05
+"""A call that had fewer seconds than this and ran out of them says nothing about the callee."""
 
 
 class Circuit:
-    """Ask `admit` before a call and tell `settle` how it went."""
+    """Call `admit` before a call, and `settle` with its outcome after it."""
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        successes: int = SUCCESSES,
-        most_successes: int = MOST_SUCCESSES,
+        successes: int = PROBE_SUCCESSES,
+        max_successes: int = MAX_PROBE_SUCCESSES,
     ) -> None:
         self._clock = clock
         self._successes = successes
-        self._most_successes = most_successes
+        self._max_successes = max_successes
         self._state = "closed"
         self._generation = 0
         """Grows with every change of state: outcomes of calls that began before it do not count."""
         self._window: deque[list[int]] = deque()
         """[second, calls, failures], oldest first."""
-        self._row = 0
-        self._probed = 0.0
-        self._closed = float("-inf")
-        self._needed = successes
-        self._proven = 0
+        self._failed_in_a_row = 0
+        self._probed_at = 0.0
+        self._closed_at = float("-inf")
+        self._successes_needed = successes
+        self._successes_seen = 0
 
     @property
     def state(self) -> str:
@@ -62,21 +63,21 @@ class Circuit:
         return self._state
 
     @property
-    def willing(self) -> bool:
+    def would_admit(self) -> bool:
         """Whether `admit` would let a call through now."""
-        return self._state == "closed" or self._clock() - self._probed >= PROBE_SECONDS
+        return self._state == "closed" or self._clock() - self._probed_at >= PROBE_SECONDS
 
     def admit(self) -> int | None:
         """A token for `settle` when the call may go through, else None. A token need not be settled."""
         if self._state == "closed":
             return self._generation
         now = self._clock()
-        if now - self._probed < PROBE_SECONDS:
+        if now - self._probed_at < PROBE_SECONDS:
             return None
-        self._probed = now
+        self._probed_at = now
         if self._state == "open":
-            self._turn("half_open")
-            self._proven = 0
+            self._enter("half_open")
+            self._successes_seen = 0
         return self._generation
 
     def settle(self, token: int, succeeded: bool) -> None:
@@ -88,42 +89,46 @@ class Circuit:
         elif not succeeded:
             self._open()
         else:
-            self._proven += 1
-            if self._proven >= self._needed:
+            self._successes_seen += 1
+            if self._successes_seen >= self._successes_needed:
                 self._close()
 
     def _count(self, succeeded: bool) -> None:
         second = int(self._clock())
         if not self._window or self._window[-1][0] != second:
             self._window.append([second, 0, 0])
-            while self._window[0][0] <= second - WINDOW:
+            while self._window[0][0] <= second - WINDOW_SECONDS:
                 self._window.popleft()
         bucket = self._window[-1]
         bucket[1] += 1
         if succeeded:
-            self._row = 0
+            self._failed_in_a_row = 0
             return
         bucket[2] += 1
-        self._row += 1
+        self._failed_in_a_row += 1
         calls = sum(entry[1] for entry in self._window)
         failures = sum(entry[2] for entry in self._window)
-        many = calls >= CALLS
-        if self._row >= (LONG_ROW if many else ROW) or (many and failures >= SHARE * calls):
-            relapsed = self._clock() - self._closed < STEADY
-            self._needed = min(2 * self._needed, self._most_successes) if relapsed else self._successes
+        many = calls >= MIN_CALLS
+        if self._failed_in_a_row >= (FAILURES_IN_A_ROW_WHEN_BUSY if many else FAILURES_IN_A_ROW) or (
+            many and failures >= FAILURE_SHARE * calls
+        ):
+            relapsed = self._clock() - self._closed_at < STEADY_SECONDS
+            self._successes_needed = (
+                min(2 * self._successes_needed, self._max_successes) if relapsed else self._successes
+            )
             self._open()
 
     def _open(self) -> None:
         if self._state == "closed":
-            self._probed = self._clock()
-        self._turn("open")
+            self._probed_at = self._clock()
+        self._enter("open")
 
     def _close(self) -> None:
-        self._turn("closed")
-        self._closed = self._clock()
+        self._enter("closed")
+        self._closed_at = self._clock()
         self._window.clear()
-        self._row = 0
+        self._failed_in_a_row = 0
 
-    def _turn(self, state: str) -> None:
+    def _enter(self, state: str) -> None:
         self._state = state
         self._generation += 1

@@ -1,27 +1,29 @@
-"""Log lines about what may happen at every request: said now and then, counted in the metrics always."""
+"""Log lines about what may happen at every request: logged now and then, while the metrics count each time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-SECONDS = 30.0
-MOST = 256
-"""Things that are told apart."""
+INTERVAL_SECONDS = 30.0
+MAX_SUBJECTS = 256
+"""Subjects that are throttled separately; one more starts all of them over."""
 
 
-class Seldom:
-    def __init__(self, seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+class LogThrottle:
+    """Lets a log line about one subject through at most once in `seconds`."""
+
+    def __init__(self, seconds: float = INTERVAL_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._said: dict[tuple[str, ...], float] = {}
+        self._logged: dict[tuple[str, ...], float] = {}
 
-    def due(self, *what: str) -> bool:
-        """Whether to say this now: not said within the last `seconds`."""
+    def allow(self, *subject: str) -> bool:
+        """Whether to log this now: nothing was allowed for `subject` within the last `seconds`."""
         now = self._clock()
-        if now - self._said.get(what, float("-inf")) < self._seconds:
+        if now - self._logged.get(subject, float("-inf")) < self._seconds:
             return False
-        if len(self._said) >= MOST:
-            self._said.clear()
-        self._said[what] = now
+        if len(self._logged) >= MAX_SUBJECTS:
+            self._logged.clear()
+        self._logged[subject] = now
         return True

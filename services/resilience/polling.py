@@ -1,4 +1,4 @@
-"""One loop for everything that is done again and again until told to stop."""
+"""The one loop for work that repeats until the process stops."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ async def poll(
 
     interval: seconds between two calls, unless `step` returned how many seconds to wait this time (0: go on at once).
     retry_interval: seconds to wait after a failure (default: `interval`).
-    on_failure: told of the first failure of a row, and of a later one whose type or text differs from the one before:
-    what is polled may be away for long, and one log line says it.
+    on_failure: called with the first failure of a row, and with a later one whose type or text differs from the one
+    before: an engine may be away for long, and one log line is enough.
     wake: ends a wait early when set, except after a failure; cleared before each call of `step`.
     """
     reported: tuple[type[Exception], str] | None = None

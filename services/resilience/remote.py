@@ -15,26 +15,26 @@ from typing import TypeVar
 
 from services import metrics, tracing
 from services.errors import StorageFailed, Unavailable
-from services.resilience.circuit import FAIR, Circuit
+from services.resilience.circuit import MIN_CONCLUSIVE_SECONDS, Circuit
 from services.resilience.retries import RetryBudget
 from services.resilience.single_flight import SingleFlight
 from services.types import Deadline
 
 T = TypeVar("T")
 
-PAUSE = 0.02
-"""Most seconds before a second try; how many is random, so that tries do not come in waves."""
-PAUSE_SHARE = 0.25
-"""Most of the time left that the pause may take."""
-SLACK = 0.005
-"""Seconds by which timers may run early: a caller's own timer for the same deadline may cancel us before ours rings."""
-PROBE_SHARE, LEAST_PROBE = 0.25, 0.1
-"""What a call that tries whether the engine is back may take of its time, and seconds that it has in any case."""
-OPENNESS = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
+MAX_PAUSE_SECONDS = 0.02
+"""Before a second try; the pause is random up to this, so that tries do not come in waves."""
+MAX_PAUSE_SHARE = 0.25
+"""Share of the time left that the pause may take."""
+TIMER_SLACK_SECONDS = 0.005
+"""Timers may fire this early: a caller's own timer for the same deadline may cancel us before ours fires."""
+PROBE_TIME_SHARE, MIN_PROBE_SECONDS = 0.25, 0.1
+"""Share of its time that a probe of an engine may take, and the seconds that it has in any case."""
+CIRCUIT_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 class Remote:
-    """Calls to one engine."""
+    """Calls to the engine `name`, each under its circuit breaker; an error in `retryable` counts against the engine."""
 
     def __init__(
         self,
@@ -47,8 +47,8 @@ class Remote:
         self._circuit = Circuit(clock)
         self._retries = RetryBudget(clock)
         self._flights = SingleFlight()
-        self._shown = ""
-        self._show()
+        self._published = ""
+        self._publish_state()
 
     @property
     def state(self) -> str:
@@ -56,11 +56,11 @@ class Remote:
         return self._circuit.state
 
     async def read(self, work: Callable[[float], Awaitable[T]], deadline: Deadline, key: Hashable | None = None) -> T:
-        """What `work(seconds left)` returns. It must be safe to run twice; with `key`, identical calls under way are
-        shared, so that the result must not be changed by who gets it.
+        """What `work(seconds left)` returns. It must be safe to run twice. With `key`, concurrent calls of the same key
+        share one result, which callers must not change.
 
-        Raises TimeoutError at the deadline, Unavailable when the engine failed or its circuit is open, and what else
-        `work` raises.
+        Raises TimeoutError at the deadline, Unavailable when the engine failed or its circuit is open, and whatever
+        else `work` raises.
         """
         if deadline.remaining() <= 0.0:
             raise TimeoutError
@@ -70,7 +70,7 @@ class Remote:
 
     async def write(self, work: Callable[[float], Awaitable[T]], seconds: float) -> T:
         """What `work(seconds)` returns; it runs once. Raises StorageFailed when time is up (whether it was written is
-        then unknown), Unavailable when the engine failed or its circuit is open, and what else `work` raises."""
+        then unknown), Unavailable when the engine failed or its circuit is open, and whatever else `work` raises."""
         try:
             return await self._attempt(work, Deadline.after(seconds))
         except self._retryable as error:
@@ -79,20 +79,20 @@ class Remote:
             raise StorageFailed(f"{self._name}: timeout") from error
 
     async def _read(self, work: Callable[[float], Awaitable[T]], deadline: Deadline) -> T:
-        self._retries.called()
+        self._retries.record_call()
         try:
             return await self._attempt(work, deadline)
         except self._retryable as error:
-            if deadline.remaining() <= SLACK:
+            if deadline.remaining() <= TIMER_SLACK_SECONDS:
                 raise TimeoutError from error
             if self._circuit.state != "closed" or not self._retries.spend():
                 raise Unavailable(self._name) from error
         metrics.ENGINE_RETRIES.labels(self._name).inc()
-        await asyncio.sleep(random.uniform(0.0, min(PAUSE, PAUSE_SHARE * deadline.remaining())))  # noqa: S311
+        await asyncio.sleep(random.uniform(0.0, min(MAX_PAUSE_SECONDS, MAX_PAUSE_SHARE * deadline.remaining())))  # noqa: S311
         try:
             return await self._attempt(work, deadline)
         except self._retryable as error:
-            if deadline.remaining() <= SLACK:
+            if deadline.remaining() <= TIMER_SLACK_SECONDS:
                 raise TimeoutError from error
             raise Unavailable(self._name) from error
 
@@ -101,10 +101,10 @@ class Remote:
         if token is None:
             metrics.ENGINE_REQUESTS.labels(self._name, "circuit_open").inc()
             raise Unavailable(self._name, "circuit_open")
-        self._show()
+        self._publish_state()
         given = deadline.remaining()
-        if self._circuit.state != "closed":  # somebody waits for this probe, and it will most likely fail
-            given = max(PROBE_SHARE * given, min(given, LEAST_PROBE))
+        if self._circuit.state != "closed":  # a caller waits for this probe, and it will most likely fail
+            given = max(PROBE_TIME_SHARE * given, min(given, MIN_PROBE_SECONDS))
         start = time.perf_counter()
         outcome = "error"
         with tracing.span(self._name, engine=self._name, deadline_ms=round(1000 * given)) as span:
@@ -114,11 +114,11 @@ class Remote:
                 outcome = "ok"
                 return result
             except asyncio.CancelledError:
-                # Who waits for us may end at the same deadline; who goes away before it says nothing of the engine.
-                outcome = "timeout" if deadline.remaining() <= SLACK else "cancelled"
+                # A caller may give up at the same deadline; one that leaves before it says nothing about the engine.
+                outcome = "timeout" if deadline.remaining() <= TIMER_SLACK_SECONDS else "cancelled"
                 raise
             except self._retryable:
-                outcome = "timeout" if deadline.remaining() <= SLACK else "unavailable"
+                outcome = "timeout" if deadline.remaining() <= TIMER_SLACK_SECONDS else "unavailable"
                 raise
             except TimeoutError:
                 outcome = "timeout"
@@ -128,16 +128,16 @@ class Remote:
                 self._settle(token, outcome, given, time.perf_counter() - start)
 
     def _settle(self, token: int, outcome: str, given: float, took: float) -> None:
-        if outcome in ("ok", "error"):  # an engine that refuses a request is there
+        if outcome in ("ok", "error"):  # an engine that refuses a request is up
             self._circuit.settle(token, True)
-        elif outcome == "unavailable" or (outcome == "timeout" and given >= FAIR):
+        elif outcome == "unavailable" or (outcome == "timeout" and given >= MIN_CONCLUSIVE_SECONDS):
             self._circuit.settle(token, False)
-        self._show()
+        self._publish_state()
         metrics.ENGINE_REQUESTS.labels(self._name, outcome).inc()
         metrics.ENGINE_SECONDS.labels(self._name).observe(took)
 
-    def _show(self) -> None:
+    def _publish_state(self) -> None:
         state = self._circuit.state
-        if state != self._shown:
-            self._shown = state
-            metrics.CIRCUIT_STATE.labels(self._name).set(OPENNESS[state])
+        if state != self._published:
+            self._published = state
+            metrics.CIRCUIT_STATE.labels(self._name).set(CIRCUIT_GAUGE[state])

@@ -1,34 +1,33 @@
-"""A budget for second tries, so that retries do not multiply the load of something that is in trouble. Pure."""
+"""A retry budget, so that retries do not multiply the load of an engine that is in trouble. Pure."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-SHARE = 0.1
-"""Second tries that one call earns."""
-FLOOR_SECONDS = 10.0
-"""Time that earns one second try, so that rare calls have some too."""
-MOST = 10.0
-"""Second tries that can be saved up."""
+RETRIES_PER_CALL = 0.1
+"""A call earns this much of a retry."""
+SECONDS_PER_RETRY = 10.0
+"""This much time earns one retry, so that rare calls have some too."""
+MAX_SAVED_RETRIES = 10.0
 
 
 class RetryBudget:
-    """Of one process and one thing asked: N workers have N budgets, each a share of its own calls."""
+    """The retries of one process for one engine: N workers have N budgets, each a share of its own calls."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._tokens = 1.0
         self._earned = clock()
 
-    def called(self) -> None:
+    def record_call(self) -> None:
         """A first try was made."""
-        self._tokens = min(MOST, self._tokens + SHARE)
+        self._tokens = min(MAX_SAVED_RETRIES, self._tokens + RETRIES_PER_CALL)
 
     def spend(self) -> bool:
-        """Whether there may be a second try, which is then taken from the budget."""
+        """Whether there may be a retry, which is then taken from the budget."""
         now = self._clock()
-        self._tokens = min(MOST, self._tokens + (now - self._earned) / FLOOR_SECONDS)
+        self._tokens = min(MAX_SAVED_RETRIES, self._tokens + (now - self._earned) / SECONDS_PER_RETRY)
         self._earned = now
         if self._tokens < 1.0:
             return False

@@ -1,4 +1,4 @@
-"""Identical calls at the same time are made once, and everybody who asked gets the answer."""
+"""Identical concurrent calls are made once, and every caller gets the result."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from services.types import Deadline
 
 T = TypeVar("T")
 
-EARLIER = 0.1
-"""Share of one's own time that a call under way may end earlier and still be joined."""
+MAX_EARLIER_SHARE = 0.1
+"""A call under way is joined when its deadline is at most this share of one's own remaining time earlier."""
 
 
 @dataclass(slots=True)
@@ -23,20 +23,20 @@ class _Flight:
 
 
 class SingleFlight:
-    """The call runs in a task of its own: whoever started it may leave without failing those who joined. It is
-    cancelled when the last one has left."""
+    """Shares calls by key. Each runs in a task of its own, so the caller that started it may leave without failing those
+    that joined; it is cancelled when the last caller has left."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight] = {}
 
     async def run(self, key: Hashable, work: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T:
-        """What `work` returns or raises; `work` keeps the deadline it is given, that of who started the call.
+        """What `work` returns or raises; `work` keeps the deadline it is given, which is that of the first caller.
 
         Raises TimeoutError at one's own deadline, or up to a tenth of one's time before it when the call that was
         joined ran out of time by then.
         """
         flight = self._flights.get(key)
-        if flight is None or flight.deadline.at < deadline.at - EARLIER * deadline.remaining():
+        if flight is None or flight.deadline.at < deadline.at - MAX_EARLIER_SHARE * deadline.remaining():
             flight = self._start(key, work, deadline)
         flight.waiting += 1
         try:
@@ -61,12 +61,12 @@ class SingleFlight:
         def landed(task: asyncio.Task[Any]) -> None:
             self._forget(key, flight)
             if not task.cancelled():
-                task.exception()  # noticed, though everybody may have left: nobody is to log its message
+                task.exception()  # retrieved, or asyncio would log its message when every caller has left
 
         flight.task.add_done_callback(landed)
         return flight
 
     def _forget(self, key: Hashable, flight: _Flight) -> None:
-        """A later call may have taken the place."""
+        """Unless a later call has taken its place."""
         if self._flights.get(key) is flight:
             del self._flights[key]

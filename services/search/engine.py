@@ -31,7 +31,7 @@ from services.rankers.cascade import pool_scores
 from services.rankers.features import rows
 from services.rankers.fusion import adapt, explained, fuse, order
 from services.resilience.circuit import Circuit
-from services.resilience.log_throttle import Seldom
+from services.resilience.log_throttle import LogThrottle
 from services.search import serializers as views
 from services.search.impressions import record
 from services.search.listing import Lister
@@ -69,7 +69,7 @@ RESERVE = 0.15
 RESCUED = 25
 """Candidates asked of each other arm when all that were chosen failed."""
 TOP_UP_STEP = 1e-6
-_seldom = Seldom()
+_log_throttle = LogThrottle()
 
 Told = Callable[[Context, Sequence[ArmOption], str | None], dict[str, float]]
 """(context, options, title field) -> features, by name."""
@@ -138,7 +138,7 @@ class SearchEngine:
         self.knowledge = knowledge
         self._arms = tuple(arms)
         # The engine behind an arm has a circuit of its own, which is slower to trust it again.
-        self._circuits = {arm.name: Circuit(stopwatch, successes=1, most_successes=2) for arm in self._arms}
+        self._circuits = {arm.name: Circuit(stopwatch, successes=1, max_successes=2) for arm in self._arms}
         self._decider = decider
         self._index = index
         self._items = items
@@ -301,7 +301,7 @@ class SearchEngine:
     def _options(self, context: Context) -> tuple[tuple[ArmOption, ...], list[Degraded]]:
         """What may be chosen, and the arms that are left out because they keep failing: others are chosen instead."""
         able = [arm for arm in self._arms if arm.available(context)]
-        tired = [arm.name for arm in able if not self._circuits[arm.name].willing]
+        tired = [arm.name for arm in able if not self._circuits[arm.name].would_admit]
         asked = {arm.name for arm in able if arm.name not in tired}
         options = tuple(ArmOption(arm.name, arm.counts if arm.name in asked else (0,)) for arm in self._arms)
         return options, [Degraded(name, "circuit_open") for name in tired]
@@ -325,7 +325,7 @@ class SearchEngine:
         counts = {
             arm.name: RESCUED
             for arm in self._arms
-            if decision.arms[arm.name].count == 0 and self._circuits[arm.name].willing and arm.available(context)
+            if decision.arms[arm.name].count == 0 and self._circuits[arm.name].would_admit and arm.available(context)
         }
         lists, _ = await retrieve(self._arms, counts, context, deadline, self._circuits)
         return lists
@@ -390,7 +390,7 @@ def _unavailable(arm: str, error: BaseException) -> Degraded:
         return Degraded(arm, "timeout")
     if isinstance(error, Unavailable):  # counted, and said, where the engine is called
         return Degraded(arm, error.reason)
-    if _seldom.due(arm, type(error).__name__):
+    if _log_throttle.allow(arm, type(error).__name__):
         logger.warning("part_failed part=%s error=%s", arm, type(error).__name__)
     return Degraded(arm, "unavailable")
 

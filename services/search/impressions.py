@@ -7,13 +7,13 @@ import logging
 
 from services.backends.base import EventLog
 from services.errors import StorageFailed, Unavailable
-from services.resilience.log_throttle import Seldom
+from services.resilience.log_throttle import LogThrottle
 from services.types import Deadline, Degraded, Impression
 
 logger = logging.getLogger(__name__)
 
 LOG = "log"
-_seldom = Seldom()
+_log_throttle = LogThrottle()
 LEAST_SECONDS = 0.1
 """Time that logging has at least, however little is left of the request's."""
 
@@ -29,7 +29,7 @@ async def record(log: EventLog, impression: Impression, deadline: Deadline) -> t
     except Unavailable as error:  # counted, and said, where the engine is called
         return (Degraded(LOG, error.reason),)
     except StorageFailed as error:
-        if _seldom.due(type(error).__name__):
+        if _log_throttle.allow(type(error).__name__):
             logger.warning("answer_not_logged error=%s", type(error).__name__)
         return (Degraded(LOG, "unavailable"),)
     return ()

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.resilience.circuit import CALLS, MOST_SUCCESSES, PROBE_SECONDS, STEADY, SUCCESSES, WINDOW, Circuit
+from services.resilience.circuit import (
+    MAX_PROBE_SUCCESSES,
+    MIN_CALLS,
+    PROBE_SECONDS,
+    PROBE_SUCCESSES,
+    STEADY_SECONDS,
+    WINDOW_SECONDS,
+    Circuit,
+)
 
 
 class Clock:
@@ -76,7 +84,7 @@ def test_few_calls_that_all_fail_open_after_five(circuit: Circuit, clock: Clock)
 
 
 def test_something_that_dies_under_load_is_noticed_within_twenty_calls(circuit: Circuit, clock: Clock) -> None:
-    run(circuit, clock, WINDOW, 500, lambda: True)
+    run(circuit, clock, WINDOW_SECONDS, 500, lambda: True)
     through, openings = run(circuit, clock, 0.1, 500, lambda: False)
     assert openings == 1
     assert through <= 20
@@ -85,11 +93,11 @@ def test_something_that_dies_under_load_is_noticed_within_twenty_calls(circuit: 
 def test_half_of_the_calls_failing_opens_and_a_third_does_not(clock: Clock) -> None:
     """In turn, so that chance plays no part: the share alone tells them apart."""
     half, third = Circuit(clock), Circuit(clock)
-    for number in range(10 * CALLS):
+    for number in range(10 * MIN_CALLS):
         clock.now += 0.1
         call(half, number % 2 == 0)
         call(third, number % 3 != 0)
-        if number < CALLS - 2:
+        if number < MIN_CALLS - 2:
             assert half.state == "closed"
     assert half.state != "closed"
     assert third.state == "closed"
@@ -106,7 +114,7 @@ def test_failures_are_forgotten_after_the_window(circuit: Circuit, clock: Clock)
         for succeeded in [False, False, False, True, False]:
             call(circuit, succeeded)
         assert circuit.state == "closed"
-        clock.now += WINDOW + 1.0
+        clock.now += WINDOW_SECONDS + 1.0
     assert circuit.state == "closed"
 
 
@@ -123,7 +131,7 @@ def test_a_probe_that_is_never_settled_blocks_nothing(circuit: Circuit, clock: C
         assert circuit.admit() is not None
         assert circuit.admit() is None
         assert circuit.state == "half_open"
-    assert close(circuit, clock) == SUCCESSES
+    assert close(circuit, clock) == PROBE_SUCCESSES
 
 
 def test_states_on_the_way_back(circuit: Circuit, clock: Clock) -> None:
@@ -135,7 +143,7 @@ def test_states_on_the_way_back(circuit: Circuit, clock: Clock) -> None:
     clock.now += PROBE_SECONDS
     call(circuit, False)
     assert circuit.state == "open"
-    assert close(circuit, clock) == SUCCESSES, "successes before the failure do not count"
+    assert close(circuit, clock) == PROBE_SUCCESSES, "successes before the failure do not count"
 
 
 @pytest.mark.parametrize("outcome", [True, False])
@@ -154,7 +162,7 @@ def test_outcomes_of_calls_from_before_do_not_count(circuit: Circuit, clock: Clo
     assert probe is not None
     assert circuit.state == "half_open"
     circuit.settle(probe, True)
-    assert close(circuit, clock) == SUCCESSES - 1
+    assert close(circuit, clock) == PROBE_SUCCESSES - 1
 
 
 def test_closes_within_ten_seconds_of_recovery_and_does_not_flap(circuit: Circuit, clock: Clock) -> None:
@@ -166,11 +174,11 @@ def test_closes_within_ten_seconds_of_recovery_and_does_not_flap(circuit: Circui
         opened(circuit)
         assert close(circuit, clock) <= 10
     opened(circuit)
-    assert close(circuit, clock) == MOST_SUCCESSES
+    assert close(circuit, clock) == MAX_PROBE_SUCCESSES
 
 
 def test_failures_from_before_it_closed_are_forgotten(circuit: Circuit, clock: Clock) -> None:
-    for succeeded in [True, False] * CALLS:
+    for succeeded in [True, False] * MIN_CALLS:
         call(circuit, succeeded)
     assert circuit.state == "open"
     close(circuit, clock)
@@ -182,9 +190,9 @@ def test_a_steady_minute_forgives(circuit: Circuit, clock: Clock) -> None:
     for _ in range(3):
         opened(circuit)
         close(circuit, clock)
-    clock.now += STEADY
+    clock.now += STEADY_SECONDS
     opened(circuit)
-    assert close(circuit, clock) == SUCCESSES
+    assert close(circuit, clock) == PROBE_SUCCESSES
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 30.0), st.sampled_from([True, False, None])), max_size=300))
@@ -205,4 +213,4 @@ def test_whatever_happens_it_neither_sticks_nor_floods(steps: list[tuple[float, 
             probed = clock.now
     if circuit.state != "closed":
         clock.now += PROBE_SECONDS
-        assert close(circuit, clock) <= MOST_SUCCESSES
+        assert close(circuit, clock) <= MAX_PROBE_SUCCESSES

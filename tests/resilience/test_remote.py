@@ -13,7 +13,7 @@ import pytest
 
 from services import metrics
 from services.errors import StorageFailed, Unavailable
-from services.resilience.circuit import PROBE_SECONDS, ROW, SUCCESSES
+from services.resilience.circuit import FAILURES_IN_A_ROW, PROBE_SECONDS, PROBE_SUCCESSES
 from services.resilience.remote import Remote
 from services.types import Deadline
 
@@ -139,19 +139,19 @@ def test_a_black_hole_costs_the_deadline_then_nothing(key: str | None) -> None:
     async def story() -> None:
         async with Engine("hang") as engine:
             hole = remote(f"hole-{key}")
-            for _ in range(ROW):
+            for _ in range(FAILURES_IN_A_ROW):
                 began = time.monotonic()
                 with pytest.raises(TimeoutError):
                     await hole.read(engine.ask, Deadline.after(0.1), key)
                 assert 0.08 <= time.monotonic() - began < 0.1 + SLACK
-            assert engine.calls == ROW, "timeouts are not tried again"
+            assert engine.calls == FAILURES_IN_A_ROW, "timeouts are not tried again"
             assert hole.state == "open"
             assert gauge(f"hole-{key}") == 1.0
             with pytest.raises(Unavailable) as caught:
                 await hole.read(engine.ask, Deadline.after(0.1), key)
             assert caught.value.reason == "circuit_open"
-            assert engine.calls == ROW
-            assert counted(f"hole-{key}", "timeout") == ROW
+            assert engine.calls == FAILURES_IN_A_ROW
+            assert counted(f"hole-{key}", "timeout") == FAILURES_IN_A_ROW
             assert counted(f"hole-{key}", "circuit_open") == 1
 
     play(story)
@@ -164,7 +164,7 @@ def test_callers_who_enforce_the_same_deadline_themselves_count_as_timeouts(key:
     async def story() -> None:
         async with Engine("hang") as engine:
             outer = remote(f"outer-{key}")
-            for _ in range(ROW):
+            for _ in range(FAILURES_IN_A_ROW):
                 deadline = Deadline.after(0.1)
                 with pytest.raises(TimeoutError):
                     async with deadline.enforced():
@@ -182,7 +182,7 @@ def test_callers_who_enforce_the_same_deadline_themselves_count_as_timeouts(key:
 def test_clients_that_go_away_early_say_nothing(key: str | None) -> None:
     async def story() -> None:
         left = remote(f"left-{key}")
-        for _ in range(3 * ROW):
+        for _ in range(3 * FAILURES_IN_A_ROW):
             async with Engine("hang") as engine:
                 task = asyncio.create_task(left.read(engine.ask, long(), key))
                 await asyncio.wait_for(engine.asked.wait(), 5.0)
@@ -191,7 +191,7 @@ def test_clients_that_go_away_early_say_nothing(key: str | None) -> None:
                     await task
                 await asyncio.wait_for(engine.gone.wait(), 5.0)  # its connection was closed, too
         assert left.state == "closed"
-        assert counted(f"left-{key}", "cancelled") == 3 * ROW
+        assert counted(f"left-{key}", "cancelled") == 3 * FAILURES_IN_A_ROW
 
     play(story)
 
@@ -200,7 +200,7 @@ def test_too_little_time_is_not_the_engines_fault() -> None:
     async def story() -> None:
         async with Engine("hang") as engine:
             hurried = remote("hurried")
-            for _ in range(3 * ROW):
+            for _ in range(3 * FAILURES_IN_A_ROW):
                 with pytest.raises(TimeoutError):
                     await hurried.read(engine.ask, Deadline.after(0.01))
             assert hurried.state == "closed"
@@ -226,8 +226,10 @@ def test_resets_without_end_open_the_circuit_within_the_budget() -> None:
         async with Engine("reset") as engine:
             broken = remote("broken")
             reasons = await failing(broken, engine, 50)
-            assert engine.calls == ROW, "one of them a second try"
-            assert reasons == ["unavailable"] * (ROW - 1) + ["circuit_open"] * (50 - ROW + 1)
+            assert engine.calls == FAILURES_IN_A_ROW, "one of them a second try"
+            assert reasons == ["unavailable"] * (FAILURES_IN_A_ROW - 1) + ["circuit_open"] * (
+                50 - FAILURES_IN_A_ROW + 1
+            )
 
     play(story)
 
@@ -264,14 +266,14 @@ def test_the_callers_own_mistakes_pass_through_and_open_nothing() -> None:
     async def story() -> None:
         async with Engine("refuse_request") as engine:
             wrong = remote("wrong")
-            for _ in range(5 * ROW):
+            for _ in range(5 * FAILURES_IN_A_ROW):
                 with pytest.raises(ValueError, match="bad request"):
                     await wrong.read(engine.ask, long())
                 with pytest.raises(ValueError, match="bad request"):
                     await wrong.write(engine.ask, 30.0)
             assert wrong.state == "closed"
-            assert engine.calls == 10 * ROW, "nor are they tried again"
-            assert counted("wrong", "error") == 10 * ROW
+            assert engine.calls == 10 * FAILURES_IN_A_ROW, "nor are they tried again"
+            assert counted("wrong", "error") == 10 * FAILURES_IN_A_ROW
 
     play(story)
 
@@ -300,17 +302,17 @@ def test_the_circuit_closes_after_the_engine_is_back() -> None:
 
     async def story() -> None:
         now = [0.0]
-        async with Engine(*["reset"] * ROW, "answer") as engine:
+        async with Engine(*["reset"] * FAILURES_IN_A_ROW, "answer") as engine:
             back = remote("back", clock=lambda: now[0])
             while back.state == "closed":
                 await failing(back, engine, 1)
             calls = engine.calls
-            for probe in range(1, SUCCESSES + 1):
+            for probe in range(1, PROBE_SUCCESSES + 1):
                 assert await failing(back, engine, 3) == ["circuit_open"] * 3
                 assert engine.calls == calls
                 now[0] += PROBE_SECONDS
                 calls = await back.read(engine.ask, long())
-                assert gauge("back") == (0.5 if probe < SUCCESSES else 0.0)
+                assert gauge("back") == (0.5 if probe < PROBE_SUCCESSES else 0.0)
             assert back.state == "closed"
             assert await failing(back, engine, 10) == []
 
@@ -325,11 +327,11 @@ def test_an_engine_that_refuses_requests_is_there() -> None:
 
     async def story() -> None:
         now = [0.0]
-        async with Engine(*["reset"] * ROW) as engine:
+        async with Engine(*["reset"] * FAILURES_IN_A_ROW) as engine:
             back = remote("refusing", clock=lambda: now[0])
             while back.state == "closed":
                 await failing(back, engine, 1)
-            for _ in range(SUCCESSES):
+            for _ in range(PROBE_SUCCESSES):
                 now[0] += PROBE_SECONDS
                 with pytest.raises(ValueError):  # noqa: PT011
                     await back.read(refused, long())

@@ -18,7 +18,7 @@ import pytest
 from services.arms.retrieval import retrieve
 from services.errors import ArmFailed, Unavailable
 from services.policies.fixed import FIXED_COUNTS, FixedPolicy
-from services.resilience.circuit import ROW, Circuit
+from services.resilience.circuit import FAILURES_IN_A_ROW, Circuit
 from services.rewards.rewards import arm_rewards
 from services.types import (
     ArmChoice,
@@ -327,10 +327,10 @@ def test_an_arm_that_keeps_failing_is_not_asked_for_a_while(
         async def ask() -> list[Degraded]:
             return (await retrieve([arm], {"vector": 5}, context, Deadline.after(seconds), circuits))[1]
 
-        for _ in range(ROW):
+        for _ in range(FAILURES_IN_A_ROW):
             assert await ask() == ([Degraded("vector", reason)] if reason else [])
         assert await ask() == ([Degraded("vector", "circuit_open" if opens else reason)] if opens or reason else [])
-        assert arm.asked == (ROW if opens else ROW + 1)
+        assert arm.asked == (FAILURES_IN_A_ROW if opens else FAILURES_IN_A_ROW + 1)
 
     context = context_of(Query("winter song"), Understanding("winter song", (), (), None, "en", ()))
     asyncio.run(story())

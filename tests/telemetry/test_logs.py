@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.http.middleware import Measure
 from app.settings import Settings
 from app.telemetry import logs
-from services.resilience.log_throttle import Seldom
+from services.resilience.log_throttle import LogThrottle
 from services.search import engine as search
 from tests.commands import called
 from tests.service import Service, with_tracks
@@ -241,7 +241,7 @@ class TestRequests:
 
         configured(stream, log_format="json")
         with monkeypatch.context() as patch:
-            patch.setattr(search, "_seldom", Seldom())  # nothing of it was said before
+            patch.setattr(search, "_log_throttle", LogThrottle())  # nothing of it was said before
             patch.setattr(service.system.memory, "remembered", crash)
             service.request("POST", "/v1/search", json={"query": "winter song"}, headers={"X-Request-Id": "one"})
         with monkeypatch.context() as patch:
