@@ -1,8 +1,8 @@
-"""Signed, dated, unguessable query ids: who holds one was given it by us, and we know since when.
+"""Signed, dated, unguessable query ids: a valid one was issued by this service, at a known time.
 
-`kid.` + base64url of: issue time (6 bytes, milliseconds since the epoch) + 16 random bytes + the first 20 bytes of
-HMAC-SHA256 (RFC 2104; truncation of at least half the output, as its section 5 asks). 42 bytes fill base64 exactly,
-so that every id has one spelling only.
+`kid.` + base64url (RFC 4648) of: issue time (6 bytes, milliseconds since the epoch) + 16 random bytes + the first 20
+bytes of HMAC-SHA256 (RFC 2104; truncated to no less than half the output, as its section 5 recommends). 42 bytes fill
+base64 exactly, so every id has only one spelling.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from services.errors import SettingsInvalid
 
 Verdict = Literal["valid", "expired", "forged"]
 
-SECRET_LENGTH = 16
-"""Characters that a secret must at least have."""
-SKEW = 60.0
-"""Seconds by which the clock of the gateway that issued an id may be ahead of ours."""
+MIN_SECRET_CHARS = 16
+MAX_CLOCK_SKEW_SECONDS = 60.0
+"""How far the clock of the gateway that issued an id may be ahead of ours."""
 
-_DOMAIN = b"ltrr query id\0"
+_DOMAIN_SEPARATOR = b"ltrr query id\0"
 """Bound into the signature, so that a key shared with another use cannot be made to sign a query id."""
-_DATE, _RANDOM, _SIGNATURE = 6, 16, 20
-_KID = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_ID = re.compile(r"([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{56})")
+_DATE_BYTES, _RANDOM_BYTES, _SIGNATURE_BYTES = 6, 16, 20
+_KID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_ID_PATTERN = re.compile(r"([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{56})")
 
 
 class Signer:
@@ -46,22 +45,22 @@ class Signer:
 
     def issue(self, at: float) -> str:
         """A new id dated `at` (server time, seconds since the epoch), safe in URLs as it is."""
-        payload = int(at * 1000).to_bytes(_DATE, "big") + secrets.token_bytes(_RANDOM)
+        payload = int(at * 1000).to_bytes(_DATE_BYTES, "big") + secrets.token_bytes(_RANDOM_BYTES)
         signed = payload + _signature(self._kid, self._keys[self._kid], payload)
         return f"{self._kid}.{base64.urlsafe_b64encode(signed).decode('ascii')}"
 
     def verify(self, query_id: str, at: float) -> Verdict:
         """`forged`: not signed by any of the keys, or dated over 60 s after `at`; `expired`: older than the ttl."""
-        match = _ID.fullmatch(query_id)
+        match = _ID_PATTERN.fullmatch(query_id)
         secret = self._keys.get(match[1]) if match else None
         if match is None or secret is None:
             return "forged"
         signed = base64.urlsafe_b64decode(match[2])
-        payload, signature = signed[:-_SIGNATURE], signed[-_SIGNATURE:]
+        payload, signature = signed[:-_SIGNATURE_BYTES], signed[-_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, _signature(match[1], secret, payload)):
             return "forged"
-        age = at - int.from_bytes(payload[:_DATE], "big") / 1000
-        if age < -SKEW:
+        age = at - int.from_bytes(payload[:_DATE_BYTES], "big") / 1000
+        if age < -MAX_CLOCK_SKEW_SECONDS:
             return "forged"
         return "expired" if age > self._ttl else "valid"
 
@@ -73,22 +72,22 @@ def parse_keys(text: str) -> list[tuple[str, bytes]]:
         kid, colon, secret = part.strip().partition(":")
         if not colon:
             raise SettingsInvalid(f"signing_keys: entry {number} is not kid:secret")
-        if not _KID.fullmatch(kid):
+        if not _KID_PATTERN.fullmatch(kid):
             raise SettingsInvalid(
                 f"signing_keys: the kid of entry {number} must be 1 to 32 letters, digits, '-' or '_'"
             )
         if kid in keys:
-            raise SettingsInvalid(f"signing_keys: kid {kid} stands there twice")
-        if len(secret) < SECRET_LENGTH:
-            raise SettingsInvalid(f"signing_keys: the secret of {kid} has fewer than {SECRET_LENGTH} characters")
+            raise SettingsInvalid(f"signing_keys: kid {kid} is given twice")
+        if len(secret) < MIN_SECRET_CHARS:
+            raise SettingsInvalid(f"signing_keys: the secret of {kid} has fewer than {MIN_SECRET_CHARS} characters")
         keys[kid] = secret.encode("utf-8", "surrogateescape")
     return list(keys.items())
 
 
 def load_or_create_keys(path: Path) -> list[tuple[str, bytes]]:
-    """Keys kept at `path` in the form of `parse_keys`; one random key is made when there is no such file.
+    """The keys stored at `path` in the form of `parse_keys`; one random key is created when there is no such file.
 
-    The file is readable by its owner alone. Of several processes that create it at once one wins and all load the same.
+    Only its owner can read the file. Of several processes that create it at once, one wins and all load the same.
     Raises SettingsInvalid when the file cannot be read, written or understood.
     """
     try:
@@ -127,5 +126,5 @@ def _create(path: Path, text: str) -> None:
 
 
 def _signature(kid: str, secret: bytes, payload: bytes) -> bytes:
-    message = _DOMAIN + kid.encode("ascii") + b"." + payload
-    return hmac.digest(secret, message, hashlib.sha256)[:_SIGNATURE]
+    message = _DOMAIN_SEPARATOR + kid.encode("ascii") + b"." + payload
+    return hmac.digest(secret, message, hashlib.sha256)[:_SIGNATURE_BYTES]

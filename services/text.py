@@ -1,4 +1,4 @@
-"""Text as every part of the product compares it: one normal form, one tokeniser."""
+"""How every part of the service compares text: one normal form, one tokeniser. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 def normalize(text: str) -> str:
-    """Compatibility-decomposed (NFKC), case-folded, control characters gone, white space single; accents stay.
+    """`text` in Unicode form NFKC, case-folded, without control characters, with single spaces; accents stay.
 
     Linear in the length of `text`.
     """

@@ -1,4 +1,4 @@
-"""What the engines must do. One Protocol per part that has an embedded and a production implementation.
+"""What the engines must do: one Protocol per part that has an embedded and a production implementation.
 
 Every method is async and every read carries a Deadline, so that a remote engine fits without a change elsewhere: an
 implementation must not start work whose deadline has passed, hands the remaining time to its engine, and raises
@@ -92,17 +92,21 @@ class IndexQuery:
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
+    """What a search of the lexical index found."""
+
     candidates: tuple[Candidate, ...]
     total: int
     """All matching items, not only those returned."""
     facets: Mapping[str, tuple[FacetCount, ...]] = field(default_factory=dict)
-    """Per facet field asked for, the most frequent values over all matching items."""
+    """Per requested facet field, the most frequent values over all matching items."""
 
 
 class LexicalIndex(Protocol):
     """Text, structure, filters, facets and sort over the catalogue."""
 
-    async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult: ...
+    async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult:
+        """The items that match `query`. Raises TimeoutError, StorageFailed."""
+        ...
 
     async def titles(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
         """Titles (as written) with a word sequence that starts with `prefix`, most popular first, with their prior."""
@@ -121,10 +125,12 @@ class LexicalIndex(Protocol):
         ...
 
     async def refresh(self) -> None:
-        """Search what another process has put in force; nothing where the index belongs to this process."""
+        """Search what another process has made active; nothing to do where the index belongs to this process."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Finish what was begun and release the engine."""
+        ...
 
 
 # --- vectors ------------------------------------------------------------------------------------------------------
@@ -135,13 +141,19 @@ class VectorIndex(Protocol):
 
     async def nearest(
         self, vector: Sequence[float], filters: Filters, limit: int, deadline: Deadline
-    ) -> list[Candidate]: ...
+    ) -> list[Candidate]:
+        """The `limit` items whose vectors have the highest cosine with `vector`, best first, ties by object id. A
+        zero vector is near nothing. Raises TimeoutError, StorageFailed, and ValueError for a vector of another size."""
+        ...
 
     async def vectors(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, list[float]]:
         """Stored vectors of those of the items that have one."""
         ...
 
-    async def apply(self, upserts: Sequence[tuple[Document, Sequence[float]]], deletes: Sequence[str]) -> None: ...
+    async def apply(self, upserts: Sequence[tuple[Document, Sequence[float]]], deletes: Sequence[str]) -> None:
+        """Index the vectors of items and remove those of others; searches that start after the return see it. An item
+        with a zero vector has none."""
+        ...
 
     async def rebuild(
         self,
@@ -151,7 +163,7 @@ class VectorIndex(Protocol):
         version: str | None = None,
     ) -> None:
         """Replace the whole index (another encoder, another dimension); searches see the old one until the swap.
-        `version` is that of the encoder: a shared index says by it whose vectors it holds."""
+        `version` is that of the encoder: a shared index records it beside its vectors."""
         ...
 
     async def stale(self) -> bool:
@@ -162,7 +174,9 @@ class VectorIndex(Protocol):
         """Use the index as another process has rebuilt it; nothing where the index belongs to this process."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Finish what was begun and release the engine."""
+        ...
 
 
 # --- catalogue ----------------------------------------------------------------------------------------------------
@@ -171,7 +185,9 @@ class VectorIndex(Protocol):
 class ItemStore(Protocol):
     """The catalogue itself: the source of truth from which every index can be rebuilt."""
 
-    async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]: ...
+    async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
+        """The items of these ids that are there, in the order given. Raises TimeoutError, StorageFailed."""
+        ...
 
     async def put(self, documents: Sequence[Document]) -> None:
         """Durable when it returns. Each document replaces an earlier one of the same id."""
@@ -181,13 +197,17 @@ class ItemStore(Protocol):
         """How many were there."""
         ...
 
-    async def count(self) -> int: ...
+    async def count(self) -> int:
+        """How many items there are."""
+        ...
 
     def scan(self) -> AsyncIterator[Document]:
         """Every document, in id order."""
         ...
 
-    async def schema(self) -> Schema | None: ...
+    async def schema(self) -> Schema | None:
+        """The schema stored with the items; None when none was."""
+        ...
 
     async def set_schema(self, schema: Schema) -> None:
         """Durable when it returns. Another schema than before takes every index's confirmation back."""
@@ -205,12 +225,16 @@ class ItemStore(Protocol):
         ...
 
     async def confirmed(self, index: str) -> int | None:
-        """What `index` last confirmed with `applied`; None when never under the schema in force: rebuild it."""
+        """What `index` last confirmed with `applied`; None when never under the active schema: rebuild it."""
         ...
 
-    async def applied(self, index: str, sequence: int) -> None: ...
+    async def applied(self, index: str, sequence: int) -> None:
+        """`index` now holds every change up to number `sequence`."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Finish what was begun and release the store."""
+        ...
 
 
 # --- event log ----------------------------------------------------------------------------------------------------
@@ -225,7 +249,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """A person asked to be forgotten; consumers drop what they keep of the user."""
+    """A person asked to be forgotten; consumers drop what they keep about the user."""
 
     user_id: str
     at: float
@@ -271,7 +295,7 @@ class Counted:
 
 
 class EventLog(Protocol):
-    """The one durable, ordered log of what was shown and what people did. Offsets ascend by 1 from 1, without gaps."""
+    """The one durable, ordered log of what was shown and what users did. Offsets ascend by 1 from 1, without gaps."""
 
     async def append(self, record: Record) -> int:
         """Durable when it returns; the record's offset."""
@@ -288,14 +312,16 @@ class EventLog(Protocol):
         """
         ...
 
-    async def impression(self, query_id: str, deadline: Deadline) -> Impression | None: ...
+    async def impression(self, query_id: str, deadline: Deadline) -> Impression | None:
+        """The impression with this query id; None when it is not in the log (any more)."""
+        ...
 
     async def interactions(self, query_id: str, deadline: Deadline) -> list[Interaction]:
         """Feedback on an answer (accepted, and late ones kept for audit), in log order."""
         ...
 
     async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
-        """Records with offset > after, in order; those that are gone by retention are passed over."""
+        """Records with offset > after, in order; those dropped by retention are skipped."""
         ...
 
     async def end(self) -> tuple[int, float]:
@@ -311,12 +337,12 @@ class EventLog(Protocol):
         ...
 
     async def consumed(self, consumer: str, offset: int) -> None:
-        """`consumer` will not read records up to `offset` again. What every consumer that ever said so is done with,
-        and what is older than the log's retention by log time, may go, but never the last record."""
+        """`consumer` will not read records up to `offset` again. Records that every consumer has consumed and
+        that are older than the log's retention, by log time, may be dropped, but never the last one."""
         ...
 
     async def forget_consumer(self, consumer: str) -> None:
-        """`consumer` will not read any more, and nothing waits for it from now on; whoever never was one is none."""
+        """`consumer` will not read any more, so nothing waits for it from now on; unknown names are ignored."""
         ...
 
     async def forget(self, user_id: str, at: float) -> int:
@@ -326,8 +352,8 @@ class EventLog(Protocol):
     # For backups: what goes out here goes into an empty log, of this kind or another, and is the same log again.
 
     async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
-        """Hand what counts every event once to `take`, portion by portion (some of it perhaps twice). Returns an
-        offset: of the events up to there all was handed out, of later ones nothing."""
+        """Hand the event ids and counted actions to `take`, in batches (some perhaps twice). Returns an offset: those
+        of the events up to there were handed out, those of later ones were not."""
         ...
 
     async def entries(self, after: int, until: int) -> list[Entry]:
@@ -335,16 +361,20 @@ class EventLog(Protocol):
         ...
 
     async def consumers(self) -> dict[str, int]:
-        """What every consumer last said to `consumed`."""
+        """Consumer -> the offset that it last passed to `consumed`."""
         ...
 
-    async def put_known(self, known: Sequence[Known | Counted]) -> None: ...
+    async def put_known(self, known: Sequence[Known | Counted]) -> None:
+        """Take what `known` of another log handed out; durable when it returns."""
+        ...
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
         """Behind the last record; durable when it returns."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Finish what was begun and release the store."""
+        ...
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
@@ -357,7 +387,7 @@ class MemoryChange:
     shown: tuple[str, str] | None = None
     """(memory key, normalised text) of an impression."""
     shown_to: str = ""
-    """Principal that asked, with `shown`; "" when nobody is known."""
+    """Principal of the query, with `shown`; "" when unknown."""
     action: tuple[str, str, str, float] | None = None
     """(memory key, object_id, principal, debiased weight)."""
     history: tuple[str, str, float] | None = None
@@ -375,8 +405,8 @@ MemoryRow = tuple[Any, ...]
     person        person, used                          history   person, used, object_id, weight, at
     state         offset, used, at
 
-`used` numbers changes, the later the higher; `state` tells the last of all. What is predicted is not among them: it
-comes from the catalogue."""
+`used` numbers changes, later ones higher; `state` has the last of all. Predictions are not among them: they come from
+the catalogue."""
 
 
 class MemoryIndex(Protocol):
@@ -386,7 +416,9 @@ class MemoryIndex(Protocol):
         """Items that the memory has for the query behind `key` (see services/memory/scores.py) and its neighbours."""
         ...
 
-    async def person(self, person: str, limit: int, deadline: Deadline) -> Person: ...
+    async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
+        """The latest `limit` entries of a person's history, newest first."""
+        ...
 
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
         """Past queries (normalised text) that begin with `prefix`, most asked first, with how often."""
@@ -396,24 +428,30 @@ class MemoryIndex(Protocol):
         """Apply in order and commit `offset` with them, atomically. Offsets up to the committed one are ignored."""
         ...
 
-    async def offset(self) -> int: ...
+    async def offset(self) -> int:
+        """The committed offset of the event log; 0 at first."""
+        ...
 
     async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
         """Replace the predicted queries of items: object_id -> [(query text, score in 0..1)]. Actual scores stay."""
         ...
 
-    async def forget_items(self, object_ids: Sequence[str]) -> None: ...
+    async def forget_items(self, object_ids: Sequence[str]) -> None:
+        """Drop the actual and predicted scores of these items."""
+        ...
 
     def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
         """Everything that came from the log, as it was at one moment; every row after those that it belongs to, the
-        state last. Raises StorageFailed when no such moment can be had; what was handed out is then worth nothing."""
+        state last. Raises StorageFailed when no such moment can be had; what was handed out is then void."""
         ...
 
     async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
         """Into an empty memory, in the order of `rows()`; durable when it returns."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Finish what was begun and release the store."""
+        ...
 
 
 # --- small shared state -------------------------------------------------------------------------------------------
@@ -422,17 +460,21 @@ class MemoryIndex(Protocol):
 class StateStore(Protocol):
     """A few durable switches that every worker reads (policy mode, operator's notes); values are JSON."""
 
-    async def get(self, key: str) -> Any | None: ...
+    async def get(self, key: str) -> Any | None:
+        """The value of `key`; None when it was never set."""
+        ...
 
     async def set(self, key: str, value: Any) -> None:
-        """Durable and in force for every reader when it returns."""
+        """Durable, and in effect for every reader, when it returns."""
         ...
 
     async def all(self) -> dict[str, Any]:
         """Everything that was ever set."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Finish what was begun and release the store."""
+        ...
 
 
 # --- one at a time ------------------------------------------------------------------------------------------------
@@ -443,5 +485,5 @@ class Locks(Protocol):
 
     def hold(self, name: str) -> AbstractAsyncContextManager[None]:
         """Waits until nobody else holds `name`; held until the context ends, however that happens. A holder that died
-        is taken over from after some seconds. Raises StorageFailed when nobody can say who holds it."""
+        loses it after some seconds. Raises StorageFailed when it is unknown who holds it."""
         ...

@@ -1,6 +1,5 @@
-"""The rules that both lexical indexes follow, so that tantivy and OpenSearch find the same items in the same order.
-
-Names of engine fields, weights, limits, and how text becomes terms.
+"""The rules that both lexical indexes follow, so that tantivy and OpenSearch find the same items in the same order:
+names of engine fields, weights, limits, and how text becomes terms. Pure.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ NAMES = "names"
 PRIOR, QUALITY, NEWNESS = "prior", "quality", "newness"
 PRIOR_WEIGHT, QUALITY_WEIGHT = "prior_weight", "quality_weight"
 PRIOR_GAIN = 0.7
-"""A match of the most popular item scores this much more than the same match of an item nobody looks for."""
+"""A match of the most popular item scores this much more than the same match of an item of prior 0."""
 QUALITY_GAIN = 0.05
 """The same for quality in structural matches: small, because it only orders items that meet the same constraints."""
-LONGEST_START = 24
+MAX_START_CHARS = 24
 """Characters of a title's beginning that are indexed; longer prefixes are compared with the title itself."""
-MOST_STARTS = 12
+MAX_STARTS = 12
 """Words of a title from which a completion may start."""
-LONGEST_TERM = 1000
+MAX_TERM_BYTES = 1000
 """Bytes of an exact value that are indexed as they are; the engine drops terms of 64 kB."""
-LONGEST_ORDER = 100
+MAX_ORDER_CHARS = 100
 """Characters of a value that decide its place in a sorted list."""
-MOST_REPEATS = 8
-WEIGHT_OF_ONE = 1.5
+MAX_REPEATS = 8
+WEIGHT_PER_REPEAT = 1.5
 STEMS = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).filter(tantivy.Filter.stemmer("english")).build()
-DIGEST = "\x00sha256:"
+DIGEST_PREFIX = "\x00sha256:"
 TITLE_BOOST = 0.4
 EXACT_BOOST = 0.2
 GRAM_BOOST = 0.3
@@ -55,13 +54,13 @@ GRAM_BOOST = 0.3
 GRAM_SHARE = 0.5
 """Share of the query's trigrams that a title must have to match by them alone."""
 PAIR_BOOST = 0.4
-MOST_WORDS = 48
-MOST_GRAMS = 96
-MOST_SUBSETS = 64
-"""Ways to meet some of the constraints that are told apart; where there are more, weights are only added up."""
-STEP = 0.93
-"""How much less an item scores for the next best subset of constraints: more than QUALITY_GAIN can make up for."""
-FACET_VALUES = 50
+MAX_WORDS = 48
+MAX_GRAMS = 96
+MAX_SUBSETS = 64
+"""Subsets of the constraints that are scored separately; where there are more, weights are only added up."""
+SUBSET_DECAY = 0.93
+"""Factor between the scores of a subset of constraints and the next lighter one: QUALITY_GAIN cannot make up for it."""
+MAX_FACET_VALUES = 50
 """Values returned for a facet."""
 
 
@@ -73,7 +72,7 @@ def clean(text: str) -> str:
 def term(value: str) -> str:
     """An exact value as an index term: itself, or its digest when it is very long."""
     encoded = value.encode()
-    return value if len(encoded) <= LONGEST_TERM else DIGEST + hashlib.sha256(encoded).hexdigest()
+    return value if len(encoded) <= MAX_TERM_BYTES else DIGEST_PREFIX + hashlib.sha256(encoded).hexdigest()
 
 
 def stem(token: str) -> str:
@@ -82,6 +81,7 @@ def stem(token: str) -> str:
 
 
 def pairs(tokens: list[str]) -> list[str]:
+    """Each two neighbouring tokens as one term of PAIRS."""
     return [f"{left}_{right}" for left, right in pairwise(tokens)]
 
 
@@ -97,10 +97,10 @@ def trigrams(text: str) -> list[str]:
 
 
 def starts(tokens: list[str]) -> Iterator[str]:
-    """Every beginning of at most LONGEST_START characters of the title from each word on; a space ends a word."""
+    """Every beginning of at most MAX_START_CHARS characters of the title from each word on; a space ends a word."""
     seen: set[str] = set()
-    for first in range(min(len(tokens), MOST_STARTS)):
-        rest = spaced(tokens[first:])[1 : 1 + LONGEST_START]
+    for first in range(min(len(tokens), MAX_STARTS)):
+        rest = spaced(tokens[first:])[1 : 1 + MAX_START_CHARS]
         seen.update(rest[:end] for end in range(1, len(rest) + 1))
     yield from sorted(seen)
 

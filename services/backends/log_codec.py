@@ -1,7 +1,7 @@
 """Log records as bytes and back, the same for every event log.
 
 Layout: format (1 byte), kind (1 byte), CRC-32 of kind and body (4 bytes, big-endian), body (JSON). The format number
-stands first so that a later layout can be told apart; the checksum catches damage that would still be readable JSON.
+comes first so that a later layout can be recognised; the checksum catches damage that would still be readable JSON.
 Bodies are not deflated: an impression would shrink to 45 % (most of it is digits of scores), but its append, for which
 every search waits, would take 60 % longer.
 """
@@ -74,7 +74,7 @@ def forgotten(record: Record, pseudonym: str) -> Record:
     done stays, so that what was learned can be learned again.
 
     `pseudonym` (random, one per request to forget) stands in for the client: the influence of the person's records
-    stays capped as one principal's, yet nobody's history is built from them.
+    stays capped as one principal's, yet no history is built from them.
     """
     match record:
         case Impression():
@@ -96,7 +96,7 @@ def forgotten(record: Record, pseudonym: str) -> Record:
 
 
 def _plain(value: Any) -> Any:
-    """Mappings and sequences of other classes than orjson knows."""
+    """Mappings of classes that orjson does not know."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is not JSON")

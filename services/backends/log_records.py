@@ -1,4 +1,4 @@
-"""What every event log does alike: rows of its store as records, and the answers of just now at hand."""
+"""What every event log shares: turning rows of its store into records, and the impressions it appended last."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from services.backends.log_codec import decode
 from services.errors import RecordDamaged
 from services.types import EventStatus, Impression
 
-REMEMBER = 25 * 3600.0
-"""Seconds for which event ids are remembered: 24 h as promised, and an hour for clocks that disagree. The longest life
-of a query id that the settings allow is 24 h, so an id outlives no event of its answer."""
-STORED = (EventStatus.ACCEPTED, EventStatus.LATE)
-MOST_BURIED = 10_000
-"""Dead letters kept: the newest."""
-TRIM_AT_ONCE = 500
-"""Records dropped in one step: other writers wait for no more than these."""
-TRIM_STEPS = 20
-"""Such steps for one word of a consumer."""
+REMEMBER_SECONDS = 25 * 3600.0
+"""How long event ids are remembered: 24 h as promised, and an hour for clocks that disagree. Settings allow query ids
+to live for 24 h at most, so none outlives the memory of its events."""
+STORED_STATUSES = (EventStatus.ACCEPTED, EventStatus.LATE)
+MAX_DEAD_LETTERS = 10_000
+"""Only the newest dead letters are kept."""
+TRIM_BATCH = 500
+"""Records dropped in one step: other writers wait for no more than that."""
+MAX_TRIM_STEPS = 20
+"""Steps for one call of `consumed`."""
 
-COPY_AT_ONCE = 250
+COPY_BATCH = 250
 """Records of one read for a backup ..."""
-KNOWN_AT_ONCE = 1000
+KNOWN_BATCH = 1000
 """... and things that count events once."""
 
 
 class Row(NamedTuple):
+    """A record as a store gives it back."""
+
     offset: int
     body: bytes
     at: float | None = None
@@ -40,7 +42,7 @@ class Row(NamedTuple):
 
 
 def decode_row(row: Row) -> Record:
-    """Raises RecordDamaged that says at which offset."""
+    """The record of `row`. Raises RecordDamaged with its offset."""
     try:
         record = decode(row.body)
     except RecordDamaged as error:

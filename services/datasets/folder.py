@@ -18,7 +18,7 @@ from typing import IO
 import orjson
 
 from services.errors import InvalidRequest
-from services.ndjson import LONGEST_LINE, Line, read
+from services.ndjson import MAX_LINE_BYTES, Line, read
 from services.schema.schema import load_schema
 from services.types import Document, Schema
 
@@ -218,8 +218,8 @@ def table(path: Path, wanted: Sequence[str] = (), separator: str = "\t") -> Iter
         if missing:
             raise InvalidRequest(f"{path}: no column {', '.join(missing)}; the first line names the columns")
         for at, raw in enumerate(source, 2):
-            if len(raw) > LONGEST_LINE:
-                yield at, f"longer than {LONGEST_LINE} bytes"
+            if len(raw) > MAX_LINE_BYTES:
+                yield at, f"longer than {MAX_LINE_BYTES} bytes"
                 continue
             try:
                 text = raw.decode("utf-8").rstrip("\r\n")
@@ -290,8 +290,9 @@ def _chained(first: tuple[str, ...], rest: Iterator[tuple[str, ...]]) -> Iterato
 
 @contextmanager
 def reading(path: Path) -> Iterator[Iterator[bytes]]:
-    """Lines of a file, compressed when its name ends in .gz. Of a line longer than LONGEST_LINE a part that is longer,
-    too, is given, so that memory stays bounded. Raises InvalidRequest when the file cannot be read (to its end)."""
+    """Lines of a file, decompressed when its name ends in .gz. Of a line longer than MAX_LINE_BYTES, a part that is
+    still too long is given, so that memory stays bounded. Raises InvalidRequest when the file cannot be read (to its
+    end)."""
     try:
         with path.open("rb") as file:
             source: IO[bytes] = file
@@ -303,7 +304,7 @@ def reading(path: Path) -> Iterator[Iterator[bytes]]:
 
 
 def _lines(source: IO[bytes]) -> Iterator[bytes]:
-    most = LONGEST_LINE + 2
+    most = MAX_LINE_BYTES + 2
     while line := source.readline(most):
         yield line
         while len(line) == most and not line.endswith(b"\n"):  # the rest of a line that is too long

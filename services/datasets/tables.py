@@ -10,7 +10,7 @@ from typing import Any
 
 from services.datasets.folder import catalogue_lines, reading
 from services.errors import InvalidRequest
-from services.ndjson import LONGEST_LINE
+from services.ndjson import MAX_LINE_BYTES
 from services.schema.values import as_number
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -111,8 +111,8 @@ def _delimited(path: Path) -> Numbered:
                 yield begins, f"{len(cells)} cells; the header has {len(header)}"
             elif not _is_text(cells):
                 yield begins, "not UTF-8"
-            elif sum(map(len, cells)) > LONGEST_LINE:
-                yield begins, f"longer than {LONGEST_LINE} bytes"
+            elif sum(map(len, cells)) > MAX_LINE_BYTES:
+                yield begins, f"longer than {MAX_LINE_BYTES} bytes"
             else:
                 yield begins, dict(zip(header, cells, strict=True))
 

@@ -22,8 +22,8 @@ MIN_CALLS = 10
 FAILURE_SHARE = 0.5
 """Share of failed calls that opens the circuit."""
 FAILURES_IN_A_ROW, FAILURES_IN_A_ROW_WHEN_BUSY = 5, 10
-"""Failures in a row that open the circuit when there are fewer than MIN_CALLS calls within the window, and when there are
-more."""
+"""Failures in a row that open the circuit: with fewer than MIN_CALLS calls within the window, and with at least so
+many."""
 PROBE_SECONDS = 1.0
 PROBE_SUCCESSES, MAX_PROBE_SUCCESSES = 3, 8
 """Probes in a row that must succeed: the first time, and at most after relapses."""

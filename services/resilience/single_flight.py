@@ -23,8 +23,8 @@ class _Flight:
 
 
 class SingleFlight:
-    """Shares calls by key. Each runs in a task of its own, so the caller that started it may leave without failing those
-    that joined; it is cancelled when the last caller has left."""
+    """Shares calls by key. Each runs in a task of its own, so the caller that started it may leave without failing
+    those that joined; it is cancelled when the last caller has left."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight] = {}

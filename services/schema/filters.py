@@ -10,18 +10,18 @@ from difflib import get_close_matches
 from typing import Any
 
 from services.errors import InvalidRequest, UnknownField
-from services.schema.values import NUMERIC, as_number, as_text, date_seconds, values
+from services.schema.values import NUMERIC_ROLES, as_number, as_text, date_seconds, values
 from services.types import Condition, Document, Field, Filters, Role, Scalar, Schema, Sort
 
 FILTERABLE = (Role.KEYWORD, Role.NUMBER, Role.DATE, Role.POPULARITY)
 RELEVANCE = "relevance"
-MOST_CONDITIONS = 20
-MOST_VALUES = 100
-MOST_FACETS = 20
-LONGEST_VALUE = 1000
-"""Characters of a filter's string."""
-LONGEST_NAME = 64
-"""Characters of an unknown name that an error message repeats."""
+MAX_CONDITIONS = 20
+MAX_VALUES = 100
+MAX_FACETS = 20
+MAX_VALUE_CHARS = 1000
+"""Of a filter's string."""
+MAX_ECHOED_CHARS = 64
+"""Of an unknown field name in an error message."""
 
 _BOUNDS = ("gte", "gt", "lte", "lt")
 
@@ -34,8 +34,8 @@ def parse(raw: Mapping[str, Any], schema: Schema) -> Filters:
     """
     if not isinstance(raw, Mapping):
         raise InvalidRequest("filters is an object: field -> value, list of values, or range", "filters")
-    if len(raw) > MOST_CONDITIONS:
-        raise InvalidRequest(f"at most {MOST_CONDITIONS} filters", "filters")
+    if len(raw) > MAX_CONDITIONS:
+        raise InvalidRequest(f"at most {MAX_CONDITIONS} filters", "filters")
     return tuple(_condition(_field(name, schema, "filters"), value) for name, value in raw.items())
 
 
@@ -50,8 +50,8 @@ def parse_sort(raw: str, schema: Schema) -> Sort | None:
 def check_facets(names: Sequence[str], schema: Schema) -> tuple[str, ...]:
     """The fields to count values of, each once, in the order asked. Raises UnknownField, InvalidRequest."""
     unique = tuple(dict.fromkeys(names))
-    if len(unique) > MOST_FACETS:
-        raise InvalidRequest(f"at most {MOST_FACETS} facets", "facets")
+    if len(unique) > MAX_FACETS:
+        raise InvalidRequest(f"at most {MAX_FACETS} facets", "facets")
     return tuple(_field(name, schema, "facets").name for name in unique)
 
 
@@ -85,7 +85,7 @@ def _field(name: str, schema: Schema, place: str) -> Field:
     if field is not None and field.role in FILTERABLE:
         return field
     usable = sorted(f.name for f in schema.of(*FILTERABLE))
-    shown = name[:LONGEST_NAME]
+    shown = name[:MAX_ECHOED_CHARS]
     what = f"no field {shown!r}" if field is None else f"{shown!r} is a {field.role} field"
     near = get_close_matches(shown, usable, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"fields that can be used here: {', '.join(usable) or 'none'}"
@@ -97,8 +97,8 @@ def _condition(field: Field, raw: Any) -> Condition:
         return _range(field, raw)
     if not isinstance(raw, (list, tuple)):
         return Condition(field.name, any_of=(_value(field, raw),))
-    if not 0 < len(raw) <= MOST_VALUES:
-        raise InvalidRequest(f"{field.name}: a list of 1 to {MOST_VALUES} values", "filters")
+    if not 0 < len(raw) <= MAX_VALUES:
+        raise InvalidRequest(f"{field.name}: a list of 1 to {MAX_VALUES} values", "filters")
     return Condition(field.name, any_of=tuple(dict.fromkeys(_value(field, value) for value in raw)))
 
 
@@ -117,15 +117,15 @@ def _value(field: Field, raw: Any) -> Scalar:
         return _number(field, raw)
     if not isinstance(raw, (str, bool, int, float)):
         raise InvalidRequest(f"{field.name}: a string, number or boolean is wanted", "filters")
-    if isinstance(raw, str) and len(raw) > LONGEST_VALUE:
-        raise InvalidRequest(f"{field.name}: a string of more than {LONGEST_VALUE} characters", "filters")
+    if isinstance(raw, str) and len(raw) > MAX_VALUE_CHARS:
+        raise InvalidRequest(f"{field.name}: a string of more than {MAX_VALUE_CHARS} characters", "filters")
     return as_text(raw)
 
 
 def _number(field: Field, raw: Any) -> float:
-    read: Callable[[Any], float | None] = as_number if field.role in NUMERIC else date_seconds
+    read: Callable[[Any], float | None] = as_number if field.role in NUMERIC_ROLES else date_seconds
     number = read(raw)
     if number is None:
-        wanted = "a finite number" if field.role in NUMERIC else "an ISO 8601 date such as '2010-06-18'"
+        wanted = "a finite number" if field.role in NUMERIC_ROLES else "an ISO 8601 date such as '2010-06-18'"
         raise InvalidRequest(f"{field.name}: {wanted} is wanted", "filters")
     return number

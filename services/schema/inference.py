@@ -1,4 +1,4 @@
-"""What the fields of a catalogue are for, guessed from their names and values."""
+"""Guesses the role of each field of a catalogue from its name and values. Pure."""
 
 from __future__ import annotations
 
@@ -58,22 +58,22 @@ _URL = re.compile(r"(https?:)?//\S+$|data:\S+$|\S+\.(jpe?g|png|gif|webp|svg|mp[3
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 
-_SAMPLE = 2_000
-"""Documents looked at; further ones hardly ever change a guess."""
-_LONG_WORDS = 8.0
-_LONG_ENTRY = 60.0
-_FEW = 20
-"""Below this many values, repetition says nothing."""
-_MOST = 0.9
-_EPOCH = 1e8
-"""Numbers from here on (1973) are moments, not years."""
-_VECTOR = 16
+_SAMPLE_DOCUMENTS = 2_000
+"""Documents that a guess is based on; more hardly ever change it."""
+_LONG_TEXT_WORDS = 8.0
+_LONG_TEXT_CHARS = 60.0
+_MIN_VALUES_FOR_REPETITION = 20
+"""With fewer values, repetition says nothing."""
+_MAJORITY = 0.9
+_MIN_EPOCH_SECONDS = 1e8
+"""Numbers from here on (1973) are points in time, not years."""
+_MAX_LIST_NUMBERS = 16
 """Longer lists of numbers are vectors, not values."""
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What the values of one field look like."""
+class _FieldSample:
+    """The values of one field in the documents looked at."""
 
     documents: int = 0
     lists: int = 0
@@ -90,9 +90,9 @@ def infer(documents: Iterable[Document]) -> Schema:
 
 
 def extend(schema: Schema, documents: Iterable[Document]) -> Schema:
-    """An inferred schema with the fields that `documents` bring newly; the same object when there are none, and always
-    when the schema was given. Roles that are settled stay. Beyond MAX_FIELDS, new fields get no role: where every item
-    brings names of its own, they are values."""
+    """An inferred schema with the new fields of `documents`; the same object when there are none, and always when the
+    schema was given. Roles once assigned stay. Beyond MAX_FIELDS, new fields get no role: where every item brings names
+    of its own, they are really values."""
     if not schema.inferred or len(schema.fields) >= MAX_FIELDS:
         return schema
     seen = _observe(documents, frozenset(f.name for f in schema.fields))
@@ -112,15 +112,15 @@ def words_of(name: str) -> tuple[str, ...]:
     return tuple(word for word in _SEPARATORS.split(_CAMEL.sub("_", name).lower()) if word)
 
 
-def _observe(documents: Iterable[Document], known: frozenset[str]) -> dict[str, _Seen]:
-    seen: dict[str, _Seen] = {}
+def _observe(documents: Iterable[Document], known: frozenset[str]) -> dict[str, _FieldSample]:
+    seen: dict[str, _FieldSample] = {}
     for number, document in enumerate(documents):
-        if number >= _SAMPLE:
+        if number >= _SAMPLE_DOCUMENTS:
             break
         for name, value in document.items():
             if name in known or not _holds(value):
                 continue
-            entry = seen.setdefault(name, _Seen())
+            entry = seen.setdefault(name, _FieldSample())
             entry.documents += 1
             entry.nested = entry.nested or _nested(value)
             if isinstance(value, (list, tuple)):
@@ -140,14 +140,14 @@ def _nested(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _role(name: str, seen: _Seen) -> tuple[Role, float]:
+def _role(name: str, seen: _FieldSample) -> tuple[Role, float]:
     words = words_of(name)
     if name == "id" or seen.nested or (words and words[-1] in _STORED_WORDS):
         return Role.STORED, 1.0
     kinds = Counter(bool if isinstance(v, bool) else str if isinstance(v, str) else float for v in seen.values)
     kind, times = kinds.most_common(1)[0] if kinds else (float, 0)
-    # A few values of another kind are mistakes of the items that have them, which then are refused by name.
-    if times >= _MOST * len(seen.values):
+    # A few values of another kind are errors in their items, which are then refused by name.
+    if times >= _MAJORITY * len(seen.values):
         if kind is float:
             return _numeric_role(words, seen), 1.0
         if kind is str:
@@ -155,34 +155,34 @@ def _role(name: str, seen: _Seen) -> tuple[Role, float]:
     return Role.KEYWORD, LONG_WEIGHT
 
 
-def _numeric_role(words: tuple[str, ...], seen: _Seen) -> Role:
+def _numeric_role(words: tuple[str, ...], seen: _FieldSample) -> Role:
     numbers = [number for v in seen.values if (number := as_number(v)) is not None]
-    if seen.longest > _VECTOR:
+    if seen.longest > _MAX_LIST_NUMBERS:
         return Role.STORED
-    if "_".join(words) in _CREATED and numbers and min(numbers) >= _EPOCH:
+    if "_".join(words) in _CREATED and numbers and min(numbers) >= _MIN_EPOCH_SECONDS:
         return Role.DATE
     return Role.NUMBER
 
 
-def _string_role(words: tuple[str, ...], seen: _Seen) -> tuple[Role, float]:
+def _string_role(words: tuple[str, ...], seen: _FieldSample) -> tuple[Role, float]:
     texts = [v for v in seen.values if isinstance(v, str)]
     count = len(texts)
-    if sum(bool(_URL.match(text)) for text in texts) >= _MOST * count:
+    if sum(bool(_URL.match(text)) for text in texts) >= _MAJORITY * count:
         return Role.STORED, 1.0
-    if sum(date_seconds(text) is not None for text in texts) >= _MOST * count:
+    if sum(date_seconds(text) is not None for text in texts) >= _MAJORITY * count:
         return Role.DATE, 1.0
     mean_words = sum(len(text.split()) for text in texts) / count
-    long = mean_words >= _LONG_WORDS or sum(map(len, texts)) / count > _LONG_ENTRY
+    long = mean_words >= _LONG_TEXT_WORDS or sum(map(len, texts)) / count > _LONG_TEXT_CHARS
     if long:
         return Role.TEXT, LONG_WEIGHT
     named = bool(words) and (words[-1] in _KEYWORD_WORDS or words[0] in _KEYWORD_WORDS)
-    repeats = count >= _FEW and len(set(texts)) <= 0.5 * count
+    repeats = count >= _MIN_VALUES_FOR_REPETITION and len(set(texts)) <= 0.5 * count
     if named or repeats or seen.lists > 0.5 * seen.documents:
         return Role.KEYWORD, SHORT_WEIGHT
     return Role.TEXT, SHORT_WEIGHT
 
 
-def _special(schema: Schema, seen: dict[str, _Seen]) -> Schema:
+def _special(schema: Schema, seen: dict[str, _FieldSample]) -> Schema:
     """Name the title, popularity, rating, votes and created fields, where `schema` has none yet and `seen` has one."""
     fields = {f.name: f for f in schema.fields}
 
@@ -211,16 +211,18 @@ def _special(schema: Schema, seen: dict[str, _Seen]) -> Schema:
     )
 
 
-def _pick_title(seen: dict[str, _Seen], fields: Mapping[str, Field]) -> str | None:
+def _pick_title(seen: dict[str, _FieldSample], fields: Mapping[str, Field]) -> str | None:
     """The field with the best-known title name; else the fullest short text whose name ends like one."""
-    able = [n for n in seen if fields[n].role in (Role.TEXT, Role.KEYWORD) and not seen[n].lists and _worded(seen[n])]
-    by_words = {"_".join(words_of(name)): name for name in reversed(able)}
+    candidates = [
+        n for n in seen if fields[n].role in (Role.TEXT, Role.KEYWORD) and not seen[n].lists and _all_strings(seen[n])
+    ]
+    by_words = {"_".join(words_of(name)): name for name in reversed(candidates)}
     for known in _TITLES:
         if known in by_words:
             return by_words[known]
-    ending = [n for n in able if words_of(n)[-1:] in (("title",), ("name",)) and fields[n].role is Role.TEXT]
+    ending = [n for n in candidates if words_of(n)[-1:] in (("title",), ("name",)) and fields[n].role is Role.TEXT]
     return max(ending, key=lambda name: seen[name].documents, default=None)
 
 
-def _worded(seen: _Seen) -> bool:
+def _all_strings(seen: _FieldSample) -> bool:
     return all(isinstance(value, str) for value in seen.values)

@@ -1,4 +1,4 @@
-"""How popular, good and new an item is, each in 0..1, whatever the scales of its catalogue."""
+"""How popular, good and new an item is, each in 0..1, whatever the scales of its catalogue. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import replace
 from services.schema.values import first_number
 from services.types import Document, Schema
 
-UNKNOWN = 0.5
-"""Prior of every item of a catalogue that says nothing of popularity."""
-_HIGH = 0.99
+UNKNOWN_PRIOR = 0.5
+"""Prior of every item of a catalogue that says nothing about popularity."""
+_HIGH_QUANTILE = 0.99
 _VOTES_SHARE = 0.75
-"""Share of votes beside popularity in the prior, where a catalogue has both: popularity is of the moment and noisy,
-the number of votes stable. Of the shares tried (0 to 1 by 0.25) this one put the films that people had clicked first
-most often (0.744 of pairs against 0.713 by popularity alone; MSRD, training queries)."""
+"""Share of votes beside popularity in the prior, where a catalogue has both: popularity is momentary and noisy, the
+number of votes stable. Of the shares tried (0 to 1 by 0.25) this one ordered films that people had clicked before
+others most often (0.744 of pairs against 0.713 by popularity alone; MSRD, training queries)."""
 
 
 def measure(schema: Schema, documents: Iterable[Document]) -> Schema:
@@ -46,20 +46,23 @@ def measure(schema: Schema, documents: Iterable[Document]) -> Schema:
             created.append(at)
     stats = {"items": float(items)}
     if popularity:
-        stats["popularity_scale"] = _quantile(popularity, _HIGH)
+        stats["popularity_scale"] = _quantile(popularity, _HIGH_QUANTILE)
     if votes:
-        stats |= {"votes_scale": _quantile(votes, _HIGH), "votes_median": _quantile(votes, 0.5)}
+        stats |= {"votes_scale": _quantile(votes, _HIGH_QUANTILE), "votes_median": _quantile(votes, 0.5)}
     if ratings:
         stats |= {"rating_mean": sum(ratings) / len(ratings), "rating_max": max(ratings)}
     if created:
-        stats |= {"created_min": _quantile(created, 1 - _HIGH), "created_max": _quantile(created, _HIGH)}
+        stats |= {
+            "created_min": _quantile(created, 1 - _HIGH_QUANTILE),
+            "created_max": _quantile(created, _HIGH_QUANTILE),
+        }
     return replace(schema, stats=stats)
 
 
 def prior(schema: Schema, document: Document) -> float:
-    """How likely anybody looks for the item before a word is said: 0..1, the logarithm of its popularity on the scale
-    of the catalogue, averaged with that of its votes where there are both. 0 for an item without either, UNKNOWN for
-    all items of a catalogue that has neither field. Never raises."""
+    """How likely an item is looked for before the query is known: 0..1, the logarithm of its popularity on the scale
+    of the catalogue, averaged with that of its votes where there are both. 0 for an item without either, UNKNOWN_PRIOR
+    for all items of a catalogue that has neither field. Never raises."""
     parts = [
         (_logarithmic(document, schema, name, scale), share)
         for name, scale, share in (
@@ -69,12 +72,12 @@ def prior(schema: Schema, document: Document) -> float:
         if name is not None and scale in schema.stats
     ]
     if not parts:
-        return UNKNOWN
+        return UNKNOWN_PRIOR
     return sum(value * share for value, share in parts) / sum(share for _, share in parts)
 
 
 def quality(schema: Schema, document: Document) -> float:
-    """How good the item is found: 0..1, its rating weighted by its votes against the catalogue's mean (the Bayesian
+    """How well the item is rated: 0..1, its rating weighted by its votes against the catalogue's mean (the Bayesian
     average (v * r + m * mean) / (v + m), m = median votes), over the highest rating. Without votes the rating itself;
     in a catalogue without ratings the prior. Never raises."""
     highest = schema.stats.get("rating_max", 0.0)
@@ -92,7 +95,7 @@ def quality(schema: Schema, document: Document) -> float:
 
 
 def newness(schema: Schema, document: Document) -> float:
-    """0 for the oldest items of the catalogue, 1 for the newest, linear in time; 0 when the item does not say."""
+    """0 for the oldest items of the catalogue, 1 for the newest, linear in time; 0 when the item has no date."""
     low, high = schema.stats.get("created_min", 0.0), schema.stats.get("created_max", 0.0)
     at = first_number(document, schema.get(schema.created)) if schema.created else None
     if at is None or high <= low:

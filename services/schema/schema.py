@@ -1,8 +1,7 @@
-"""The catalogue's schema: read from schema.toml, written as JSON, explained as a table, and items checked against it.
+"""The catalogue's schema: read from schema.toml, written as JSON, shown as a table, and items checked against it.
 
-What belongs to a schema but is not its form lives beside it and is offered here too: guessing one
-(services/schema/inference.py), reading its values (services/schema/values.py) and the priors they give
-(services/schema/priors.py)."""
+The neighbouring modules are exported from here too: inference (services/schema/inference.py), values
+(services/schema/values.py) and priors (services/schema/priors.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ import orjson
 from services.errors import InvalidRequest, SettingsInvalid
 from services.schema.inference import extend, infer
 from services.schema.priors import measure, newness, prior, quality
-from services.schema.values import NUMERIC, as_number, as_text, date_seconds, first_number, values
+from services.schema.values import NUMERIC_ROLES, as_number, as_text, date_seconds, first_number, values
 from services.types import Field, Role, Schema
 
 __all__ = [
@@ -40,12 +39,12 @@ __all__ = [
     "values",
 ]
 
-MAX_ID = 128
-MAX_STRING = 100_000
-MAX_DOCUMENT = 256 * 1024
+MAX_ID_CHARS = 128
+MAX_STRING_CHARS = 100_000
+MAX_DOCUMENT_BYTES = 256 * 1024
 MAX_DEPTH = 8
 MAX_FIELDS = 256
-_SPECIAL: dict[str, tuple[Role, ...]] = {
+_SPECIAL_FIELDS: dict[str, tuple[Role, ...]] = {
     "title": (Role.TEXT, Role.KEYWORD),
     "popularity": (Role.POPULARITY, Role.NUMBER),
     "rating": (Role.NUMBER,),
@@ -66,33 +65,35 @@ def check(schema: Schema, document: object) -> dict[str, Any]:
         raise InvalidRequest(f"an item has at most {MAX_FIELDS} fields")
     checked = {**document, "id": _id(document["id"])}
     for name, value in checked.items():
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_ID or not name.isprintable():
-            raise InvalidRequest(f"a field name is 1 to {MAX_ID} printable characters")
-        _bounded(name, value, MAX_DEPTH)
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_ID_CHARS or not name.isprintable():
+            raise InvalidRequest(f"a field name is 1 to {MAX_ID_CHARS} printable characters")
+        _check_bounds(name, value, MAX_DEPTH)
     try:
         size = len(orjson.dumps(checked))
     except TypeError as error:  # a lone surrogate, a class that JSON does not have
         raise InvalidRequest(f"the item is not JSON: {error}") from error
-    if size > MAX_DOCUMENT:
-        raise InvalidRequest(f"the item is {size} bytes; at most {MAX_DOCUMENT} are kept")
+    if size > MAX_DOCUMENT_BYTES:
+        raise InvalidRequest(f"the item is {size} bytes; at most {MAX_DOCUMENT_BYTES} are kept")
     for field in schema.fields:
         if field.name in checked and field.name != "id":
-            _fits(field, checked[field.name])
+            _check_role(field, checked[field.name])
     return checked
 
 
 def _id(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         value = str(value)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or not value.isprintable():
-        raise InvalidRequest(f"an id is a string of 1 to {MAX_ID} printable characters, or a whole number", "id")
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS or not value.isprintable():
+        raise InvalidRequest(f"an id is a string of 1 to {MAX_ID_CHARS} printable characters, or a whole number", "id")
     return value
 
 
-def _bounded(name: str, value: Any, depth: int) -> None:
+def _check_bounds(name: str, value: Any, depth: int) -> None:
     if isinstance(value, str):
-        if len(value) > MAX_STRING:
-            raise InvalidRequest(f"{name}: a string of {len(value)} characters; at most {MAX_STRING} are kept", name)
+        if len(value) > MAX_STRING_CHARS:
+            raise InvalidRequest(
+                f"{name}: a string of {len(value)} characters; at most {MAX_STRING_CHARS} are kept", name
+            )
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidRequest(f"{name}: NaN and Infinity are not numbers", name)
@@ -103,16 +104,16 @@ def _bounded(name: str, value: Any, depth: int) -> None:
         if depth == 0:
             raise InvalidRequest(f"{name}: nested deeper than {MAX_DEPTH} levels", name)
         for entry in value.values() if isinstance(value, Mapping) else value:
-            _bounded(name, entry, depth - 1)
+            _check_bounds(name, entry, depth - 1)
 
 
-def _fits(field: Field, value: Any) -> None:
+def _check_role(field: Field, value: Any) -> None:
     if field.role is Role.STORED:
         return
     for entry in value if isinstance(value, (list, tuple)) else (value,):
         if entry is None:
             continue
-        if field.role in NUMERIC:
+        if field.role in NUMERIC_ROLES:
             fits, wanted = as_number(entry) is not None, "a number"
         elif field.role is Role.DATE:
             fits, wanted = date_seconds(entry) is not None, "a date such as 2010-06-18, or epoch seconds,"
@@ -132,15 +133,15 @@ def load_schema(path: Path) -> Schema:
         [synonyms]
         scary = ["Horror", "Thriller"]
 
-    Raises SettingsInvalid that says what is wrong and what to write instead.
+    Raises SettingsInvalid, whose message says what is wrong and what to write instead.
     """
     try:
         written = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsInvalid(f"{path}: {error}") from error
-    unknown = set(written) - {"fields", "synonyms", *_SPECIAL}
+    unknown = set(written) - {"fields", "synonyms", *_SPECIAL_FIELDS}
     if unknown:
-        known = ", ".join(["fields", "synonyms", *_SPECIAL])
+        known = ", ".join(["fields", "synonyms", *_SPECIAL_FIELDS])
         raise SettingsInvalid(f"{path}: unknown {', '.join(sorted(unknown))}; known are {known}")
     fields = _table(path, written, "fields")
     if not fields:
@@ -180,7 +181,7 @@ def _given_field(path: Path, name: str, entry: object) -> Field:
 
 def _given_special(path: Path, written: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
     special: dict[str, Any] = {}
-    for key, roles in _SPECIAL.items():
+    for key, roles in _SPECIAL_FIELDS.items():
         if key not in written:
             continue
         name = written[key]
@@ -196,12 +197,12 @@ def _given_special(path: Path, written: Mapping[str, Any], fields: Mapping[str, 
 
 
 def describe(schema: Schema) -> str:
-    """The schema as a table for people: a line a field, with what it is used for."""
+    """The schema as a text table: one line per field, with what it is used for."""
     width = max((len(f.name) for f in schema.fields), default=5)
     lines = [f"{'field':{width}}  {'role':10}  weight  used as"]
     for f in schema.fields:
         weight = f"{f.weight:g}" if f.role in (Role.TEXT, Role.KEYWORD) else ""
-        uses = ", ".join(key for key in _SPECIAL if getattr(schema, key) == f.name)
+        uses = ", ".join(key for key in _SPECIAL_FIELDS if getattr(schema, key) == f.name)
         lines.append(f"{f.name:{width}}  {f.role:10}  {weight:6}  {uses}".rstrip())
     return "\n".join(lines)
 
@@ -212,6 +213,7 @@ def to_json(schema: Schema) -> dict[str, Any]:
 
 
 def from_json(written: Mapping[str, Any]) -> Schema:
+    """The schema that `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
     return Schema(
         **{
             **written,

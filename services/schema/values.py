@@ -1,4 +1,5 @@
-"""What a catalogue field holds, as every index reads it: strings, numbers or times, whatever the owner wrote."""
+"""The values of a catalogue field as every index reads them: strings, numbers or times, however they were written.
+Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +10,9 @@ from typing import Any
 
 from services.types import Document, Field, Role, Scalar
 
-_MILLISECONDS = 1e11
+_MIN_EPOCH_MILLISECONDS = 1e11
 """Epoch numbers from here on are milliseconds: as seconds they would lie after the year 5138."""
-
-
-NUMERIC = (Role.NUMBER, Role.POPULARITY)
+NUMERIC_ROLES = (Role.NUMBER, Role.POPULARITY)
 
 
 def scalars(value: Any) -> Iterator[Scalar]:
@@ -40,7 +39,7 @@ def as_text(value: Scalar) -> str:
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number, or None; strings and booleans are none."""
+    """`value` as a finite float, or None; strings and booleans are not numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -60,7 +59,7 @@ def date_seconds(value: Any) -> float | None:
         return None
     if number.is_integer() and 1000 <= number <= 2999:
         return _iso_seconds(str(int(number)))
-    return number / 1000 if abs(number) >= _MILLISECONDS else number
+    return number / 1000 if abs(number) >= _MIN_EPOCH_MILLISECONDS else number
 
 
 def _iso_seconds(text: str) -> float | None:
@@ -82,7 +81,7 @@ def values(document: Document, field: Field) -> list[Scalar]:
     raw = document.get(field.name)
     if raw is None or field.role is Role.STORED:
         return []
-    if field.role in NUMERIC or field.role is Role.DATE:
+    if field.role in NUMERIC_ROLES or field.role is Role.DATE:
         return list(_numbers(raw, field))
     texts = (as_text(entry) for entry in scalars(raw))
     return list(dict.fromkeys(texts)) if field.role is Role.KEYWORD else list(texts)

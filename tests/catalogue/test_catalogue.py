@@ -476,7 +476,7 @@ class TestLines:
 
     def test_an_array_has_a_bound(self) -> None:
         async def work() -> None:
-            async for _ in stream(chunks(b"[" + b"1," * 100 + b"1]"), longest_array=50):
+            async for _ in stream(chunks(b"[" + b"1," * 100 + b"1]"), max_array_bytes=50):
                 pass
 
         with pytest.raises(TooLarge, match="NDJSON"):

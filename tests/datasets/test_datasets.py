@@ -19,7 +19,7 @@ from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgme
 from services.datasets.splits import part, split
 from services.datasets.trec import read_qrels, read_run, write_run
 from services.errors import InvalidRequest, SettingsInvalid
-from services.ndjson import LONGEST_LINE
+from services.ndjson import MAX_LINE_BYTES
 
 
 def lines(path: Path, *entries: Any) -> Path:
@@ -123,12 +123,12 @@ class TestFolder:
         assert [p.line for p in dataset.problems] == [1, 2, 3, 4]
 
     def test_a_line_without_end_costs_itself_only(self, folder: Path) -> None:
-        lines(folder / "catalogue.jsonl", {"id": "a"}, "x" * (3 * LONGEST_LINE + 7), {"id": "b"})
-        lines(folder / "qrels.tsv", "query_id\tdoc_id\tgrade", "q\t" + "x" * LONGEST_LINE + "\t1", "q1\tb\t1")
+        lines(folder / "catalogue.jsonl", {"id": "a"}, "x" * (3 * MAX_LINE_BYTES + 7), {"id": "b"})
+        lines(folder / "qrels.tsv", "query_id\tdoc_id\tgrade", "q\t" + "x" * MAX_LINE_BYTES + "\t1", "q1\tb\t1")
         dataset = Dataset.open(folder)
         assert [d["id"] for d in dataset.documents()] == ["a", "b"]
         assert list(dataset.qrels()) == [Judgment("q1", "b", 1.0)]
-        assert [(p.line, p.detail) for p in dataset.problems] == [(2, f"longer than {LONGEST_LINE} bytes")] * 2
+        assert [(p.line, p.detail) for p in dataset.problems] == [(2, f"longer than {MAX_LINE_BYTES} bytes")] * 2
 
     def test_a_problem_is_told_once_with_the_name_of_its_file(self, folder: Path) -> None:
         (folder / "qrels.tsv").unlink()

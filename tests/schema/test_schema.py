@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, SettingsInvalid
 from services.schema.inference import MAX_FIELDS, words_of
-from services.schema.priors import UNKNOWN
+from services.schema.priors import UNKNOWN_PRIOR
 from services.schema.schema import (
-    MAX_DOCUMENT,
+    MAX_DOCUMENT_BYTES,
     check,
     date_seconds,
     describe,
@@ -264,7 +264,7 @@ class TestPriors:
     def test_a_catalogue_that_says_nothing(self) -> None:
         documents = [{"id": "1", "title": "x"}]
         schema = measure(infer(documents), documents)
-        assert (prior(schema, documents[0]), quality(schema, documents[0])) == (UNKNOWN, UNKNOWN)
+        assert (prior(schema, documents[0]), quality(schema, documents[0])) == (UNKNOWN_PRIOR, UNKNOWN_PRIOR)
         assert newness(schema, documents[0]) == 0
 
     def test_an_item_that_says_nothing_in_a_catalogue_that_does(self) -> None:
@@ -406,7 +406,7 @@ class TestCheck:
             ({"id": "1", "extra": 2**63}, "extra", "64 bits"),
             ({"id": "1", "title": "x" * 100_001}, "title", "100001 characters"),
             ({"id": "1", "extra": [[[[[[[[["deep"]]]]]]]]]}, "extra", "8 levels"),
-            ({"id": "1", "extra": {str(n): "x" * 90_000 for n in range(3)}}, None, f"at most {MAX_DOCUMENT}"),
+            ({"id": "1", "extra": {str(n): "x" * 90_000 for n in range(3)}}, None, f"at most {MAX_DOCUMENT_BYTES}"),
             ({"id": "1", "extra": "\ud800"}, None, "not JSON"),
             ({"id": "1", "": 1}, None, "field name"),
             ({"id": "1", "a\nb": 1}, None, "field name"),

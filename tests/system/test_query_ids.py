@@ -104,7 +104,7 @@ def test_parse_keys() -> None:
         ("a.b:0123456789abcdef", "the kid of entry 1"),
         ("é:0123456789abcdef", "the kid of entry 1"),
         ("a:0123456789abcde", "the secret of a has fewer than 16"),
-        ("a:0123456789abcdef,a:0123456789abcdef", "kid a stands there twice"),
+        ("a:0123456789abcdef,a:0123456789abcdef", "kid a is given twice"),
     ],
 )
 def test_keys_that_cannot_work_are_named_without_the_secret(text: str, problem: str) -> None:

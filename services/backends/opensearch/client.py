@@ -1,4 +1,4 @@
-"""Requests to an OpenSearch: one connection pool, strict JSON, and errors with names of ours."""
+"""Requests to an OpenSearch server: one connection pool, strict JSON, and errors of this service."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from services.tracing import outgoing_headers
 
 Body = Mapping[str, Any] | bytes
 
-TROUBLE = (502, 503, 504)
+UNAVAILABLE_STATUSES = (502, 503, 504)
 
-# The client logs addresses with their queries, and bodies; what failed is counted and said by us.
+# The client logs addresses with their queries, and bodies; failures are counted and logged here.
 logging.getLogger("opensearch").setLevel(logging.CRITICAL)
 
 
@@ -32,6 +32,8 @@ class EngineTrouble(Exception):
 
 
 class IndexMissing(StorageFailed):
+    """The request names an index or alias that does not exist."""
+
     def __init__(self) -> None:
         super().__init__("OpenSearch has no such index")
 
@@ -55,7 +57,7 @@ class OpenSearchClient:
             http_auth=login,
             serializer=_Json(),
             maxsize=connections,
-            # Tries are counted by Remote; the client's own come at once and repeat writes too.
+            # Remote retries; the client would retry at once, and writes too.
             max_retries=0,
             retry_on_timeout=False,
         )
@@ -68,8 +70,8 @@ class OpenSearchClient:
         body: Body | None = None,
         options: Mapping[str, str] | None = None,
     ) -> Any:
-        """One request, sent once; the answer is a JSON object. Raises TimeoutError, EngineTrouble, IndexMissing,
-        Garbage, and StorageFailed for what is refused: the client's own errors quote what was sent."""
+        """One request, sent once; the JSON object of the answer. Raises TimeoutError, EngineTrouble, IndexMissing,
+        Garbage, and StorageFailed when refused, never the client's own errors: they quote what was sent."""
         try:
             answer = await self._client.transport.perform_request(
                 method, path, params=dict(options or {}), body=body, timeout=seconds, headers=outgoing_headers()
@@ -88,11 +90,12 @@ class OpenSearchClient:
             if not isinstance(answer, dict):
                 raise Garbage("a JSON object")
             return answer
-        if status in TROUBLE:
+        if status in UNAVAILABLE_STATUSES:
             raise EngineTrouble(f"status {status}")
         raise StorageFailed(f"OpenSearch refused with status {status}")
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._client.close()
 
 
@@ -100,10 +103,12 @@ class _Json(JSONSerializer):
     """Strict, and an order of magnitude faster than the client's own."""
 
     def loads(self, s: str) -> Any:
+        """Parse; raises SerializationError for what is not JSON."""
         try:
             return orjson.loads(s)
         except ValueError:
             raise SerializationError("not JSON") from None
 
     def dumps(self, data: Any) -> Any:
+        """Bytes of JSON; bytes stay as they are."""
         return data if isinstance(data, bytes) else orjson.dumps(data)

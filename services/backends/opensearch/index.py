@@ -1,15 +1,14 @@
 """The lexical index of many processes: OpenSearch.
 
     <namespace>-items-g<generation>     an index, built whole for one schema; its mappings' _meta says which
-    <namespace>-items                   alias of the one in force
+    <namespace>-items                   alias of the active one
     <namespace>-items-into-<fingerprint> and
     <namespace>-items-of-<fingerprint>  aliases of the same for writes and searches, named after what it was built from
 
-All aliases move to another index in one step, but for the last one: who still has the schema of before in mind finds
-the index of before, for a moment, and then none, instead of nonsense in one that it would read wrongly. It writes
-nowhere.
+All aliases move to another index in one step, except the last one: a process that still has the previous schema finds
+the previous index for a moment, and then none, rather than an index that it would misread. It cannot write anywhere.
 
-The whole item is kept beside what is indexed of it, so that this is a second copy of the catalogue.
+The whole item is stored beside its indexed fields, so this is a second copy of the catalogue.
 """
 
 from __future__ import annotations
@@ -38,22 +37,24 @@ from services.types import Deadline, Document, Schema
 
 T = TypeVar("T")
 
-CONNECTIONS = 32
-"""At most this many at once from one process; further calls wait their turn, within their deadline."""
+MAX_CONNECTIONS = 32
+"""Of one process; further calls wait their turn, within their deadline."""
 WRITE_SECONDS = 30.0
 """For one request that writes."""
-UPKEEP_SECONDS = 5.0
-"""For one request that asks what indexes there are."""
+MAINTENANCE_SECONDS = 5.0
+"""For one request about the indexes themselves."""
 BULK_ITEMS = 500
 BULK_BYTES = 1_000_000
 """At most this much in one bulk request, but for a single item that is larger: more would hold up the event loop."""
-REFRESH = "500ms"
-"""Said outright: an index without it stops refreshing when nobody searches for a while."""
+REFRESH_INTERVAL = "500ms"
+"""Given explicitly: an index without it stops refreshing when no searches arrive for a while."""
 GRACE_SECONDS = 1.0
-"""An index that was replaced stays this much longer for the searches that had found their way to it."""
+"""A replaced index stays this much longer for the searches that already use it."""
 
 
 class NoSuchIndex(Unavailable):
+    """No index was built from the schema that this process uses."""
+
     def __init__(self) -> None:
         super().__init__("OpenSearch")
         self.args = ("OpenSearch has no index of this schema: it is to be built, or another process has built another",)
@@ -80,10 +81,10 @@ class OpenSearchIndex:
     ) -> None:
         self._layout = Layout(schema)
         self._alias = f"{namespace}-items"
-        self._ours = re.compile(rf"{re.escape(self._alias)}-g[0-9a-f]+")
+        self._index_pattern = re.compile(rf"{re.escape(self._alias)}-g[0-9a-f]+")
         self._shards = shards
         self._replicas = replicas
-        self._client = OpenSearchClient(url, ca, CONNECTIONS)
+        self._client = OpenSearchClient(url, ca, MAX_CONNECTIONS)
         self._remote = Remote("opensearch", (EngineTrouble,))
         self._writing = asyncio.Lock()
         self._cleaning: asyncio.Task[None] | None = None
@@ -91,7 +92,7 @@ class OpenSearchIndex:
 
     @property
     def schema(self) -> Schema:
-        """The schema that searches and writes go by: that of the last rebuild, refresh or follow."""
+        """The schema of searches and writes: that of the last rebuild, refresh or follow."""
         return self._layout.schema
 
     def follow(self, schema: Schema) -> None:
@@ -100,8 +101,8 @@ class OpenSearchIndex:
             self._layout = Layout(schema)
 
     async def refresh(self) -> None:
-        """Take up the schema of the index in force, whoever built it."""
-        fingerprint, schema = await self._held()
+        """Adopt the schema of the active index, whichever process built it."""
+        fingerprint, schema = await self._active_mapping()
         if schema is None or fingerprint == self._layout.fingerprint:
             return
         try:
@@ -111,7 +112,7 @@ class OpenSearchIndex:
 
     async def stale(self) -> bool:
         """Whether there is no index, or one of another schema or layout than ours: then it must be rebuilt."""
-        fingerprint, _ = await self._held()
+        fingerprint, _ = await self._active_mapping()
         return fingerprint != self._layout.fingerprint
 
     async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult:
@@ -121,6 +122,7 @@ class OpenSearchIndex:
         return await self._search(layout, body, deadline, lambda answer: reading.result(query, layout, answer))
 
     async def titles(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
+        """See LexicalIndex.titles. Raises TimeoutError, StorageFailed."""
         key = prefix_key(prefix)
         if deadline.remaining() <= 0:
             raise TimeoutError
@@ -131,7 +133,7 @@ class OpenSearchIndex:
         return await self._search(layout, body, deadline, lambda answer: reading.titles(key, limit, answer))
 
     async def documents(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
-        """The items themselves, those that are there; whatever schema the index in force has."""
+        """The items themselves, those that are there; whatever schema the active index has."""
         if not object_ids:
             return {}
         body = {"ids": [clean(object_id) for object_id in dict.fromkeys(object_ids)]}
@@ -152,15 +154,15 @@ class OpenSearchIndex:
             for i, (body, count) in enumerate(parts):
                 # At once rather than at the next turn: writes come one after the other under a lock.
                 refresh = "true" if i == len(parts) - 1 else "false"
-                await self._bulk(self._into(layout), body, count, {"refresh": refresh, "require_alias": "true"})
+                await self._bulk(self._write_alias(layout), body, count, {"refresh": refresh, "require_alias": "true"})
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        """Raises StorageFailed; then the old index stays in force."""
+        """Raises StorageFailed; then the old index stays active."""
         layout = Layout(schema)
         async with self._writing:
-            await self._cleaned()
+            await self._finish_cleaning()
             known = await self._indexes()
-            # Of rebuilds that broke off, and those replaced by one that did not live to remove them.
+            # Left by rebuilds that broke off, or replaced by one that died before it removed them.
             await self._remove([name for name, aliases in known.items() if self._alias not in aliases])
             known = {name: aliases for name, aliases in known.items() if self._alias in aliases}
             fresh = f"{self._alias}-g{time.time_ns() // 1_000_000:x}{secrets.token_hex(2)}"
@@ -175,7 +177,7 @@ class OpenSearchIndex:
                     await self._remove([fresh])
                 raise
             old = list(known)
-            # Should the answer be lost, either index may be in force; the next rebuild removes the other.
+            # Should the answer be lost, either index may be active; the next rebuild removes the other.
             await self._write("POST", "/_aliases", {"actions": self._switch(layout, fresh, known)})
             self._layout = layout
             if old:
@@ -186,6 +188,8 @@ class OpenSearchIndex:
         await self.version(deadline)
 
     async def version(self, deadline: Deadline) -> str:
+        """The server's version. Raises TimeoutError, StorageFailed, also when the server is not an OpenSearch."""
+
         async def ask(seconds: float) -> str:
             answer = await self._call("GET", "/", seconds)
             version = answer.get("version")
@@ -197,16 +201,17 @@ class OpenSearchIndex:
         return await self._remote.read(ask, deadline)
 
     async def close(self) -> None:
+        """Finish removing replaced indexes, then close all connections."""
         if self._closed:
             return
-        await self._cleaned()
+        await self._finish_cleaning()
         self._closed = True
         await self._client.close()
 
-    def _named(self, layout: Layout) -> str:
+    def _read_alias(self, layout: Layout) -> str:
         return f"{self._alias}-of-{layout.fingerprint[:16]}"
 
-    def _into(self, layout: Layout) -> str:
+    def _write_alias(self, layout: Layout) -> str:
         return f"{self._alias}-into-{layout.fingerprint[:16]}"
 
     def _settings(self) -> dict[str, Any]:
@@ -214,18 +219,18 @@ class OpenSearchIndex:
         return {
             "index": {
                 "number_of_shards": self._shards,
-                "refresh_interval": REFRESH,
+                "refresh_interval": REFRESH_INTERVAL,
                 "similarity": {"default": {"type": "BM25", "k1": K1, "b": B}},
                 **replicas,
             }
         }
 
     def _switch(self, layout: Layout, fresh: str, known: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-        # The index before stays findable by those who still have its schema in mind, until they have looked again.
-        ours = (self._alias, self._named(layout), self._into(layout))
+        # Processes that still have the previous schema can read its index until they refresh.
+        ours = (self._alias, self._read_alias(layout), self._write_alias(layout))
         staying = f"{self._alias}-of-"
-        held = [(name, alias) for name, aliases in known.items() for alias in aliases]
-        gone = [(name, alias) for name, alias in held if alias in ours or not alias.startswith(staying)]
+        existing = [(name, alias) for name, aliases in known.items() for alias in aliases]
+        gone = [(name, alias) for name, alias in existing if alias in ours or not alias.startswith(staying)]
         return [
             *({"remove": {"index": name, "alias": alias}} for name, alias in gone),
             *({"add": {"index": fresh, "alias": alias}} for alias in ours),
@@ -240,7 +245,7 @@ class OpenSearchIndex:
                 # Word statistics of all shards together; costs nothing where there is one.
                 "search_type": "dfs_query_then_fetch",
             }
-            path = f"/{self._named(layout)}/_search"
+            path = f"/{self._read_alias(layout)}/_search"
             answer = await self._call("POST", path, seconds, body | {"timeout": limit}, options)
             try:
                 return read(answer)
@@ -249,27 +254,27 @@ class OpenSearchIndex:
 
         return await self._remote.read(ask, deadline)
 
-    async def _held(self) -> tuple[str | None, Mapping[str, Any] | None]:
+    async def _active_mapping(self) -> tuple[str | None, Mapping[str, Any] | None]:
         async def ask(seconds: float) -> Any:
             try:
                 return await self._call("GET", f"/{self._alias}/_mapping", seconds)
             except NoSuchIndex:
                 return None
 
-        return reading.held(await self._read(ask))
+        return reading.built_from(await self._read(ask))
 
     async def _indexes(self) -> dict[str, list[str]]:
         """Every index of ours with the aliases it has."""
         answer = await self._read(lambda seconds: self._call("GET", f"/{self._alias}-g*/_alias", seconds))
-        indexes = {name: index for name, index in answer.items() if self._ours.fullmatch(name)}
+        indexes = {name: index for name, index in answer.items() if self._index_pattern.fullmatch(name)}
         if not all(isinstance(index, dict) and isinstance(index.get("aliases"), dict) for index in indexes.values()):
             raise reading.Garbage("indexes")
         return {name: list(index["aliases"]) for name, index in indexes.items()}
 
     async def _read(self, work: Callable[[float], Awaitable[T]]) -> T:
-        """What the upkeep of the index wants to know."""
+        """A read for the maintenance of the index."""
         try:
-            return await self._remote.read(work, Deadline.after(UPKEEP_SECONDS))
+            return await self._remote.read(work, Deadline.after(MAINTENANCE_SECONDS))
         except TimeoutError as error:
             raise StorageFailed("OpenSearch does not answer") from error
 
@@ -289,7 +294,7 @@ class OpenSearchIndex:
         with suppress(StorageFailed):  # the next rebuild does it
             await self._remove(names)
 
-    async def _cleaned(self) -> None:
+    async def _finish_cleaning(self) -> None:
         if self._cleaning is not None:
             await self._cleaning
             self._cleaning = None

@@ -1,8 +1,8 @@
-"""How an item lies in the OpenSearch index: which engine field holds what of it.
+"""How an item is stored in the OpenSearch index: which engine field holds which part of it.
 
-It holds what the embedded index holds (see tantivy_layout, whose pure parts are used here), so that both find the same
-and rank alike. Text is tokenised and stemmed on our side and reaches the engine as tokens between spaces: the engine
-does nothing to them, so the two sides of a match always agree, whatever the engine's version.
+It holds what the embedded index holds (see lexical_rules.py), so that both find the same and rank alike. Text is
+tokenised and stemmed here and reaches the engine as tokens separated by spaces, which it leaves as they are: both sides
+of a match always agree, whatever the engine's version.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from services.backends.lexical_rules import (
     EXACT,
     GRAMS,
     ID,
-    LONGEST_ORDER,
-    MOST_REPEATS,
+    MAX_ORDER_CHARS,
+    MAX_REPEATS,
     NAMES,
     NEWNESS,
     PAIRS,
@@ -30,7 +30,7 @@ from services.backends.lexical_rules import (
     SHOWN,
     STARTS,
     TITLE,
-    WEIGHT_OF_ONE,
+    WEIGHT_PER_REPEAT,
     WORDS,
     clean,
     pairs,
@@ -46,10 +46,10 @@ from services.text import normalize, tokenize
 from services.types import Document, Role, Schema
 
 LAYOUT_VERSION = 1
-"""Changes whenever what an index holds does: an index of another version is built anew."""
+"""Changes whenever the contents of an index do: an index of another version is rebuilt."""
 ITEM = "item"
-"""The whole item as its owner gave it: kept, never looked into by the engine."""
-LONGEST_TOKEN = 120
+"""The whole item as it was given: stored, never parsed by the engine."""
+MAX_TOKEN_CHARS = 120
 """Characters of a token that count; the engine's analyser cuts tokens of 255 into several."""
 K1, B = 1.2, 0.75
 """Of BM25, as in the embedded engine."""
@@ -83,9 +83,10 @@ class Layout:
         self._spoken = [(f, _repeats(f.weight)) for f in schema.of(Role.TEXT, Role.KEYWORD) if f.weight > 0]
 
     def mappings(self) -> dict[str, Any]:
+        """The `mappings` object of a new index; its `_meta` holds the schema."""
         properties: dict[str, Any] = {
             ITEM: {"type": "object", "enabled": False},
-            # Not looked for, only shown; a keyword of any length would be refused where it is indexed.
+            # Only shown, never searched; an indexed keyword of any length would be refused.
             SHOWN: {"type": "object", "enabled": False},
             ID: _COUNTED,
             STARTS: _VALUE,
@@ -100,14 +101,14 @@ class Layout:
         properties |= {self.orders[name]: _WEIGHT for name in self.numbers}
         return {
             "dynamic": False,
-            # What was made of the item can be made again: only itself is kept.
+            # Derived fields can be computed again: only the item itself is kept.
             "_source": {"includes": [ITEM, SHOWN]},
             "_meta": {"fingerprint": self.fingerprint, "schema": to_json(self.schema)},
             "properties": properties,
         }
 
     def entry(self, document: Document) -> dict[str, Any]:
-        """What the engine is given of an item."""
+        """What the engine indexes of an item."""
         entry: dict[str, Any] = {ITEM: document, ID: clean(str(document["id"]))}
         words: list[str] = []
         for field, repeats in self._spoken:
@@ -131,14 +132,14 @@ class Layout:
             entry[self.keywords[field.name]] = [term(value) for value in held]
             entry[self.names[field.name]] = [term(value) for value in sorted(normal)]
             if normal:
-                entry[self.orders[field.name]] = min(normal)[:LONGEST_ORDER]
+                entry[self.orders[field.name]] = min(normal)[:MAX_ORDER_CHARS]
             names |= normal
         entry[NAMES] = [term(value) for value in sorted(names)]
         named = [*sorted(names), title] if title else sorted(names)
         entry[PAIRS] = " ".join(pair for value in named for pair in pairs(cut(tokenize(value))))
         for name, place in self.numbers.items():
             number_field = self.schema.get(name)
-            # No -0.0: the engine tells it from 0.0.
+            # No -0.0: for the engine it differs from 0.0.
             numbers = {float(v) + 0.0 for v in (values(document, number_field) if number_field else ())}
             if numbers:
                 entry[place] = sorted(numbers)
@@ -151,14 +152,15 @@ class Layout:
 
 
 def fingerprint(schema: Schema) -> str:
-    """What of a schema the index was built from; another one means building it anew."""
+    """A hash of the parts of a schema that the index was built from; when it changes, the index must be rebuilt."""
     stats = dict(sorted(schema.stats.items()))
     held = to_json(replace(schema, stats=stats, synonyms={}, inferred=True))
     return hashlib.sha256(f"{LAYOUT_VERSION} {json.dumps(held)}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def cut(tokens: list[str]) -> list[str]:
-    return [token[:LONGEST_TOKEN] for token in tokens]
+    """Tokens, each at most MAX_TOKEN_CHARS long."""
+    return [token[:MAX_TOKEN_CHARS] for token in tokens]
 
 
 def stems(tokens: list[str]) -> str:
@@ -177,5 +179,5 @@ def _trigrams(tokens: list[str]) -> list[str]:
 
 
 def _repeats(weight: float) -> int:
-    """How often the text of a field counts; see tantivy_layout."""
-    return max(1, min(MOST_REPEATS, round(weight / WEIGHT_OF_ONE)))
+    """How often the text of a field is repeated, from its weight; as in tantivy/layout.py."""
+    return max(1, min(MAX_REPEATS, round(weight / WEIGHT_PER_REPEAT)))

@@ -1,6 +1,6 @@
 """An IndexQuery as OpenSearch query DSL. User text only ever becomes the value of a term; no query language is parsed.
 
-Means what tantivy_query means, with its weights.
+It means what tantivy/query.py makes of it, with the same weights.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from services.backends.lexical_rules import (
     GRAM_SHARE,
     GRAMS,
     ID,
-    LONGEST_START,
-    MOST_GRAMS,
-    MOST_SUBSETS,
-    MOST_WORDS,
+    MAX_GRAMS,
+    MAX_START_CHARS,
+    MAX_SUBSETS,
+    MAX_WORDS,
     NAMES,
     NEWNESS,
     PAIR_BOOST,
@@ -31,7 +31,7 @@ from services.backends.lexical_rules import (
     QUALITY_WEIGHT,
     SHOWN,
     STARTS,
-    STEP,
+    SUBSET_DECAY,
     TITLE,
     TITLE_BOOST,
     WORDS,
@@ -54,65 +54,68 @@ Query = dict[str, Any]
 
 BM25_SCALE = K1 + 1.0
 """Lucene leaves this constant factor out of BM25; it matters where words and slots are added up."""
-MOST_LOOKUPS = 160
-"""Tokens that are looked for; further spellings are left out. Each is up to three clauses of the 1,024 that the engine
-takes."""
-COUNTED_VALUES = 1000
-"""Values counted for a facet, so that equal counts come in the order of their values."""
+MAX_LOOKUPS = 160
+"""Tokens searched for; further spellings are left out. Each takes up to three of the 1,024 clauses that the engine
+allows."""
+MAX_COUNTED_VALUES = 1000
+"""For a facet, so that equal counts can be ordered by value."""
 
 EVERYTHING: Query = {"match_all": {}}
 NOTHING: Query = {"match_none": {}}
 
 
 class Translator:
+    """Makes query DSL for an index of `layout`."""
+
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def search(self, asked: IndexQuery) -> dict[str, Any]:
+    def search(self, query: IndexQuery) -> dict[str, Any]:
         """Body of the search request: the hits' ids alone, with what they are ordered by in `sort`."""
         body: dict[str, Any] = {
-            "query": self._weighted(asked),
-            "from": asked.offset,
-            "size": asked.limit,
-            "sort": self._order(asked),
+            "query": self._weighted(query),
+            "from": query.offset,
+            "size": query.limit,
+            "sort": self._order(query),
             "_source": False,
             "track_total_hits": True,
         }
         facets = {}
-        for i, name in enumerate(asked.facets):
+        for i, name in enumerate(query.facets):
             place = self._layout.keywords.get(name) or self._layout.numbers.get(name)
             if place is not None:
-                facets[f"f{i}"] = {"terms": {"field": place, "size": COUNTED_VALUES}}
+                facets[f"f{i}"] = {"terms": {"field": place, "size": MAX_COUNTED_VALUES}}
         return body | ({"aggs": facets} if facets else {})
 
     def titles(self, key: str, limit: int) -> dict[str, Any]:
+        """Body of the search request for titles with a word sequence that starts with `key`, most popular first."""
         return {
-            "query": _exactly(STARTS, key[:LONGEST_START]),
+            "query": _exactly(STARTS, key[:MAX_START_CHARS]),
             "size": limit,
             "sort": [{PRIOR: {"order": "desc"}}, {ID: {"order": "asc"}}],
             "_source": [SHOWN],
             "track_total_hits": False,
         }
 
-    def query(self, asked: IndexQuery) -> Query:
-        """Everything that matches `asked`; filters add nothing to the score."""
+    def query(self, query: IndexQuery) -> Query:
+        """Everything that matches `query`; filters add nothing to the score."""
         parts = []
-        if asked.text is not None:
-            parts.append(self.text(asked.text))
-        if asked.slots is not None:
-            parts.append(self.slots(asked.slots))
+        if query.text is not None:
+            parts.append(self.text(query.text))
+        if query.slots is not None:
+            parts.append(self.slots(query.slots))
         wanted = _any(parts) if parts else EVERYTHING
-        if not asked.filters:
+        if not query.filters:
             return wanted
-        return {"bool": {"must": [wanted], "filter": [self.condition(c) for c in asked.filters]}}
+        return {"bool": {"must": [wanted], "filter": [self.condition(c) for c in query.filters]}}
 
     def text(self, match: TextMatch) -> Query:
         """Items with at least one of the words; with `ngrams_match` also those with a title much like the query."""
-        parts = self._words(tuple(dict.fromkeys(match.words[:MOST_WORDS])))
-        likeliest = [alternatives[0].text for alternatives in match.words[:MOST_WORDS] if alternatives]
-        named = dict.fromkeys(pairs(cut(tokenize(" ".join(likeliest))[:MOST_LOOKUPS])))
+        parts = self._words(tuple(dict.fromkeys(match.words[:MAX_WORDS])))
+        likeliest = [alternatives[0].text for alternatives in match.words[:MAX_WORDS] if alternatives]
+        named = dict.fromkeys(pairs(cut(tokenize(" ".join(likeliest))[:MAX_LOOKUPS])))
         parts += [_found(PAIRS, pair, PAIR_BOOST) for pair in named]
-        grams = trigrams(match.raw)[:MOST_GRAMS] if match.ngram_weight > 0 else []
+        grams = trigrams(match.raw)[:MAX_GRAMS] if match.ngram_weight > 0 else []
         if not grams:
             return _boosted(_any(parts), BM25_SCALE)
         evidence = [_found(GRAMS, gram(text)) for text in grams]
@@ -125,7 +128,7 @@ class Translator:
         return {"bool": {"must": [_any(parts)], "should": [similar], "boost": BM25_SCALE}}
 
     def slots(self, match: SlotMatch) -> Query:
-        """Items that meet at least `need` constraints, scored as in tantivy_query."""
+        """Items that meet at least `need` constraints, scored as in tantivy/query.py."""
         groups: dict[object, list[tuple[Query, float]]] = {}
         for place, constraint in enumerate(match.constraints):
             group = place if constraint.group is None else f"group {constraint.group}"
@@ -133,7 +136,7 @@ class Translator:
         need = max(1, match.need)
         if need > len(groups):
             return NOTHING
-        if math.prod(len(readings) + 1 for readings in groups.values()) > MOST_SUBSETS:
+        if math.prod(len(readings) + 1 for readings in groups.values()) > MAX_SUBSETS:
             best = [_best([_constant(query, weight) for query, weight in readings]) for readings in groups.values()]
             return {"bool": {"should": best, "minimum_should_match": need}}
         subsets = []
@@ -142,10 +145,11 @@ class Translator:
             if len(met) >= need:
                 subsets.append((round(sum(weight for _, weight in met), 6), [query for query, _ in met]))
         weights = sorted({weight for weight, _ in subsets}, reverse=True)
-        score = {weight: weights[0] * STEP**place for place, weight in enumerate(weights)}
+        score = {weight: weights[0] * SUBSET_DECAY**place for place, weight in enumerate(weights)}
         return _best([_constant(_all(queries), score[weight]) for weight, queries in subsets])
 
     def condition(self, condition: Condition) -> Query:
+        """Items that meet one filter; none when the field cannot be filtered."""
         place = self._layout.keywords.get(condition.field)
         if place is not None:
             return {"terms": {place: [term(clean(str(value))) for value in condition.any_of or ()]}}
@@ -156,24 +160,23 @@ class Translator:
             return _any([_range(place, gte=float(value), lte=float(value)) for value in condition.any_of])
         return _range(place, condition.gte, condition.gt, condition.lte, condition.lt)
 
-    def _weighted(self, asked: IndexQuery) -> Query:
-        """Matches of words (and slots) count more for what is looked for a lot, those of slots alone for what is
-        liked."""
-        query = self.query(asked)
-        if asked.sort is not None or (asked.text is None and asked.slots is None):
-            return query
-        weight = QUALITY_WEIGHT if asked.text is None else PRIOR_WEIGHT
+    def _weighted(self, query: IndexQuery) -> Query:
+        """Matches of words (and slots) are weighted by the prior of items, those of slots alone by their quality."""
+        matching = self.query(query)
+        if query.sort is not None or (query.text is None and query.slots is None):
+            return matching
+        weight = QUALITY_WEIGHT if query.text is None else PRIOR_WEIGHT
         factor = {"field": weight, "missing": 1.0}
-        return {"function_score": {"query": query, "field_value_factor": factor, "boost_mode": "multiply"}}
+        return {"function_score": {"query": matching, "field_value_factor": factor, "boost_mode": "multiply"}}
 
-    def _order(self, asked: IndexQuery) -> list[Query]:
-        if asked.sort is not None:
-            first = self._layout.orders.get(asked.sort.field, ID)
-            descending = asked.sort.descending
-        elif asked.text is None and asked.slots is None:
+    def _order(self, query: IndexQuery) -> list[Query]:
+        if query.sort is not None:
+            first = self._layout.orders.get(query.sort.field, ID)
+            descending = query.sort.descending
+        elif query.text is None and query.slots is None:
             # By the field itself where there is one: the prior is a blend, and equal for the most popular.
             popular = self._layout.orders.get(self._layout.schema.popularity or "", PRIOR)
-            first, descending = NEWNESS if asked.newest else popular, True
+            first, descending = NEWNESS if query.newest else popular, True
         else:
             return [{"_score": {"order": "desc"}}, {ID: {"order": "asc"}}]
         return [{first: {"order": "desc" if descending else "asc", "missing": "_last"}}, {ID: {"order": "asc"}}]
@@ -190,7 +193,7 @@ class Translator:
     def _words(self, words: Sequence[tuple[Alternative, ...]]) -> list[Query]:
         """For each word the best of its spellings, each by its weight beside the likeliest one."""
         found = []
-        left = MOST_LOOKUPS
+        left = MAX_LOOKUPS
         for alternatives in words:
             top = max((a.weight for a in alternatives), default=1.0)
             spellings = []
@@ -254,7 +257,7 @@ def _range(
     bounds: dict[str, float] = {}
     if lows:
         low, open_ = max(lows)
-        bounds["gt" if open_ else "gte"] = low + 0.0  # no -0.0: the engine tells it from 0.0
+        bounds["gt" if open_ else "gte"] = low + 0.0  # no -0.0: for the engine it differs from 0.0
     if highs:
         high, closed = min(highs)
         bounds["lte" if closed else "lt"] = high + 0.0

@@ -1,5 +1,5 @@
-"""What OpenSearch answers, checked and in our own terms. Nothing of an answer is taken on trust: what does not look as
-it must raises StorageFailed, and an incomplete answer is none."""
+"""Answers of OpenSearch, checked and turned into values of this service. Nothing in an answer is trusted: what does not
+have the expected form raises StorageFailed, and an incomplete answer is a failure. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from services.backends.base import IndexQuery, IndexResult
-from services.backends.lexical_rules import DIGEST, FACET_VALUES, LONGEST_START, SHOWN, starts_with
+from services.backends.lexical_rules import DIGEST_PREFIX, MAX_FACET_VALUES, MAX_START_CHARS, SHOWN, starts_with
 from services.backends.opensearch.layout import ITEM, Layout
 from services.errors import StorageFailed
 from services.types import Candidate, Document, FacetCount, Role, Scalar
@@ -17,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Garbage(StorageFailed):
-    """An answer that is not one."""
+    """An answer that does not have the expected form."""
 
     def __init__(self, where: str) -> None:
         super().__init__(f"OpenSearch answered with something else than {where}")
@@ -27,16 +27,16 @@ class Incomplete(Exception):
     """Some shards did not answer."""
 
 
-def result(asked: IndexQuery, layout: Layout, answer: Any) -> IndexResult:
+def result(query: IndexQuery, layout: Layout, answer: Any) -> IndexResult:
     """Raises TimeoutError when the engine ran out of time, Incomplete, Garbage."""
     hits = _hits(answer)
-    if asked.sort is None and (asked.text is not None or asked.slots is not None):
+    if query.sort is None and (query.text is not None or query.slots is not None):
         candidates = tuple(Candidate(_id(hit), _key(hit)) for hit in hits)
     else:
-        candidates = tuple(Candidate(_id(hit), -float(asked.offset + i)) for i, hit in enumerate(hits))
-    if len(candidates) > asked.limit or len({c.object_id for c in candidates}) < len(candidates):
+        candidates = tuple(Candidate(_id(hit), -float(query.offset + i)) for i, hit in enumerate(hits))
+    if len(candidates) > query.limit or len({c.object_id for c in candidates}) < len(candidates):
         raise Garbage("a list of hits")
-    facets = {name: _facet(f"f{i}", name, layout, answer) for i, name in enumerate(asked.facets)}
+    facets = {name: _facet(f"f{i}", name, layout, answer) for i, name in enumerate(query.facets)}
     return IndexResult(candidates, _total(answer, len(candidates)), facets)
 
 
@@ -48,7 +48,7 @@ def titles(key: str, limit: int, answer: Any) -> list[tuple[str, float]]:
         title = source.get(SHOWN) if isinstance(source, dict) else None
         if not isinstance(title, str):
             raise Garbage("titles")
-        if title not in found and (len(key) <= LONGEST_START or starts_with(title, key)):
+        if title not in found and (len(key) <= MAX_START_CHARS or starts_with(title, key)):
             found[title] = _key(hit)
     return list(found.items())[:limit]
 
@@ -72,8 +72,8 @@ def documents(answer: Any) -> dict[str, Document]:
 
 
 def written(answer: Any, wanted: int) -> None:
-    """Raises StorageFailed unless every one of the `wanted` writes of a bulk request was done; deleting what is not
-    there is."""
+    """Raises StorageFailed unless every one of the `wanted` writes of a bulk request was done; deleting a missing item
+    counts as done."""
     items = answer.get("items") if isinstance(answer, dict) else None
     if not isinstance(items, list) or len(items) != wanted:
         raise Garbage("the outcome of writes")
@@ -82,8 +82,8 @@ def written(answer: Any, wanted: int) -> None:
         raise StorageFailed(f"OpenSearch did not take {failed} of {wanted} writes")
 
 
-def held(answer: Any) -> tuple[str | None, Mapping[str, Any] | None]:
-    """(fingerprint, schema) of the index whose mappings these are; None where it does not say."""
+def built_from(answer: Any) -> tuple[str | None, Mapping[str, Any] | None]:
+    """(fingerprint, schema) of the index whose mappings these are; None where it has none."""
     if not isinstance(answer, dict) or len(answer) != 1:
         return None, None
     (index,) = answer.values()
@@ -135,7 +135,7 @@ def _id(hit: Mapping[str, Any]) -> str:
 
 
 def _key(hit: Mapping[str, Any]) -> float:
-    """What a hit is ordered by first; finite, as the JSON that we read knows nothing else."""
+    """The first sort key of a hit; finite, as strict JSON has no other numbers."""
     order = hit.get("sort")
     key = order[0] if isinstance(order, list) and order else None
     if isinstance(key, bool) or not isinstance(key, (int, float)):
@@ -158,10 +158,10 @@ def _facet(part: str, name: str, layout: Layout, answer: Any) -> tuple[FacetCoun
         key, count = (bucket.get("key"), bucket.get("doc_count")) if isinstance(bucket, dict) else (None, None)
         if not isinstance(count, int) or not isinstance(key, str if name in layout.keywords else (int, float)):
             raise Garbage("counts")
-        if not str(key).startswith(DIGEST):
+        if not str(key).startswith(DIGEST_PREFIX):
             counts.append(FacetCount(_value(key, is_date), count))
     counts.sort(key=lambda c: (-c.count, c.value if isinstance(c.value, str) else "", c.value))
-    return tuple(counts[:FACET_VALUES])
+    return tuple(counts[:MAX_FACET_VALUES])
 
 
 def _value(key: str | float, is_date: bool) -> Scalar:

@@ -1,8 +1,8 @@
-"""The mirror of what people searched and did in OpenSearch: the indexes `ubi_queries` and `ubi_events`.
+"""The mirror of queries and events in OpenSearch: the indexes `ubi_queries` and `ubi_events`.
 
-Their names and mappings are those of User Behavior Insights 1.3, so that tools made for it find what they look for. The
-indexes may be older than we are, made by a plugin or a shop that writes to them too: then they stay as they are, but
-for fields that we need to find a person again.
+Their names and mappings are those of User Behavior Insights 1.3, so that tools made for it work. The indexes may
+already exist, made by a plugin or a shop that writes to them too: then they stay as they are, except for fields that
+are needed to find a user again.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ Entry = tuple[str, Mapping[str, Any]]
 
 QUERIES, EVENTS = "ubi_queries", "ubi_events"
 APPLICATION = "application"
-PERSON = {QUERIES: "query_attributes.user_id", EVENTS: "user_id"}
-LONGEST_ID = 256
-"""Characters that the id of a person may have."""
+USER_FIELDS = {QUERIES: "query_attributes.user_id", EVENTS: "user_id"}
+MAX_USER_ID_CHARS = 256
 
-CONNECTIONS = 2
+MAX_CONNECTIONS = 2
 READ_SECONDS = 10.0
 WRITE_SECONDS = 30.0
 BULK_DOCUMENTS = 500
 BULK_BYTES = 1_000_000
-"""At most this much in one request, but for a single document that is larger."""
-REMOVED_AT_ONCE = 1000
+"""Per request, unless a single document is larger."""
+REMOVE_BATCH = 1000
 
 _KEYWORD = {"type": "keyword"}
 _SHARED = {
@@ -93,7 +92,7 @@ class OpenSearchUbi:
     """`url` and `ca` as for the lexical index; SettingsInvalid when `ca` is no file of certificates."""
 
     def __init__(self, url: str, *, ca: Path | None = None) -> None:
-        self._client = OpenSearchClient(url, ca, CONNECTIONS)
+        self._client = OpenSearchClient(url, ca, MAX_CONNECTIONS)
         # A circuit of its own: searches must not be stopped by what the mirror runs into.
         self._remote = Remote("opensearch_ubi", (EngineTrouble,))
 
@@ -113,8 +112,8 @@ class OpenSearchUbi:
         removed = 0
         for index in (QUERIES, EVENTS):
             fields = await self._prepared(index)
-            filters = [{"term": {fields[APPLICATION]: application}}, {"term": {fields[PERSON[index]]: user_id}}]
-            body = {"query": {"bool": {"filter": filters}}, "size": REMOVED_AT_ONCE, "_source": False}
+            filters = [{"term": {fields[APPLICATION]: application}}, {"term": {fields[USER_FIELDS[index]]: user_id}}]
+            body = {"query": {"bool": {"filter": filters}}, "size": REMOVE_BATCH, "_source": False}
             await self._write("POST", f"/{index}/_refresh")
             while hits := await self._found(index, body):
                 lines = [_line({"delete": {"_index": hit["_index"], "_id": hit["_id"]}}) for hit in hits]
@@ -123,19 +122,20 @@ class OpenSearchUbi:
         return removed
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._client.close()
 
     async def _prepared(self, index: str) -> dict[str, str]:
-        """Make the index, or the fields that it lacks; under which names the exact values of those fields are found."""
+        """Create the index, or the fields that it lacks; field -> the name under which its exact values are found."""
         found = await self._mappings(index)
         if found is None:
             await self._write("PUT", f"/{index}", {"settings": _SETTINGS, "mappings": MAPPINGS[index]})
             found = await self._mappings(index)
-        elif missing := [path for path in (APPLICATION, PERSON[index]) if None in _names(index, found, path)]:
+        elif missing := [path for path in (APPLICATION, USER_FIELDS[index]) if None in _names(index, found, path)]:
             properties = {(top := path.split(".")[0]): MAPPINGS[index]["properties"][top] for path in missing}
             await self._write("PUT", f"/{index}/_mapping", {"properties": properties})
             found = await self._mappings(index)
-        names = {path: _names(index, found or [], path) for path in (APPLICATION, PERSON[index])}
+        names = {path: _names(index, found or [], path) for path in (APPLICATION, USER_FIELDS[index])}
         for path, several in names.items():
             if len(several) != 1 or None in several:
                 raise MappingUnfit(index, path)
@@ -205,8 +205,8 @@ def _exact(index: str, fields: Any, path: str) -> str | None:
 
 
 def _findable(path: str, field: Mapping[str, Any]) -> bool:
-    longest = 0 if path == APPLICATION else LONGEST_ID
-    return field.get("type") == "keyword" and field.get("ignore_above", LONGEST_ID) >= longest
+    longest = 0 if path == APPLICATION else MAX_USER_ID_CHARS
+    return field.get("type") == "keyword" and field.get("ignore_above", MAX_USER_ID_CHARS) >= longest
 
 
 def _puts(documents: Mapping[str, Iterable[Entry]]) -> Iterator[bytes]:

@@ -1,13 +1,13 @@
 """The embedded vector index: Qdrant Edge in a folder.
 
-    folder/CURRENT            name of the sub-folder in force; replaced atomically
+    folder/CURRENT            name of the active sub-folder; replaced atomically
     folder/<name>/layout.json vector size and filterable fields it was built for
     folder/<name>/shard/      the engine's files
 
 Exact search in small catalogues; from about INDEXED_BYTES of vectors on, a rebuild adds an HNSW graph, and an index
 that grew by twice as much since wants a rebuild at the next start. The engine keeps the interpreter lock during its
 calls: searches and writes take a millisecond or a few, but building a graph takes seconds to minutes, so that happens
-in a process of its own, before the folder is put in force.
+in a process of its own, before the folder becomes active.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import qdrant_edge as engine
 from services.backends.files import replace_text
 from services.backends.qdrant.points import (
     EF_CONSTRUCT,
+    EXTRA_NEIGHBOURS,
     ID,
     INDEXED_BYTES,
-    TIES,
     Clause,
     M,
     Point,
@@ -53,9 +53,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FORMAT = 1
-_TEXT = "text"
-_BATCH = 500
-_OPTIMIZE = """
+_VECTOR_NAME = "text"
+_BATCH_POINTS = 500
+_OPTIMIZE_SCRIPT = """
 import sys, qdrant_edge
 shard = qdrant_edge.EdgeShard.load(sys.argv[1])
 shard.optimize()
@@ -85,10 +85,12 @@ class QdrantEdgeIndex:
 
     @classmethod
     def open(cls, path: Path, schema: Schema, size: int) -> QdrantEdgeIndex:
+        """The constructor, under the name that callers use."""
         return cls(path, schema, size)
 
     @property
     def size(self) -> int:
+        """Dimensions of its vectors."""
         return self._shard.size
 
     async def nearest(
@@ -103,6 +105,7 @@ class QdrantEdgeIndex:
         return await self._read(lambda: shard.nearest(wanted, filters, limit), deadline)
 
     async def vectors(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, list[float]]:
+        """See VectorIndex.vectors. Raises TimeoutError, StorageFailed."""
         shard = self._shard
         return await self._read(lambda: shard.vectors(object_ids), deadline)
 
@@ -114,9 +117,8 @@ class QdrantEdgeIndex:
             await asyncio.shield(self._write(lambda: shard.apply(upserts, deletes)))
 
     async def rebuild(self, schema: Schema, size: int, points: Iterable[Point], version: str | None = None) -> None:
-        """The new index is in force at the very moment of return, so what the caller sets next (the encoder) is never
-        out of step with it. Raises StorageFailed; then, and when cancelled, the old one stays in force. `apply` waits
-        meanwhile."""
+        """The new index becomes active exactly on return, so that the caller can switch the encoder in step with it.
+        Raises StorageFailed; then, and when cancelled, the old one stays active. `apply` waits meanwhile."""
         async with self._changing:
             if self._discarded is not None:
                 await asyncio.wrap_future(self._discarded)
@@ -141,16 +143,18 @@ class QdrantEdgeIndex:
             self._discarded = self._reader.submit(self._discard, old)
 
     async def stale(self) -> bool:
+        """Whether it was opened empty or grew so much since its graph was built that it has to be rebuilt."""
         return self.needs_rebuild
 
     def adopt(self, schema: Schema, size: int, version: str) -> None:
-        """Nothing: the folder is this process's alone."""
+        """Nothing to do: the folder belongs to this process."""
 
     async def close(self) -> None:
+        """Finish queued reads and writes, then release the folder."""
         if self._closed:
             return
         self._closed = True
-        async with self._changing:  # a rebuild that has begun still ends well
+        async with self._changing:  # let a rebuild that has begun finish
             await asyncio.to_thread(self._writer.shutdown)
             await asyncio.to_thread(self._reader.shutdown)
             await asyncio.to_thread(self._shard.close)
@@ -170,7 +174,9 @@ class QdrantEdgeIndex:
         if self._closed:
             raise StorageFailed("the vector index is closed")
         written = asyncio.get_running_loop().run_in_executor(self._writer, _guarded, self._path, work)
-        written.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, even if nobody waits
+        written.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # retrieved, even if no caller waits
         return written
 
     def _reopen(self, schema: Schema, size: int) -> _Shard | None:
@@ -206,7 +212,7 @@ class QdrantEdgeIndex:
             if shard.unindexed_bytes > INDEXED_BYTES:
                 shard.close()
                 shard = None
-                command = [sys.executable, "-c", _OPTIMIZE, str(folder / "shard")]
+                command = [sys.executable, "-c", _OPTIMIZE_SCRIPT, str(folder / "shard")]
                 subprocess.run(command, check=True, stdin=subprocess.DEVNULL)  # noqa: S603 - our own words
                 shard = _Shard.load(folder, schema, size)
             if given_up.is_set():
@@ -239,9 +245,10 @@ class _Shard:
 
     @classmethod
     def create(cls, folder: Path, schema: Schema, size: int) -> _Shard:
+        """A new, empty shard in `folder`."""
         (folder / "shard").mkdir(parents=True)
         config = engine.EdgeConfig(
-            vectors={_TEXT: engine.EdgeVectorParams(size=size, distance=engine.Distance.Cosine)},
+            vectors={_VECTOR_NAME: engine.EdgeVectorParams(size=size, distance=engine.Distance.Cosine)},
             hnsw_config=engine.HnswIndexConfig(
                 m=M, ef_construct=EF_CONSTRUCT, full_scan_threshold=INDEXED_BYTES // 1000, max_indexing_threads=1
             ),
@@ -254,6 +261,7 @@ class _Shard:
 
     @classmethod
     def load(cls, folder: Path, schema: Schema, size: int) -> _Shard:
+        """The shard in `folder`, checked by reading some of it."""
         shard = cls(folder, schema, size, engine.EdgeShard.load(str(folder / "shard")))
         try:
             shard.nearest([1.0] * size, (), 100)  # some damage shows only when vectors and payloads are read
@@ -269,35 +277,40 @@ class _Shard:
         return max(0, int(info.points_count) - int(info.indexed_vectors_count)) * self.size * 4
 
     def nearest(self, vector: list[float], filters: Filters, limit: int) -> list[Candidate]:
+        """By cosine, best first, ties by object id."""
         wanted = clauses(filters, self._fields)
         if wanted is None:
             return []
-        query = engine.Query.Nearest(vector, using=_TEXT)
+        query = engine.Query.Nearest(vector, using=_VECTOR_NAME)
         under = engine.Filter(must=[_condition(clause) for clause in wanted]) if wanted else None
-        asked = limit + TIES
+        requested = limit + EXTRA_NEIGHBOURS
         while True:
-            found = self._shard.search(engine.SearchRequest(query, limit=asked, filter=under, with_payload=[ID]))
-            if not more(found, asked, limit):
+            found = self._shard.search(engine.SearchRequest(query, limit=requested, filter=under, with_payload=[ID]))
+            if not more(found, requested, limit):
                 return ranked(found, limit, lambda point: point.payload[ID])
-            asked *= 2
+            requested *= 2
 
     def vectors(self, object_ids: Sequence[str]) -> dict[str, list[float]]:
+        """object_id -> stored vector (normalised), of those that have one."""
         if not object_ids:
             return {}
         points = [point_id(object_id) for object_id in dict.fromkeys(object_ids)]
         records = self._shard.retrieve(points, with_payload=[ID], with_vector=True)
-        return {record.payload[ID]: list(record.vector[_TEXT]) for record in records}
+        return {record.payload[ID]: list(record.vector[_VECTOR_NAME]) for record in records}
 
     def apply(self, upserts: Iterable[Point], deletes: Sequence[str]) -> None:
+        """Write and flush, 500 points at a time."""
         gone = list(deletes)
         waiting = iter(upserts)
-        while batch := list(islice(waiting, _BATCH)):
+        while batch := list(islice(waiting, _BATCH_POINTS)):
             points = {}
             for document, vector in batch:
                 numbers = checked(vector, self.size)
                 held = payload(document, self._fields) if any(numbers) else None
                 object_id = document["id"]
-                points[object_id] = None if held is None else engine.Point(point_id(object_id), {_TEXT: numbers}, held)
+                points[object_id] = (
+                    None if held is None else engine.Point(point_id(object_id), {_VECTOR_NAME: numbers}, held)
+                )
             gone += [object_id for object_id, point in points.items() if point is None]
             kept = [point for point in points.values() if point is not None]
             if kept:
@@ -313,6 +326,7 @@ class _Shard:
             self._shard.update(engine.UpdateOperation.create_field_index(key(field), kind))
 
     def close(self) -> None:
+        """Flush and release the engine's lock."""
         self._shard.close()
 
 

@@ -1,13 +1,13 @@
 """The vector index on a Qdrant server, shared by every process.
 
-    <namespace>-<name>             alias of the generation in force: every read and write goes to it
+    <namespace>-<name>             alias of the active generation: every read and write goes to it
     <namespace>-<name>-former      alias of the generation before, for a minute after a rebuild
     <namespace>-<name>-<hex>       a generation: a collection with one vector, named after its encoder
 
 A rebuild fills a new generation and moves both aliases in one step. Because the vector bears its encoder's name, a
-process that still has the encoder of before is never given neighbours in the wrong space: its searches are answered by
-the former generation, its writes are refused with OutOfStep. Rebuilds and writes of several processes must be kept
-apart by a lock of the caller's; a rebuild removes what crashed ones left behind.
+process that still has the previous encoder never gets neighbours from the wrong space: the previous generation answers
+its searches, and its writes are refused with OutOfStep. Callers must serialise rebuilds and writes of several processes
+with a lock; a rebuild removes what crashed ones left behind.
 
 Small catalogues are searched exactly; from about INDEXED_BYTES of vectors on, the server keeps an HNSW graph by itself.
 """
@@ -27,8 +27,8 @@ from qdrant_client import AsyncQdrantClient, models
 
 from services.backends.qdrant.points import INDEXED_BYTES, Point, checked, clauses, key, point_id
 from services.backends.qdrant.requests import (
-    MISSING,
-    WRONG,
+    MISMATCH_STATUS,
+    MISSING_STATUS,
     Layout,
     Nearest,
     Quantization,
@@ -50,25 +50,27 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ask = Callable[[AsyncQdrantClient, int, str], Coroutine[Any, Any, T]]
-"""A question to a collection, given the client, the whole seconds to tell the server, and the collection's name."""
+"""A read of a collection, given the client, the timeout for the server in whole seconds, and the collection's name."""
 
-FORMER = "former"
-FORMER_SECONDS = 60.0
-"""How long the generation before stays after a rebuild: until every process has the new encoder."""
+PREVIOUS = "former"
+PREVIOUS_SECONDS = 60.0
+"""How long the previous generation stays after a rebuild: until every process has the new encoder."""
 WRITE_SECONDS = 10.0
 READ_SECONDS = 5.0
 SWITCH_SECONDS = 10.0
 BUILD_SECONDS = 60.0
 """For one request of a rebuild."""
 OPTIMIZE_SECONDS = 600.0
-"""How long a rebuild waits for the graph before it is put in force without: searches are slow until it is there."""
-LOOK_SECONDS = 0.5
-COUNTED_SECONDS = 60.0
-"""How long the number of points is believed, by which searches are exact or not."""
+"""How long a rebuild waits for the graph; after that it becomes active without, and searches are slow until it is
+built."""
+POLL_SECONDS = 0.5
+COUNT_SECONDS = 60.0
+"""How long a count of points is used; it decides whether searches are exact."""
 
 
 class OutOfStep(Unavailable):
-    """The server has no such index, or one of another encoder than this process; `stale` tells, `rebuild` mends."""
+    """The server has no such index, or one of another encoder than this process; `stale` detects it, `rebuild` repairs
+    it."""
 
     def __init__(self, index: str, found: str) -> None:
         super().__init__(NAME)
@@ -91,7 +93,7 @@ class QdrantIndex:
     ) -> None:
         self._server = server
         self._alias = f"{namespace}-{name}"
-        self._former = f"{self._alias}-{FORMER}"
+        self._previous = f"{self._alias}-{PREVIOUS}"
         self._generation = re.compile(re.escape(self._alias) + "-[0-9a-f]{8}")
         self._quantization = quantization
         self._layout = Layout.of(schema, size, version)
@@ -99,15 +101,16 @@ class QdrantIndex:
         self._changes = 0
         self._count: int | None = None
         self._counted = float("-inf")
-        self._behind: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
     def size(self) -> int:
+        """Dimensions of its vectors."""
         return self._layout.size
 
     def adopt(self, schema: Schema, size: int, version: str) -> None:
-        """Use the index as another process has rebuilt it. Put the encoder in force with no await in between."""
+        """Use the index as another process has rebuilt it. Activate its encoder with no await in between."""
         self._layout = Layout.of(schema, size, version)
         self._counted = float("-inf")
         self._changes += 1
@@ -119,10 +122,10 @@ class QdrantIndex:
         try:
             info = await self._info(self._alias, Deadline.after(READ_SECONDS))
         except Refused as refused:
-            if refused.status == MISSING:
+            if refused.status == MISSING_STATUS:
                 return True
             raise
-        self._believe(info.points_count)
+        self._set_count(info.points_count)
         return not built_for(info, layout, self._quantization)
 
     async def nearest(
@@ -166,15 +169,15 @@ class QdrantIndex:
             try:
                 await self._put(self._alias, layout, upserts, deletes, WRITE_SECONDS)
             except Refused as refused:
-                raise await self._explained(refused, layout, Deadline.after(READ_SECONDS)) from None
+                raise await self._explain(refused, layout, Deadline.after(READ_SECONDS)) from None
             finally:
                 self._changes += 1
-            self._believe(None if self._count is None else self._count + len(upserts))
+            self._set_count(None if self._count is None else self._count + len(upserts))
 
     async def rebuild(self, schema: Schema, size: int, points: Iterable[Point], version: str | None = None) -> None:
-        """Fill a new generation with vectors of the encoder `version` (by default the one in force) and put it in
-        force. The caller puts the encoder in force with no await in between. Raises StorageFailed; then, and when
-        cancelled, the old one stays in force for this process. `apply` waits meanwhile."""
+        """Fill a new generation with vectors of the encoder `version` (by default the active one) and make it
+        active. The caller activates the encoder with no await in between. Raises StorageFailed; then, and when
+        cancelled, the old one stays active for this process. `apply` waits meanwhile."""
         async with self._changing:
             old = self._open()
             layout = Layout.of(schema, size, old.version if version is None else version)
@@ -186,10 +189,10 @@ class QdrantIndex:
                 self._spawn(self._remove(fresh))
                 raise
             # Nothing is removed for a switch that failed: it may have happened all the same.
-            await _whole(self._switch(current, fresh))
+            await _uncancelled(self._switch(current, fresh))
             self._layout = layout
             self._changes += 1
-            self._believe(count)
+            self._set_count(count)
             if current is not None:
                 self._spawn(self._retire(current))
 
@@ -197,7 +200,7 @@ class QdrantIndex:
         """The server stays open: it is shared."""
         self._closed = True
         async with self._changing:
-            behind = list(self._behind)
+            behind = list(self._background)
             for task in behind:
                 task.cancel()
             await asyncio.gather(*behind, return_exceptions=True)
@@ -207,26 +210,26 @@ class QdrantIndex:
     async def _read(
         self, ask: Ask[T], layout: Layout, deadline: Deadline, question: tuple[Hashable, ...] | None = None
     ) -> T:
-        """What the generation in force answers, or the former one to whoever still has its encoder."""
+        """The answer of the active generation, or of the previous one to a process that still has its encoder."""
         try:
             return await self._server.read(lambda c, s: ask(c, s, self._alias), deadline, question)
         except Refused as refused:
-            explained = await self._explained(refused, layout, deadline)
+            explained = await self._explain(refused, layout, deadline)
         if isinstance(explained, OutOfStep):
             try:
-                former = None if question is None else (*question, FORMER)
-                return await self._server.read(lambda c, s: ask(c, s, self._former), deadline, former)
+                previous = None if question is None else (*question, PREVIOUS)
+                return await self._server.read(lambda c, s: ask(c, s, self._previous), deadline, previous)
             except Refused:
                 pass
         raise explained from None
 
-    async def _explained(self, refused: Refused, layout: Layout, deadline: Deadline) -> StorageFailed:
-        if refused.status not in (MISSING, WRONG):
+    async def _explain(self, refused: Refused, layout: Layout, deadline: Deadline) -> StorageFailed:
+        if refused.status not in (MISSING_STATUS, MISMATCH_STATUS):
             return refused
         try:
             info = await self._info(self._alias, deadline)
         except Refused as again:
-            return OutOfStep(self._alias, "the server has no such index") if again.status == MISSING else again
+            return OutOfStep(self._alias, "the server has no such index") if again.status == MISSING_STATUS else again
         return refused if layout.vector in vectors_of(info) else OutOfStep(self._alias, "not of this encoder")
 
     async def _info(self, collection: str, deadline: Deadline) -> models.CollectionInfo:
@@ -239,16 +242,16 @@ class QdrantIndex:
 
     def _count_now_and_then(self) -> None:
         """Other processes write too."""
-        if time.monotonic() - self._counted > COUNTED_SECONDS:
+        if time.monotonic() - self._counted > COUNT_SECONDS:
             self._counted = time.monotonic()
             self._spawn(self._count_points())
 
     async def _count_points(self) -> None:
         deadline = Deadline.after(READ_SECONDS)
         found = await self._server.read(lambda c, s: c.count(self._alias, exact=False, timeout=s), deadline)
-        self._believe(found.count)
+        self._set_count(found.count)
 
-    def _believe(self, count: int | None) -> None:
+    def _set_count(self, count: int | None) -> None:
         self._count = count
         if count is not None:
             self._counted = time.monotonic()
@@ -311,7 +314,7 @@ class QdrantIndex:
                 raise StorageFailed(f"{collection}: the server could not build the index")
             if info.status is not models.CollectionStatus.YELLOW:
                 return
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         logger.warning("vector_index_unoptimized index=%s", self._alias)
 
     async def _switch(self, current: str | None, fresh: str) -> None:
@@ -320,12 +323,12 @@ class QdrantIndex:
         ]
         if current is not None:
             drop = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=self._alias))
-            keep = models.CreateAlias(collection_name=current, alias_name=self._former)
+            keep = models.CreateAlias(collection_name=current, alias_name=self._previous)
             steps = [drop, *steps, models.CreateAliasOperation(create_alias=keep)]
         await self._server.write(lambda c, s: c.update_collection_aliases(steps, timeout=s), SWITCH_SECONDS)
 
     async def _sweep(self) -> str | None:
-        """Remove all generations but the one in force, and say which that is."""
+        """Remove all generations but the active one; its name, or None when there is none."""
         known = await self._server.read(lambda c, _: c.get_aliases(), Deadline.after(READ_SECONDS))
         current = {alias.alias_name: alias.collection_name for alias in known.aliases}.get(self._alias)
         held = await self._server.read(lambda c, _: c.get_collections(), Deadline.after(READ_SECONDS))
@@ -339,31 +342,31 @@ class QdrantIndex:
         try:
             await self._server.write(lambda c, s: c.delete_collection(collection, timeout=s), BUILD_SECONDS)
         except Refused as refused:
-            if refused.status != MISSING:
+            if refused.status != MISSING_STATUS:
                 raise
 
     async def _retire(self, collection: str) -> None:
-        await asyncio.sleep(FORMER_SECONDS)
+        await asyncio.sleep(PREVIOUS_SECONDS)
         await self._remove(collection)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it behind; a failure is one line in the log, and the next rebuild's sweep makes up for it."""
+        """Run `work` in the background; a failure is logged, and the next rebuild's sweep makes up for it."""
         task = asyncio.ensure_future(work)
-        self._behind.add(task)
+        self._background.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._behind.discard(task)
+        self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("vector_index_upkeep_failed index=%s error=%s", self._alias, type(error).__name__)
 
 
-async def _whole(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for the end of `work` also when cancelled."""
+async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for the end of `work`, even when cancelled."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        task.cancelled() or task.exception()  # seen
+        task.cancelled() or task.exception()  # retrieved
         raise

@@ -1,4 +1,4 @@
-"""What Qdrant holds of an item, embedded or over the network: the point's id, its payload, and what filters mean there.
+"""What Qdrant stores for an item, embedded or over the network: the point's id, its payload, and filters on it.
 
 payload  id         the object id
          f<hex>     values of a filterable field, its name in hexadecimal: texts, or numbers (dates as Unix seconds)
@@ -18,16 +18,18 @@ from services.types import Candidate, Condition, Document, Field, Filters, Role,
 Point = tuple[Document, Sequence[float]]
 
 ID = "id"
-TIES = 8
-"""How many more neighbours than wanted are asked for at first, in case equals run over the edge."""
+EXTRA_NEIGHBOURS = 8
+"""Neighbours requested beyond the limit at first, in case ties cross it."""
 INDEXED_BYTES = 40_000_000
 """Vectors of more bytes than this get an HNSW graph (20,000 of 512 dimensions; reading them one by one takes 2 ms)."""
 M, EF_CONSTRUCT = 16, 100
-"""Links of a node of the graph, and neighbours looked at when one is added."""
+"""Of the HNSW graph: links per node, and neighbours examined when a node is added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
+    """Bounds of a number; None: unbounded on that side."""
+
     gte: float | None = None
     gt: float | None = None
     lte: float | None = None
@@ -44,10 +46,12 @@ class Clause:
 
 
 def filterable(schema: Schema) -> dict[str, Field]:
+    """Name -> field, of those that filters may use."""
     return {field.name: field for field in schema.of(*FILTERABLE)}
 
 
 def point_id(object_id: str) -> str:
+    """The engine's id of an item: a UUID (version 5) of its object id."""
     return str(uuid5(NAMESPACE_URL, object_id))
 
 
@@ -57,6 +61,7 @@ def key(field: Field) -> str:
 
 
 def payload(document: Document, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """What the engine keeps beside an item's vector."""
     held: dict[str, Any] = {ID: document["id"]}
     for field in fields.values():
         held[key(field)] = [_clean(value) if isinstance(value, str) else value for value in values(document, field)]
@@ -64,7 +69,7 @@ def payload(document: Document, fields: Mapping[str, Field]) -> dict[str, Any]:
 
 
 def clauses(filters: Filters, fields: Mapping[str, Field]) -> list[Clause] | None:
-    """services.schema.filters.matches for the engine: clauses that an item must all meet; None when nothing can."""
+    """services.schema.filters.matches for the engine: clauses that an item must all meet; None when no item can."""
     found = [_clause(condition, fields) for condition in filters]
     wanted = [clause for clause in found if clause is not None]
     return wanted if len(wanted) == len(found) else None
@@ -77,10 +82,10 @@ def checked(vector: Sequence[float], size: int) -> list[float]:
     return [float(number) for number in vector]
 
 
-def more(found: Sequence[Any], asked: int, limit: int) -> bool:
-    """Whether equals may run over the edge of what was found when `asked` were asked for: which of them come is decided
-    by object id, not by the order in which the engine happens to hold them."""
-    return len(found) >= asked and bool(found[-1].score >= found[limit - 1].score)
+def more(found: Sequence[Any], requested: int, limit: int) -> bool:
+    """Whether ties may cross the edge of what was found for `requested` neighbours: object ids decide which of them
+    come first, not the engine's order."""
+    return len(found) >= requested and bool(found[-1].score >= found[limit - 1].score)
 
 
 def ranked(found: Sequence[Any], limit: int, name: Callable[[Any], str]) -> list[Candidate]:
@@ -106,5 +111,5 @@ def _clause(condition: Condition, fields: Mapping[str, Field]) -> Clause | None:
 
 
 def _clean(text: str) -> str:
-    """Half of a surrogate pair can stand in JSON, but not in the engine's text."""
+    """JSON may hold half of a surrogate pair, the engine's text may not."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Requests to a Qdrant server and answers from it, as values of ours. Pure."""
+"""Requests to a Qdrant server and its answers, as values of this service. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from qdrant_client import AsyncQdrantClient, models
 
 from services.backends.qdrant.points import (
     EF_CONSTRUCT,
+    EXTRA_NEIGHBOURS,
     ID,
     INDEXED_BYTES,
-    TIES,
     Clause,
     M,
     Point,
@@ -33,12 +33,12 @@ from services.types import Candidate, Field, Role, Schema
 
 Quantization = Literal["none", "scalar", "binary"]
 
-MISSING, WRONG = 404, 400
-"""Statuses of a server that has no such collection, and of one that has it but not what was asked for."""
+MISSING_STATUS, MISMATCH_STATUS = 404, 400
+"""HTTP statuses: no such collection; a collection without what was requested (such as another vector)."""
 BATCH_NUMBERS = 25_000
-"""Numbers of the vectors sent in one request: half a megabyte, which takes a few milliseconds to write down."""
+"""Numbers of the vectors sent in one request: half a megabyte, which takes a few milliseconds to serialise."""
 OVERSAMPLING: dict[Quantization, float | None] = {"none": None, "scalar": 2.0, "binary": 4.0}
-"""Candidates by the small vectors that are scored by the full ones, per neighbour asked for."""
+"""Candidates found with quantized vectors and scored again with the full ones, per requested neighbour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Layout:
 
     @classmethod
     def of(cls, schema: Schema, size: int, version: str) -> Layout:
+        """The layout for vectors of `size` from the encoder `version`, under `schema`."""
         return cls(version, size, filterable(schema))
 
     @property
@@ -71,7 +72,7 @@ class Nearest:
     params: models.SearchParams
 
     async def __call__(self, client: AsyncQdrantClient, seconds: int, collection: str) -> list[Candidate]:
-        asked = self.limit + TIES
+        requested = self.limit + EXTRA_NEIGHBOURS
         while True:
             answer = await client.query_points(
                 collection,
@@ -79,13 +80,13 @@ class Nearest:
                 using=self.using,
                 query_filter=self.under,
                 search_params=self.params,
-                limit=asked,
+                limit=requested,
                 with_payload=[ID],
                 timeout=seconds,
             )
-            if not more(answer.points, asked, self.limit):
+            if not more(answer.points, requested, self.limit):
                 return ranked(answer.points, self.limit, name_of)
-            asked *= 2
+            requested *= 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Stored:
 
 
 def search_params(count: int | None, size: int, quantization: Quantization) -> models.SearchParams:
-    """`count` is how many points there are, as far as known: few are searched exactly."""
+    """How to search `count` points (None: unknown): few are searched exactly."""
     if count is not None and count * size * 4 <= INDEXED_BYTES:
         return models.SearchParams(exact=True)
     oversampling = OVERSAMPLING[quantization]
@@ -136,12 +137,14 @@ def prepared(waiting: Iterator[Point], layout: Layout) -> tuple[models.Batch, li
 
 
 def completed(done: models.UpdateResult) -> None:
-    """A server that gave up waiting has not failed, but searches may not see the write yet."""
+    """Raises StorageFailed when the server gave up waiting: it has not failed, but searches may not see the write
+    yet."""
     if done.status is not models.UpdateStatus.COMPLETED:
         raise StorageFailed(f"{NAME}: the write is not known to be done")
 
 
 def name_of(point: models.ScoredPoint | models.Record) -> str:
+    """The object id of a point. Raises ValueError when it has none."""
     object_id = (point.payload or {}).get(ID)
     if not isinstance(object_id, str):
         raise ValueError("a point without an object id")
@@ -149,13 +152,15 @@ def name_of(point: models.ScoredPoint | models.Record) -> str:
 
 
 def vector_of(record: models.Record, name: str) -> list[float]:
+    """The vector `name` of a point. Raises Refused when it has none of this name."""
     vector = record.vector.get(name) if isinstance(record.vector, dict) else None
     if not isinstance(vector, list):
-        raise Refused(WRONG)  # as a server would that minds being asked for another encoder's
+        raise Refused(MISMATCH_STATUS)  # as a server that checks vector names would
     return [float(number) for number in vector]  # type: ignore[arg-type]
 
 
 def restriction(wanted: Sequence[Clause]) -> models.Filter | None:
+    """The engine's filter for these clauses; None for none."""
     return models.Filter(must=[_condition(clause) for clause in wanted]) if wanted else None
 
 
@@ -170,12 +175,13 @@ def _condition(clause: Clause) -> models.Condition:
 
 
 def kind_of(field: Field) -> models.PayloadSchemaType:
+    """The type of payload index of a field."""
     return models.PayloadSchemaType.KEYWORD if field.role is Role.KEYWORD else models.PayloadSchemaType.FLOAT
 
 
 def configuration(layout: Layout, quantization: Quantization) -> dict[str, Any]:
-    """Of a new collection. Whoever asks for quantization wants to save memory: the full vectors, by which the nearest
-    are scored in the end, stay on disk."""
+    """Parameters of a new collection. With quantization, which is there to save memory, the full vectors that score the
+    nearest again stay on disk."""
     kilobytes = INDEXED_BYTES // 1000
     quantized: dict[Quantization, Any] = {
         "none": None,
@@ -194,6 +200,7 @@ def configuration(layout: Layout, quantization: Quantization) -> dict[str, Any]:
 
 
 def built_for(info: models.CollectionInfo, layout: Layout, quantization: Quantization) -> bool:
+    """Whether a collection has exactly this vector, these payload indexes and this quantization."""
     kinds = {key: index.data_type for key, index in info.payload_schema.items()}
     held = info.config.quantization_config
     quantized = {
@@ -209,5 +216,6 @@ def built_for(info: models.CollectionInfo, layout: Layout, quantization: Quantiz
 
 
 def vectors_of(info: models.CollectionInfo) -> dict[str, models.VectorParams]:
+    """Name -> parameters of a collection's vectors."""
     held = info.config.params.vectors
     return held if isinstance(held, dict) else {}

@@ -1,7 +1,7 @@
 """The ItemStore on Redis: the catalogue as JSON, numbered changes, and which of them each index has taken in.
 
-Several processes write. Each keeps documents that were asked for lately in its memory, and drops those of which it
-hears through `changes`; what it wrote itself it drops at once. lua/items_put.lua tells the layout.
+Several processes write. Each caches the documents it used last, and drops those that `changes` reports; what it wrote
+itself it drops at once. lua/items_put.lua describes the layout.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from services.backends.redis.server import Redis
 from services.schema.schema import from_json, to_json
 from services.types import Deadline, Document, Schema
 
-_AT_ONCE = 500
-"""Items that one script reads or writes ..."""
-_BYTES_AT_ONCE = 4 * 2**20
-"""... unless they are larger than this together: the server does nothing else meanwhile."""
-_WORTH_COMPRESSING = 512
+_BATCH_ITEMS = 500
+"""Items per script call ..."""
+_BATCH_BYTES = 4 * 2**20
+"""... unless together they are larger than this: the server does nothing else meanwhile."""
+_MIN_COMPRESSED_BYTES = 512
 """Bytes; a shorter body would hardly become any shorter."""
-_LEVEL = 3
-_DELETIONS_SECONDS = 86400.0
-"""How long a deletion can be heard of at least: processes that follow the changes confirm nothing."""
+_COMPRESSION_LEVEL = 3
+_KEEP_DELETIONS_SECONDS = 86400.0
+"""How long deletions stay among the changes at least: processes that follow them confirm nothing."""
 
 
 class RedisItems:
@@ -36,7 +36,7 @@ class RedisItems:
     call of `changes`, which is to be made several times a second.
     """
 
-    def __init__(self, redis: Redis, cached: int = 10_000, deletions_seconds: float = _DELETIONS_SECONDS) -> None:
+    def __init__(self, redis: Redis, cached: int = 10_000, deletions_seconds: float = _KEEP_DELETIONS_SECONDS) -> None:
         self._redis = redis
         self._prefix = redis.key("i", "")
         self._deletions_seconds = deletions_seconds
@@ -47,8 +47,8 @@ class RedisItems:
     # --- documents ---
 
     async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
-        """In the order asked. The documents are shared with other callers: they are not to be changed. What is wholly
-        in memory is answered without the server."""
+        """In the order given. The documents are shared with other callers and must not be changed. A request that the
+        cache can answer does not reach the server."""
         found: dict[str, Document | None] = {}
         missing = []
         for object_id in dict.fromkeys(object_ids):
@@ -74,21 +74,23 @@ class RedisItems:
     async def put(self, documents: Sequence[Document]) -> None:
         """Durable when it returns; of two documents with one id the last stays. An item that already is what it should
         become is no change. Raises StorageFailed: then any of them may have been stored."""
-        for start in range(0, len(documents), _AT_ONCE):
-            chunk = documents[start : start + _AT_ONCE]
+        for start in range(0, len(documents), _BATCH_ITEMS):
+            chunk = documents[start : start + _BATCH_ITEMS]
             rows = await asyncio.to_thread(_rows, chunk)
             for part in _parts(rows):
                 await self._change("items_put", [value for row in part for value in row], [one for one, _ in part])
 
     async def delete(self, object_ids: Sequence[str]) -> int:
+        """How many of these items were there; each is removed by an atomic script call of up to 500."""
         ids = [object_id for object_id in dict.fromkeys(object_ids) if object_id.isprintable()]
         deleted = 0
-        for start in range(0, len(ids), _AT_ONCE):
-            chunk = ids[start : start + _AT_ONCE]
+        for start in range(0, len(ids), _BATCH_ITEMS):
+            chunk = ids[start : start + _BATCH_ITEMS]
             deleted += await self._change("items_delete", chunk, chunk)
         return deleted
 
     async def count(self) -> int:
+        """How many items there are."""
         return int(await self._redis.read(lambda client: cast(Any, client.hlen(f"{self._prefix}bodies"))))
 
     async def scan(self) -> AsyncIterator[Document]:
@@ -96,7 +98,7 @@ class RedisItems:
         the scan gives."""
         self._forget(list(self._cache))
         last = ""
-        while page := await self._ask("items_page", last, _AT_ONCE, _BYTES_AT_ONCE):
+        while page := await self._read_script("items_page", last, _BATCH_ITEMS, _BATCH_BYTES):
             last = page[-2].decode()
             for document in await asyncio.to_thread(_documents, page[1::2]):
                 yield document
@@ -104,10 +106,12 @@ class RedisItems:
     # --- what changed ---
 
     async def sequence(self) -> int:
+        """Number of the last change by any process; 0 when there never was one."""
         return int(await self._state("sequence") or 0)
 
     async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:
-        number, rows = await self._ask("items_changes", after, _AT_ONCE, _BYTES_AT_ONCE)
+        """See ItemStore.changes; the items among them leave this process's cache."""
+        number, rows = await self._read_script("items_changes", after, _BATCH_ITEMS, _BATCH_BYTES)
         ids = [object_id.decode() for object_id in rows[::2]]
         if ids:
             self._forget(ids)
@@ -116,15 +120,18 @@ class RedisItems:
         return int(number), await asyncio.to_thread(_documents, bodies), deletes
 
     async def confirmed(self, index: str) -> int | None:
+        """What `index` last confirmed; None when never under the active schema."""
         value = await self._redis.read(lambda client: cast(Any, client.hget(f"{self._prefix}confirmed", index)))
         return None if value is None else int(value)
 
     async def applied(self, index: str, sequence: int) -> None:
+        """Confirm; deletions that every index has confirmed are dropped after `deletions_seconds`."""
         await self._write("items_applied", [index, sequence, self._deletions_seconds])
 
     # --- schema ---
 
     async def schema(self) -> Schema | None:
+        """The stored schema; None when none was."""
         value = await self._state("schema")
         return None if value is None else from_json(orjson.loads(value))
 
@@ -133,7 +140,7 @@ class RedisItems:
         await self._write("items_schema", [orjson.dumps(to_json(schema))])
 
     async def close(self) -> None:
-        """Nothing to let go of: the connections are the server's."""
+        """Nothing to do: the caller that opened the connection closes it."""
 
     # --- within ---
 
@@ -156,7 +163,7 @@ class RedisItems:
             lambda client: cast(Any, run(keys=[self._prefix], args=arguments, client=client))
         )
 
-    async def _ask(self, script: str, *arguments: str | int) -> Any:
+    async def _read_script(self, script: str, *arguments: str | int) -> Any:
         run = self._redis.script(script)
         return await self._redis.read(lambda client: cast(Any, run(keys=[self._prefix], args=arguments, client=client)))
 
@@ -175,9 +182,9 @@ class RedisItems:
 def _body(document: Document) -> bytes:
     """JSON, compressed where that saves anything: JSON begins with a brace, and what zlib makes never does."""
     body = orjson.dumps(dict(document))
-    if len(body) < _WORTH_COMPRESSING:
+    if len(body) < _MIN_COMPRESSED_BYTES:
         return body
-    return min(body, zlib.compress(body, _LEVEL), key=len)
+    return min(body, zlib.compress(body, _COMPRESSION_LEVEL), key=len)
 
 
 def _rows(documents: Sequence[Document]) -> list[tuple[str, bytes]]:
@@ -197,7 +204,7 @@ def _parts(rows: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]
     part: list[tuple[str, bytes]] = []
     size = 0
     for row in rows:
-        if part and size + len(row[1]) > _BYTES_AT_ONCE:
+        if part and size + len(row[1]) > _BATCH_BYTES:
             yield part
             part, size = [], 0
         part.append(row)

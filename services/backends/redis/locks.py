@@ -22,13 +22,14 @@ from services.backends.redis.server import Redis
 from services.errors import StorageFailed
 
 LOCK_SECONDS = 10.0
-"""How long a holder that died is waited for."""
+"""How long others wait for a holder that died."""
 SAFE_SHARE = 0.8
-"""Share of its time after which a lock that could not be renewed counts as lost: others get it after all of it."""
+"""Share of its lifetime after which a lock that could not be renewed counts as lost; others get it only after all of
+it."""
 RENEWALS = 4
-"""Tries to renew within a lock's time."""
-FIRST_WAIT, LONGEST_WAIT = 0.01, 0.25
-"""Seconds between two looks at a lock that somebody holds, doubling, each less a random part."""
+"""Attempts to renew within a lock's lifetime."""
+MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 0.01, 0.25
+"""Between two attempts to take a held lock: doubling, each less a random part."""
 CALL_SECONDS = 2.0
 
 
@@ -38,7 +39,7 @@ class RedisLocks:
     def __init__(self, redis: Redis, seconds: float = LOCK_SECONDS) -> None:
         self._redis = redis
         self._seconds = seconds
-        # Tasks of one process queue up here, so that only one of them asks the server.
+        # Tasks of one process queue up here, so that only one of them polls the server.
         self._local = LocalLocks()
 
     @asynccontextmanager
@@ -71,27 +72,27 @@ class RedisLocks:
     async def _acquire(self, key: str, token: str) -> float:
         """Until when the lock is ours, by the event loop's clock."""
         loop = asyncio.get_running_loop()
-        wait, milliseconds = FIRST_WAIT, round(1000 * self._seconds)
+        wait, milliseconds = MIN_WAIT_SECONDS, round(1000 * self._seconds)
         while True:
             until = loop.time() + SAFE_SHARE * self._seconds
             taken = await self._redis.write(lambda c: c.set(key, token, nx=True, px=milliseconds), CALL_SECONDS)
             if taken and loop.time() < until:  # An answer that took too long is worth nothing: the lock will expire.
                 return until
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
-            wait = min(2 * wait, LONGEST_WAIT)
+            wait = min(2 * wait, MAX_WAIT_SECONDS)
 
     async def _renew(self, key: str, token: str, held: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SAFE_SHARE * self._seconds / RENEWALS)
-            asked = loop.time()
+            sent_at = loop.time()
             try:
                 ours = await _renewed(self._redis, key, token, self._seconds)
             except StorageFailed:
                 continue
             if held.expired():
                 return
-            held.reschedule(asked + SAFE_SHARE * self._seconds if ours else asked)
+            held.reschedule(sent_at + SAFE_SHARE * self._seconds if ours else sent_at)
 
 
 class Lease:
@@ -121,14 +122,14 @@ class Lease:
     async def acquire(self) -> int:
         """Wait until nobody else holds the lease and take it; the number of the epoch. Raises StorageFailed."""
         await self._stop()
-        wait, milliseconds = FIRST_WAIT, round(1000 * self._seconds)
+        wait, milliseconds = MIN_WAIT_SECONDS, round(1000 * self._seconds)
         while True:
             until = time.monotonic() + SAFE_SHARE * self._seconds
             epoch = await _call(self._redis, CALL_SECONDS, "lock_lease", [self._key, self.epoch_key], milliseconds)
             if epoch and time.monotonic() < until:
                 break
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
-            wait = min(2 * wait, LONGEST_WAIT)
+            wait = min(2 * wait, MAX_WAIT_SECONDS)
         self.epoch, self._until = epoch, until
         self._renewing = asyncio.create_task(self._renew())
         return self.epoch
@@ -140,11 +141,11 @@ class Lease:
 
     async def verify(self) -> None:
         """Raises StorageFailed when the lease is lost, or when the server cannot say."""
-        if not self.held or await self.epoch_in_force() != self.epoch:
+        if not self.held or await self.current_epoch() != self.epoch:
             raise StorageFailed(f"the lease {self._name} was lost")
 
-    async def epoch_in_force(self) -> int:
-        """Number of the newest epoch, whoever's it is; 0 before the first. Raises StorageFailed."""
+    async def current_epoch(self) -> int:
+        """Number of the newest epoch, whichever process holds it; 0 before the first. Raises StorageFailed."""
         value: Any = await self._redis.read(lambda c: c.get(self.epoch_key))
         return 0 if value is None else int(value)
 
@@ -159,12 +160,12 @@ class Lease:
         """Runs for as long as the lease is ours."""
         while self.held:
             await asyncio.sleep(min(SAFE_SHARE * self._seconds / RENEWALS, self._until - time.monotonic()))
-            asked = time.monotonic()
+            sent_at = time.monotonic()
             try:
                 ours = await _renewed(self._redis, self._key, self.epoch, self._seconds)
             except StorageFailed:
                 continue
-            self._until = asked + SAFE_SHARE * self._seconds if ours else 0.0
+            self._until = sent_at + SAFE_SHARE * self._seconds if ours else 0.0
 
     async def _stop(self) -> None:
         self._until = 0.0

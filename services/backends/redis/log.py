@@ -2,12 +2,12 @@
 
 An entry holds the record's kind, its time and its query id; the record itself (services/backends/log_codec.py) is in
 the hash `…log:records` under its offset. So a person's records are blanked in place: what is deleted inside of a stream
-stays in its memory and its files until everything around it is gone. Whoever reads the stream beside us finds the
+stays in its memory and its files until everything around it is gone. Another reader of the stream finds the
 record of an entry by `HGET …log:records <offset>`, and as long as its consumer group has not read an entry, it is not
 dropped.
 
 Everything that belongs together is one script, which Redis carries out and writes to its append-only file as a whole.
-With `appendfsync always` it is on disk before we hear of it; several writes that arrive together share one fsync.
+With `appendfsync always` it is on disk before we get the reply; several writes that arrive together share one fsync.
 
 Processes keep answers in memory, and one of them may forget a person while another holds an answer to that person, or
 is about to log what came of it. So the script that appends looks whether the answer behind a record was blanked. If it
@@ -31,10 +31,10 @@ from typing import Any
 from services.backends.base import Counted, Entry, Forget, Known, Record
 from services.backends.log_codec import IMPRESSION, INTERACTION, encode, forgotten, kind_of
 from services.backends.log_records import (
-    MOST_BURIED,
-    REMEMBER,
-    TRIM_AT_ONCE,
-    TRIM_STEPS,
+    MAX_DEAD_LETTERS,
+    MAX_TRIM_STEPS,
+    REMEMBER_SECONDS,
+    TRIM_BATCH,
     RecentImpressions,
     Row,
     decode_row,
@@ -46,11 +46,11 @@ from services.errors import RecordDamaged
 from services.types import Deadline, Impression, Interaction
 
 RECENT_SECONDS = 60.0
-"""Most seconds for which an impression is answered from memory: another process may have blanked it meanwhile, which
-this one hears of when it next appends anything."""
-_FORGET_AT_ONCE = 200
+"""How long an impression is answered from memory at most: another process may have blanked it meanwhile, which this one
+learns when it next appends anything."""
+_FORGET_BATCH = 200
 """Records blanked in one step: other writers wait for no more than these."""
-_READ_AT_ONCE = 1000
+_READ_BATCH = 1000
 
 
 class RedisLog:
@@ -60,18 +60,18 @@ class RedisLog:
     ever. `remember`: seconds for which event ids are known, by the server's clock. `recent`: how many impressions just
     appended are kept in memory.
 
-    What `forget` blanked is out of the log at once, and out of the server's files when its append-only file is next
+    What `forget` blanked leaves the log at once, and the server's files when its append-only file is next
     rewritten (BGREWRITEAOF).
     """
 
     def __init__(
-        self, redis: Redis, *, retention: float | None = None, remember: float = REMEMBER, recent: int = 256
+        self, redis: Redis, *, retention: float | None = None, remember: float = REMEMBER_SECONDS, recent: int = 256
     ) -> None:
         self._redis = redis
         self._retention = retention
         self._remember = math.ceil(remember)
         self._recent = RecentImpressions(recent, RECENT_SECONDS)
-        self._last_forget = 0  # Offset of the last Forget that was heard of: nothing older is in `_recent`.
+        self._last_forget = 0  # Offset of the last Forget this process knows of: nothing older is in `_recent`.
         self._log = redis.key("log")
         self._copy = LogCopy(redis, self._log, self._remember)
 
@@ -87,7 +87,7 @@ class RedisLog:
 
     async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
         """After StorageFailed some or all may have been accepted all the same, if the connection was lost on the way;
-        to send them again is safe, they are told from new ones by their event ids.
+        sending them again is safe, as their event ids are known.
 
         Feedback on an answer whose person was forgotten since it was looked up is stored without the person."""
         if not interactions:
@@ -99,8 +99,8 @@ class RedisLog:
         ]
 
     async def impression(self, query_id: str, deadline: Deadline) -> Impression | None:
-        """From memory it is as new as the last append or accept of this process, and RECENT_SECONDS old at most: who
-        was forgotten by another process since then may still be in it. Raises TimeoutError, RecordDamaged,
+        """From memory it is as new as the last append or accept of this process, and RECENT_SECONDS old at most: a
+        person forgotten through another process since then may still be in it. Raises TimeoutError, RecordDamaged,
         StorageFailed."""
         known = self._recent.get(query_id)
         if known is not None:
@@ -115,36 +115,41 @@ class RedisLog:
 
     async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
         """Records with offset > after, in order, up to a damaged one; RecordDamaged (its `offset` says which) when the
-        first of them is damaged, so that a reader can count it and go on behind it."""
+        first of them is damaged, so that a reader can count it and continue after it."""
         rows: list[Row] = []
         more = True
         while more and len(rows) < limit:
-            some, after, more = await self._rows(after, min(limit - len(rows), _READ_AT_ONCE))
+            some, after, more = await self._rows(after, min(limit - len(rows), _READ_BATCH))
             rows.extend(some)
         # Not on the event loop: a long batch would hold up everything else.
         return await asyncio.to_thread(decode_rows, rows)
 
     async def end(self) -> tuple[int, float]:
+        """Offset and time of the last record; (0, 0.0) when empty."""
         end: Any = await self._redis.read(lambda c: c.hmget(f"{self._log}:end", ["offset", "at"]))
         offset, at = end
         return (0, 0.0) if offset is None else (int(offset), float(at))
 
     async def bury(self, offset: int, reason: str) -> None:
-        await self._run("log_bury", [offset, reason, MOST_BURIED])
+        """Add a dead letter, once per offset; only the newest MAX_DEAD_LETTERS are kept."""
+        await self._run("log_bury", [offset, reason, MAX_DEAD_LETTERS])
 
     async def buried(self, limit: int) -> list[tuple[int, str]]:
+        """The newest dead letters as (offset, reason), newest first."""
         entries: Any = await self._redis.read(lambda c: c.xrevrange(f"{self._log}:dead", count=limit))
         return [(int(fields[b"offset"]), fields[b"reason"].decode()) for _, fields in entries]
 
     async def consumed(self, consumer: str, offset: int) -> None:
-        """`consumer` is the name of a consumer group of the stream, so that `XINFO GROUPS` tells its lag. Records stay
+        """`consumer` is the name of a consumer group of the stream, so that `XINFO GROUPS` shows its lag. Records stay
         as long as any group on the stream, ours or not, has them yet to read or to acknowledge."""
         retention = "" if self._retention is None else repr(self._retention)
-        for _ in range(TRIM_STEPS):
-            if await self._run("log_consumed", [consumer, offset, retention, TRIM_AT_ONCE]) < TRIM_AT_ONCE:
+        for _ in range(MAX_TRIM_STEPS):
+            if await self._run("log_consumed", [consumer, offset, retention, TRIM_BATCH]) < TRIM_BATCH:
                 return
 
     async def forget_consumer(self, consumer: str) -> None:
+        """Destroy the consumer group, so that trimming no longer waits for it."""
+
         async def destroy(c: Any) -> None:
             if await c.exists(self._log):
                 await c.xgroup_destroy(self._log, consumer)
@@ -174,12 +179,15 @@ class RedisLog:
         return await self._copy.known(take)
 
     async def entries(self, after: int, until: int) -> list[Entry]:
+        """Some of the records with after < offset <= until, in order; none when there are none."""
         return await self._copy.entries(after, until)
 
     async def consumers(self) -> dict[str, int]:
+        """Consumer -> the offset up to which it has read."""
         return await self._copy.consumers()
 
     async def put_known(self, known: Sequence[Known | Counted]) -> None:
+        """Take what `known` of another log handed out."""
         await self._copy.put_known(known)
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
@@ -211,7 +219,7 @@ class RedisLog:
                 raise _Left
             if word == b"done":
                 return records, results
-            self._recent.clear()  # Somebody is being forgotten just now.
+            self._recent.clear()  # Some person is being forgotten just now.
             records = [
                 record.blanked(pseudonym.decode()) if pseudonym else record
                 for record, pseudonym in zip(records, results, strict=True)
@@ -221,7 +229,7 @@ class RedisLog:
         key = f"{self._log}:people:{user_id}"
         blanked = 0
         while True:
-            offsets: Any = await self._redis.read(lambda c: c.zrange(key, 0, _FORGET_AT_ONCE - 1))
+            offsets: Any = await self._redis.read(lambda c: c.zrange(key, 0, _FORGET_BATCH - 1))
             if not offsets:
                 return blanked
             bodies = await self._redis.read(lambda c, of=offsets: c.hmget(f"{self._log}:records", of))  # type: ignore[misc]
@@ -308,4 +316,4 @@ def _blank(body: bytes, pseudonym: str) -> bytes:
     try:
         return encode(forgotten(decode_row(Row(0, body)), pseudonym))
     except RecordDamaged:
-        return b""  # Nothing in it can be told apart any more, so all of it goes.
+        return b""  # No part of it can be recognised any more, so all of it goes.

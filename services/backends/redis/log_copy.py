@@ -1,6 +1,6 @@
-"""The log on Redis as it is copied for backups: out of one log and into an empty one (see EventLog).
+"""Copying the log on Redis for backups: out of one log and into an empty one (see EventLog).
 
-redis_log.py tells what the keys are.
+log.py describes the keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from services.backends.base import Counted, Entry, Known
 from services.backends.log_codec import INTERACTION, decode
-from services.backends.log_records import COPY_AT_ONCE, KNOWN_AT_ONCE
+from services.backends.log_records import COPY_BATCH, KNOWN_BATCH
 from services.backends.redis.server import Redis
 from services.errors import RecordDamaged
 from services.types import EventStatus, Interaction
@@ -28,6 +28,7 @@ class LogCopy:
         self._remember = remember
 
     async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
+        """See EventLog.known."""
         before = await self._last()
         cursor = 0
         while True:
@@ -35,7 +36,7 @@ class LogCopy:
             take(some)
             if cursor == 0:
                 break
-        # A key that came in the meantime may have been passed over; the log itself tells which these are.
+        # SCAN may have missed a key that was added meanwhile; the log itself shows which these are.
         end = await self._last()
         after = before
         while entries := await self.entries(after, end):
@@ -52,9 +53,10 @@ class LogCopy:
         return end
 
     async def entries(self, after: int, until: int) -> list[Entry]:
+        """See EventLog.entries."""
         while after < until:
             found: Any = await self._redis.read(
-                lambda c, of=after: c.xrange(self._log, f"{of + 1}-0", f"{until}-0", COPY_AT_ONCE)  # type: ignore[misc]
+                lambda c, of=after: c.xrange(self._log, f"{of + 1}-0", f"{until}-0", COPY_BATCH)  # type: ignore[misc]
             )
             if not found:
                 break
@@ -82,10 +84,12 @@ class LogCopy:
         return []
 
     async def consumers(self) -> dict[str, int]:
+        """Consumer -> the offset up to which it has read, from the stream's groups."""
         groups: Any = await self._redis.read(self._groups)
         return {group["name"].decode(): offset_of(group["last-delivered-id"]) for group in groups}
 
     async def put_known(self, known: Sequence[Known | Counted]) -> None:
+        """See EventLog.put_known."""
         arguments: list[str | bytes | int] = []
         for one in known:
             left = math.ceil(one.left)
@@ -97,6 +101,7 @@ class LogCopy:
             await self._run("log_put_known", arguments)
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
+        """See EventLog.put_entries."""
         arguments: list[str | bytes | int] = []
         for entry in entries:
             arguments += [entry.offset, entry.kind, repr(entry.at), entry.query_id, entry.user_id, entry.body]
@@ -110,7 +115,7 @@ class LogCopy:
     async def _known_at(self, cursor: int) -> tuple[int, list[Known | Counted]]:
         """What is found from `cursor` on, and the next one."""
         pattern = f"{self._log}:[ec]*"
-        found: Any = await self._redis.read(lambda c: c.scan(cursor, match=pattern, count=KNOWN_AT_ONCE))
+        found: Any = await self._redis.read(lambda c: c.scan(cursor, match=pattern, count=KNOWN_BATCH))
         cursor, keys = found
         names = [key.decode() for key in keys]
         events = [name for name in names if name.startswith(f"{self._log}:event:")]
@@ -146,8 +151,8 @@ class LogCopy:
                     getattr(pipeline, command)(key).pttl(key)
                 return await pipeline.execute()
 
-        told: Any = await self._redis.read(ask)
-        return list(zip(keys, told[::2], told[1::2], strict=True))
+        found: Any = await self._redis.read(ask)
+        return list(zip(keys, found[::2], found[1::2], strict=True))
 
     async def _bodies(self, c: Any, offsets: Sequence[int]) -> Any:
         async with c.pipeline(transaction=True) as pipeline:

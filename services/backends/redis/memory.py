@@ -27,10 +27,10 @@ from services.memory.limits import DEFAULT_LIMITS, NEGLIGIBLE_WEIGHT, MemoryLimi
 from services.memory.scores import decay, recollect
 from services.types import Deadline, Person, Remembered
 
-_AT_ONCE = 100
-"""Items that share a run of the script: reads get in between."""
+_BATCH_ITEMS = 100
+"""Items per run of a script: reads get in between."""
 _HOLD_MILLISECONDS = 10_000
-"""After which the learner goes on when whoever copied the memory died."""
+"""After which the learner continues when the process that copied the memory died."""
 _COPYING = -2
 """What the script answers while the memory is being copied."""
 _SHARED = ("memory_common", "memory_neighbours", "memory_totals")
@@ -46,7 +46,7 @@ class RedisMemory:
     """The memory on `redis`. half_life: seconds of log time after which a weight counts half.
 
     One process at a time applies the log: `apply` raises StorageFailed when another one has applied something since
-    this one last knew where the memory stood. `offset` then tells where it stands now.
+    this one last knew the committed offset. `offset` then returns the current one.
     """
 
     def __init__(self, redis: Redis, half_life: float, limits: MemoryLimits = DEFAULT_LIMITS) -> None:
@@ -66,13 +66,14 @@ class RedisMemory:
     # --- reading ---
 
     async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
+        """See MemoryIndex.remembered; one script finds the neighbours, a second reads all their rows."""
         if not key or limit < 1:
             return []
         near = [key]
         if self._neighbours > 0:
-            found = await self._ask("memory_near", (KEYS_PER_VARIANT, key, *shared_variants(key)), deadline)
+            found = await self._read_script("memory_near", (KEYS_PER_VARIANT, key, *shared_variants(key)), deadline)
             near = nearest(key, (other.decode() for other in found), self._neighbours)
-        at, times, clicked, predicted = await self._ask("memory_remembered", near, deadline)
+        at, times, clicked, predicted = await self._read_script("memory_remembered", near, deadline)
         now = float(at or 0.0)
         return recollect(
             key,
@@ -91,6 +92,7 @@ class RedisMemory:
         )
 
     async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
+        """The latest `limit` entries of a person's history, newest first."""
         if limit < 1:
             return Person(person)
         rows = await self._redis.read(
@@ -99,16 +101,17 @@ class RedisMemory:
         return Person(person, tuple((row[_PAIR.size :].decode(), *_PAIR.unpack_from(row)) for row in rows))
 
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
-        """Of a beginning that thousands of texts have, only those among the most asked texts of all are told."""
-        at, found = await self._ask("memory_popular", (prefix, limit), deadline)
+        """For a prefix that thousands of texts have, only texts among the most asked of all are found."""
+        at, found = await self._read_script("memory_popular", (prefix, limit), deadline)
         return [(text.decode(), self._now(row, float(at))) for text, row in _pairs(found)]
 
     async def offset(self) -> int:
+        """The committed offset; from now on `apply` continues from there."""
         value = await self._redis.read(lambda client: cast(Any, client.hget(f"{self._prefix}state", "offset")))
         self._seen = int(value or 0)
         return self._seen
 
-    async def _ask(self, script: str, arguments: Sequence[str | int], deadline: Deadline) -> Any:
+    async def _read_script(self, script: str, arguments: Sequence[str | int], deadline: Deadline) -> Any:
         run = self._redis.script(script)
         return await self._redis.read(
             lambda client: cast(Any, run(keys=[self._prefix], args=arguments, client=client)), deadline
@@ -136,22 +139,23 @@ class RedisMemory:
     # --- writing: what the catalogue says ---
 
     async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        """See MemoryIndex.predict; atomic for up to 100 items at a time."""
         object_ids = list(predictions)
-        for start in range(0, len(object_ids), _AT_ONCE):
-            items = [(one, list(by_key(predictions[one]).items())) for one in object_ids[start : start + _AT_ONCE]]
+        for start in range(0, len(object_ids), _BATCH_ITEMS):
+            items = [(one, list(by_key(predictions[one]).items())) for one in object_ids[start : start + _BATCH_ITEMS]]
             await self._change(_PREDICT, items=items)
 
     async def forget_items(self, object_ids: Sequence[str]) -> None:
         """Histories keep their entries: they say what a person did, and a catalogue often takes an item back."""
-        for start in range(0, len(object_ids), _AT_ONCE):
-            left = object_ids[start : start + _AT_ONCE]
+        for start in range(0, len(object_ids), _BATCH_ITEMS):
+            left = object_ids[start : start + _BATCH_ITEMS]
             while left:
                 left = left[await self._change(_FORGET_ITEMS, items=left) :]
 
     # --- for backups ---
 
     async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
-        """While they are read, `apply` raises StorageFailed: the learner waits, nobody else notices."""
+        """While they are read, `apply` raises StorageFailed: only the learner waits."""
         key, token = self._copying, secrets.token_hex(8)
         if not await self._redis.write(lambda c: c.set(key, token, nx=True, px=_HOLD_MILLISECONDS)):
             raise StorageFailed("the memory is being copied for another backup")
@@ -163,7 +167,7 @@ class RedisMemory:
                 if last:
                     yield last
                 last = rows
-            # Before the last row, which makes it all count.
+            # Before the last row, which makes the whole valid.
             if not await self._keep(token) or before != await self.offset():
                 raise StorageFailed("the memory changed while it was copied")
             yield last
@@ -174,10 +178,11 @@ class RedisMemory:
             await self._redis.write(lambda c: cast(Any, release(keys=[key], args=[token], client=c)))
 
     async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
+        """See MemoryIndex.put_rows; each call is one atomic step."""
         await self._change(_PUT_ROWS, rows=rows)
 
     async def close(self) -> None:
-        """Nothing to let go of: the connections are the server's."""
+        """Nothing to do: the caller that opened the connection closes it."""
 
     async def _change(self, script: tuple[str, ...], **request: object) -> Any:
         """What the script returns for the limits and `request`, as one atomic step."""
@@ -193,7 +198,7 @@ class RedisMemory:
                 await self._keep(token)
 
     async def _keep(self, token: str) -> bool:
-        """Whether we still hold the memory, for as long again."""
+        """Extend our hold on the memory; False when it was lost."""
         renew = self._redis.script("lock_renew")
         arguments: list[str | int] = [token, _HOLD_MILLISECONDS]
         return bool(await self._redis.write(lambda c: cast(Any, renew(keys=[self._copying], args=arguments, client=c))))
@@ -205,7 +210,7 @@ def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _encoded(change: MemoryChange) -> dict[str, Any]:
-    """A change as the script takes it. Checked here, since a script that fails half-way leaves the half it did."""
+    """A change as the script takes it. Checked here, since a script that fails half-way is not rolled back."""
     encoded: dict[str, Any] = {"at": _number(change.at)}
     if change.shown is not None:
         key, text = change.shown

@@ -1,4 +1,5 @@
-"""What the memory on Redis holds, as rows that every MemoryIndex can take (see MemoryRow), while nobody changes it."""
+"""The contents of the memory on Redis as rows that every MemoryIndex can take (see MemoryRow), while nothing changes
+it."""
 
 from __future__ import annotations
 
@@ -9,31 +10,33 @@ from typing import Any
 from services.backends.base import MemoryRow
 from services.backends.redis.server import Redis
 
-_QUERIES_AT_ONCE = 50
-_PEOPLE_AT_ONCE = 200
+_BATCH_QUERIES = 50
+_BATCH_PEOPLE = 200
 _PAIR = struct.Struct("<dd")
 _NAME = struct.Struct("<ddd")
 
 
 async def read(redis: Redis, prefix: str) -> AsyncIterator[list[MemoryRow]]:
     """The rows under the keys that begin with `prefix`; lua/memory_common.lua describes them."""
-    async for keys, used in _members(redis, f"{prefix}queries", _QUERIES_AT_ONCE):
+    async for keys, used in _members(redis, f"{prefix}queries", _BATCH_QUERIES):
         yield await _queries(redis, prefix, keys, used)
-    async for people, used in _members(redis, f"{prefix}people", _PEOPLE_AT_ONCE):
+    async for people, used in _members(redis, f"{prefix}people", _BATCH_PEOPLE):
         yield await _people(redis, prefix, people, used)
-    offset, changes, at = await _told(redis, lambda p: p.hmget(f"{prefix}state", ["offset", "used", "at"]), one=True)
+    offset, changes, at = await _pipelined(
+        redis, lambda p: p.hmget(f"{prefix}state", ["offset", "used", "at"]), one=True
+    )
     yield [("state", int(offset or 0), int(changes or 0), float(at or 0.0))]
 
 
-async def _members(redis: Redis, key: str, at_once: int) -> AsyncIterator[tuple[list[str], list[int]]]:
-    """Of a sorted set, with their scores."""
+async def _members(redis: Redis, key: str, batch: int) -> AsyncIterator[tuple[list[str], list[int]]]:
+    """The members of a sorted set with their scores, `batch` at a time."""
     start = 0
     while True:
-        found: Any = await redis.read(lambda c, of=start: c.zrange(key, of, of + at_once - 1, withscores=True))  # type: ignore[misc]
+        found: Any = await redis.read(lambda c, of=start: c.zrange(key, of, of + batch - 1, withscores=True))  # type: ignore[misc]
         if not found:
             return
         yield [member.decode() for member, _ in found], [int(score) for _, score in found]
-        start += at_once
+        start += batch
 
 
 async def _queries(redis: Redis, prefix: str, keys: Sequence[str], used: Sequence[int]) -> list[MemoryRow]:
@@ -42,7 +45,7 @@ async def _queries(redis: Redis, prefix: str, keys: Sequence[str], used: Sequenc
         for key in keys:
             pipeline.zrange(f"{prefix}t:{key}", 0, -1).hgetall(f"{prefix}s:{key}")
 
-    shown, *of_keys = await _told(redis, ask)
+    shown, *of_keys = await _pipelined(redis, ask)
     texts = [text.decode() for found in of_keys[::2] for text in found]
     pairs = [(key, object_id.decode()) for key, found in zip(keys, of_keys[1::2], strict=True) for object_id in found]
     rows: list[MemoryRow] = [
@@ -52,7 +55,7 @@ async def _queries(redis: Redis, prefix: str, keys: Sequence[str], used: Sequenc
         rows += await _texts(redis, prefix, texts)
     for key, scores in zip(keys, of_keys[1::2], strict=True):
         rows += [("score", key, object_id.decode(), *_PAIR.unpack(clicks)) for object_id, clicks in scores.items()]
-    names = await _told(redis, lambda p: [p.hgetall(f"{prefix}c:{len(k.encode())}:{k}{o}") for k, o in pairs])
+    names = await _pipelined(redis, lambda p: [p.hgetall(f"{prefix}c:{len(k.encode())}:{k}{o}") for k, o in pairs])
     for pair, found in zip(pairs, names, strict=True):
         rows += [("contribution", *pair, *_name(principal, row)) for principal, row in found.items()]
     return rows
@@ -64,10 +67,10 @@ async def _texts(redis: Redis, prefix: str, texts: Sequence[str]) -> list[Memory
         for text in texts:
             pipeline.hgetall(f"{prefix}a:{text}")
 
-    asked, *names = await _told(redis, ask)
+    stored, *names = await _pipelined(redis, ask)
     rows: list[MemoryRow] = [
         ("text", text, row[_PAIR.size :].decode(), *_PAIR.unpack_from(row))
-        for text, row in zip(texts, asked, strict=True)
+        for text, row in zip(texts, stored, strict=True)
     ]
     for text, found in zip(texts, names, strict=True):
         rows += [("asker", text, *_name(principal, row)) for principal, row in found.items()]
@@ -76,18 +79,18 @@ async def _texts(redis: Redis, prefix: str, texts: Sequence[str]) -> list[Memory
 
 async def _people(redis: Redis, prefix: str, people: Sequence[str], used: Sequence[int]) -> list[MemoryRow]:
     rows: list[MemoryRow] = []
-    told = await _told(redis, lambda p: [p.lrange(f"{prefix}h:{person}", 0, -1) for person in people])
-    for person, number, entries in zip(people, used, told, strict=True):
+    histories = await _pipelined(redis, lambda p: [p.lrange(f"{prefix}h:{person}", 0, -1) for person in people])
+    for person, number, entries in zip(people, used, histories, strict=True):
         rows.append(("person", person, number))
-        # When each entry came is not kept, only in which order: every change has one number, so these are free.
+        # Only the order of entries is kept, not their numbers: each change has one number, so these are unused.
         for place in range(len(entries) - 1, -1, -1):
             weight, at = _PAIR.unpack_from(entries[place])
             rows.append(("history", person, number - place, entries[place][_PAIR.size :].decode(), weight, at))
     return rows
 
 
-async def _told(redis: Redis, ask: Callable[[Any], object], one: bool = False) -> Any:
-    """What a pipeline of reads is answered; with `one`, the only answer."""
+async def _pipelined(redis: Redis, ask: Callable[[Any], object], one: bool = False) -> Any:
+    """The replies to a pipeline of reads; with `one`, the only reply."""
 
     async def work(c: Any) -> Any:
         async with c.pipeline(transaction=False) as pipeline:

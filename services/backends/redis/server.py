@@ -1,9 +1,8 @@
-"""One Redis server: connections, deadlines, scripts and whether it keeps what it is given.
+"""One Redis server: connections, deadlines, scripts, and whether its settings keep data safe.
 
 Every call goes through `Redis.read` or `Redis.write`, which set its deadline; the client itself neither retries nor
-times out. A connection that died while it lay idle is replaced before anything is sent on it, so that a restart of the
-server fails only what was under way. A caller that is cancelled closes its connection: no reply is ever left for the
-next one.
+times out. A connection that died while idle is replaced before anything is sent on it, so that a restart of the server
+fails only calls under way. A caller that is cancelled closes its connection, so no reply is left for the next one.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ Work = Callable[["client.Redis"], Awaitable[T]]
 READ_SECONDS = 5.0
 WRITE_SECONDS = 5.0
 CONNECT_SECONDS = 1.0
-MOST_CONNECTIONS = 64
+MAX_CONNECTIONS = 64
 IDLE_SECONDS = 15.0
-"""A connection that was silent for so long is asked whether it still lives: a firewall may have dropped it unheard."""
+"""A connection idle for so long is pinged before use: a firewall may have dropped it silently."""
 PING_SECONDS = 0.25
-OLDEST = (7, 0)
-_LOST = (Disconnected, TimedOut)
-_NAMESPACE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+MIN_VERSION = (7, 0)
+_CONNECTION_ERRORS = (Disconnected, TimedOut)
+_NAMESPACE_PATTERN = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 class Redis:
-    """The server at `url` (redis:// or rediss://; ssl_ options may follow as a query string), every key of ours under
-    `namespace`. Raises ValueError for a URL or a namespace that cannot be."""
+    """The server at `url` (redis:// or rediss://; ssl_ options may follow as a query string), with all keys under
+    `namespace`. Raises ValueError for an invalid URL or namespace."""
 
     def __init__(self, url: str, namespace: str = "ltrr") -> None:
-        if not _NAMESPACE.fullmatch(namespace):
+        if not _NAMESPACE_PATTERN.fullmatch(namespace):
             raise ValueError("a namespace is 1 to 64 letters, digits and any of _ . : -")
         self._prefix = f"{{{namespace}}}"  # One hash slot: scripts may touch all of it.
         options: dict[str, Any] = {
@@ -63,8 +62,8 @@ class Redis:
         }
         self._client = client.Redis(connection_pool=_Pool(**options))
         # Callers wait here for a connection, outside of what counts as the server's own failure.
-        self._slots = asyncio.Semaphore(MOST_CONNECTIONS)
-        self._remote = Remote("redis", _LOST)
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._remote = Remote("redis", _CONNECTION_ERRORS)
         self._scripts: dict[tuple[str, ...], AsyncScript] = {}
 
     def key(self, *parts: str | int) -> str:
@@ -110,7 +109,7 @@ class Redis:
         """The script made of these files of services/backends/redis/lua, joined in this order: scripts can share
         functions, and each runs as one atomic step.
 
-        Call it inside of `work` as `await script(keys=…, args=…, client=client)`; a server that does not know it (any
+        Call it inside of `work` as `await script(keys=…, args=…, client=client)`; a server that does not have it (any
         more) is sent it again.
         """
         if names not in self._scripts:
@@ -120,29 +119,33 @@ class Redis:
         return self._scripts[names]
 
     async def version(self) -> str:
+        """The server's version, as "7.4.1"."""
         return str((await self._info())["redis_version"])
 
     async def check(self) -> list[str]:
-        """What about this server may lose data, in words for its operator; empty when nothing is wrong."""
-        told, configured = await self._info(), await self._configured()
+        """Settings of this server that may lose data, as sentences for its operator; empty when there are none."""
+        info, config = await self._info(), await self._config()
         found = []
-        version = str(told["redis_version"])
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-            found.append(f"Redis {version} is older than {OLDEST[0]}.{OLDEST[1]}, the oldest that is supported")
-        if told.get("role") != "master":
+        version = str(info["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < MIN_VERSION:
+            found.append(
+                f"Redis {version} is older than {MIN_VERSION[0]}.{MIN_VERSION[1]}, the oldest that is supported"
+            )
+        if info.get("role") != "master":
             found.append("the server is a replica: it takes no writes")
-        if told.get("cluster_enabled"):
+        if info.get("cluster_enabled"):
             found.append("the server is a node of a cluster: only single servers and their replicas are supported")
-        if not told.get("aof_enabled"):
+        if not info.get("aof_enabled"):
             found.append("appendonly is off: accepted events and item writes since the last dump are lost in a crash")
-        elif configured.get("appendfsync", "always") != "always":
-            found.append(f"appendfsync is {configured['appendfsync']}: a crash may lose the last second or more")
-        policy = str(told.get("maxmemory_policy", "noeviction"))
+        elif config.get("appendfsync", "always") != "always":
+            found.append(f"appendfsync is {config['appendfsync']}: a crash may lose the last second or more")
+        policy = str(info.get("maxmemory_policy", "noeviction"))
         if policy != "noeviction":
             found.append(f"maxmemory-policy is {policy}: under memory pressure the event log or items may be evicted")
         return found
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._client.connection_pool.aclose()
 
     async def _run(self, work: Work[T]) -> T:
@@ -152,17 +155,17 @@ class Redis:
             raise StorageFailed("redis refuses the user or the password") from None
         except OutOfMemoryError:
             raise StorageFailed("redis is full (maxmemory)") from None
-        except _LOST:
+        except _CONNECTION_ERRORS:
             raise
         except RedisError as error:
-            # By its name alone: its words may quote what was sent.
+            # By its type alone: its text may quote what was sent.
             raise StorageFailed(f"redis: {type(error).__name__}") from None
 
     async def _info(self) -> dict[str, Any]:
         return cast(dict[str, Any], await self.read(lambda c: c.info()))
 
-    async def _configured(self) -> dict[str, str]:
-        """Settings that only CONFIG tells; none where an operator forbids to ask."""
+    async def _config(self) -> dict[str, str]:
+        """Settings that only CONFIG shows; empty where the operator forbids that command."""
         try:
             found = await self.read(lambda c: c.config_get("appendfsync"))
         except StorageFailed:
@@ -174,6 +177,7 @@ class _Pool(ConnectionPool):
     """Without a limit of its own: waiting in a queue of the pool loses wake-ups when waiters are cancelled."""
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Connect `connection`, or connect it again when it died while it was idle."""
         fresh = not connection.is_connected
         await connection.connect()  # type: ignore[no-untyped-call]
         if fresh:
@@ -192,13 +196,13 @@ async def _alive(connection: AbstractConnection) -> bool:
             return False
         async with asyncio.timeout(PING_SECONDS):
             await connection.check_health()  # type: ignore[no-untyped-call]
-    except (*_LOST, OSError):
+    except (*_CONNECTION_ERRORS, OSError):
         return False
     return True
 
 
 def _readable(connection: AbstractConnection) -> bool:
-    """Whether the socket has data or was closed, even when the event loop has not come round to hearing of it."""
+    """Whether the socket has data or was closed, even if the event loop has not noticed yet."""
     writer = connection._writer
     if writer is None:
         return True

@@ -11,13 +11,14 @@ from services.backends.redis.server import Redis
 
 
 class RedisState:
-    """Switches in `redis`, in force for every process that reads them. Reads and writes raise StorageFailed."""
+    """Switches in `redis`, shared by every process. Reads and writes raise StorageFailed."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._key = redis.key("state")
 
     async def get(self, key: str) -> Any | None:
+        """The value of `key`; None when it was never set."""
         return (await self.get_many([key]))[key]
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, Any | None]:
@@ -28,6 +29,7 @@ class RedisState:
         return {key: None if value is None else orjson.loads(value) for key, value in zip(keys, values, strict=True)}
 
     async def set(self, key: str, value: Any) -> None:
+        """In effect for every process when it returns. Raises ValueError for what is not JSON."""
         try:
             body = orjson.dumps(value)
         except orjson.JSONEncodeError as error:
@@ -35,8 +37,9 @@ class RedisState:
         await self._redis.write(lambda c: c.hset(self._key, key, body))
 
     async def all(self) -> dict[str, Any]:
+        """Everything that was ever set."""
         values: Any = await self._redis.read(lambda c: c.hgetall(self._key))
         return {key.decode(): orjson.loads(value) for key, value in values.items()}
 
     async def close(self) -> None:
-        """Nothing: whoever opened the connection closes it."""
+        """Nothing to do: the caller that opened the connection closes it."""

@@ -22,7 +22,7 @@ from services.types import Deadline
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-_GROUP = 256
+_MAX_GROUP = 256
 """Writes that may share one commit."""
 
 
@@ -33,7 +33,8 @@ class Database:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Open until the end: while the writer reopens the file, nothing needs to be created anew (disk full).
+            # Open until the end: while the writer reopens the file, nothing needs to be created again (the disk may be
+            # full).
             self._reading = self._connect()
             try:
                 self._reading.executescript(script)
@@ -115,10 +116,10 @@ class Database:
             item = self._queue.get()
             group = []
             while item is not None:
-                # A caller that was cancelled before its turn has nobody to answer; the others can no longer cancel.
+                # A caller cancelled before its turn is dropped; the others can no longer cancel.
                 if item[1].set_running_or_notify_cancel():
                     group.append(item)
-                if len(group) == _GROUP or self._queue.empty():
+                if len(group) == _MAX_GROUP or self._queue.empty():
                     break
                 item = self._queue.get()
             open_ = item is not None
@@ -144,7 +145,8 @@ class Database:
                 connection.execute("RELEASE part")
             connection.execute("COMMIT")
         except Exception as error:
-            # A failed write or fsync leaves it open what is on disk: the file is read afresh, never the cache trusted.
+            # After a failed write or fsync it is unknown what is on disk: the file is read again, the cache not
+            # trusted.
             self._reopen()
             failed = StorageFailed(f"{self._path.name}: {error}")
             outcomes = [(future, None, failed) for _, future in group]

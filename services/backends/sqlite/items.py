@@ -1,7 +1,7 @@
 """The ItemStore in one SQLite file: the catalogue as JSON, and which changes each index has yet to take in.
 
 Every put or delete that changes something gets the next sequence number; `changes` keeps the last one of each item, so
-that an index which fell behind (a crash between the store and the index) is told each item once, in its latest state.
+that an index which fell behind (a crash between the store and the index) gets each item once, in its latest state.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ CREATE INDEX IF NOT EXISTS deletions ON changes (sequence) WHERE deleted = 1;
 CREATE TABLE IF NOT EXISTS confirmed (name TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
-_TIDY = "DELETE FROM changes WHERE deleted = 1 AND sequence <= (SELECT min(sequence) FROM confirmed);"
-"""Deletions that every index has taken in are of no more use. Only when the owner opens the file: while an index is
+_DROP_OLD_DELETIONS = "DELETE FROM changes WHERE deleted = 1 AND sequence <= (SELECT min(sequence) FROM confirmed);"
+"""Deletions that every index has applied are no longer needed. Only when the owner opens the file: while an index is
 being rebuilt from an earlier scan, it has confirmed nothing and yet needs them."""
-_PAGE = 500
-"""Items that one read of a scan or of the changes brings into memory."""
+_PAGE_ITEMS = 500
+"""Items per read of a scan or of the changes."""
 
 
 class SqliteItems:
@@ -48,13 +48,13 @@ class SqliteItems:
     """
 
     def __init__(self, path: Path, cached: int = 10_000, owner: bool = True) -> None:
-        self._database = Database(path, _TABLES + (_TIDY if owner else ""))
+        self._database = Database(path, _TABLES + (_DROP_OLD_DELETIONS if owner else ""))
         self._cache: LRUCache[str, Document] = LRUCache(cached)
         self._writes = 0
         self._count: int | None = None
 
     async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
-        """In the order asked. The documents are shared with other callers: they are not to be changed."""
+        """In the order given. The documents are shared with other callers and must not be changed."""
         found: dict[str, Document | None] = {}
         missing = []
         for object_id in dict.fromkeys(object_ids):
@@ -78,10 +78,12 @@ class SqliteItems:
         await self._change(lambda connection: _put(connection, rows), [object_id for object_id, _ in rows])
 
     async def delete(self, object_ids: Sequence[str]) -> int:
+        """How many of these items were there; one transaction."""
         ids = [object_id for object_id in dict.fromkeys(object_ids) if object_id.isprintable()]
         return await self._change(lambda connection: _delete(connection, ids), ids)
 
     async def count(self) -> int:
+        """How many items there are; counted once, then kept until the next write."""
         if self._count is None:
             writes = self._writes
             count = await self._database.read(lambda c: int(c.execute("SELECT count(*) FROM items").fetchone()[0]))
@@ -98,6 +100,7 @@ class SqliteItems:
                 yield document
 
     async def schema(self) -> Schema | None:
+        """The stored schema; None when none was."""
         value = await self._database.read(
             lambda connection: connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
         )
@@ -109,18 +112,23 @@ class SqliteItems:
         await self._database.write(lambda connection: _set_schema(connection, body))
 
     async def sequence(self) -> int:
+        """Number of the last change; 0 when there never was one."""
         return await self._database.read(_sequence)
 
     async def confirmed(self, index: str) -> int | None:
+        """What `index` last confirmed; None when never under the active schema."""
         return await self._database.read(lambda connection: _confirmed(connection, index))
 
     async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:
+        """See ItemStore.changes; up to 500 changes per call."""
         return await self._database.read(lambda connection: _changes(connection, after))
 
     async def applied(self, index: str, sequence: int) -> None:
+        """Confirm that `index` holds every change up to number `sequence`."""
         await self._database.write(lambda connection: _applied(connection, index, sequence))
 
     async def close(self) -> None:
+        """Finish queued reads and writes, then close the file."""
         await self._database.close()
 
     async def _change(self, work: Work[T], object_ids: Sequence[str]) -> T:
@@ -164,7 +172,7 @@ def _delete(connection: sqlite3.Connection, object_ids: Sequence[str]) -> int:
 
 
 def _page(connection: sqlite3.Connection, after: str) -> list[tuple[str, Any]]:
-    rows = connection.execute("SELECT id, body FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, _PAGE))
+    rows = connection.execute("SELECT id, body FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, _PAGE_ITEMS))
     return [(object_id, orjson.loads(body)) for object_id, body in rows]
 
 
@@ -192,7 +200,7 @@ def _changes(connection: sqlite3.Connection, after: int) -> tuple[int, list[Docu
     rows = connection.execute(
         "SELECT sequence, changes.id, body FROM changes LEFT JOIN items ON items.id = changes.id "
         "WHERE sequence > ? ORDER BY sequence LIMIT ?",
-        (after, _PAGE),
+        (after, _PAGE_ITEMS),
     ).fetchall()
     upserts = [orjson.loads(body) for _, _, body in rows if body is not None]
     return (rows[-1][0] if rows else after), upserts, [object_id for _, object_id, body in rows if body is None]

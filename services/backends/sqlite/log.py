@@ -20,13 +20,13 @@ from typing import Any, cast
 from services.backends.base import Counted, Entry, Forget, Known, Record
 from services.backends.log_codec import decode, encode, forgotten, kind_of
 from services.backends.log_records import (
-    COPY_AT_ONCE,
-    KNOWN_AT_ONCE,
-    MOST_BURIED,
-    REMEMBER,
-    STORED,
-    TRIM_AT_ONCE,
-    TRIM_STEPS,
+    COPY_BATCH,
+    KNOWN_BATCH,
+    MAX_DEAD_LETTERS,
+    MAX_TRIM_STEPS,
+    REMEMBER_SECONDS,
+    STORED_STATUSES,
+    TRIM_BATCH,
     RecentImpressions,
     Row,
     decode_row,
@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS dead (
 );
 CREATE TABLE IF NOT EXISTS consumers (name TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
 """
-_FORGET_AT_ONCE = 200
+_FORGET_BATCH = 200
 """Records blanked in one transaction: other writers wait for no more than these."""
 
 
@@ -82,7 +82,7 @@ class SqliteLog:
     """
 
     def __init__(
-        self, path: Path, remember: float = REMEMBER, recent: int = 256, retention: float | None = None
+        self, path: Path, remember: float = REMEMBER_SECONDS, recent: int = 256, retention: float | None = None
     ) -> None:
         self._database = Database(path, _TABLES)
         self._remember = remember
@@ -101,6 +101,7 @@ class SqliteLog:
         return offset
 
     async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
+        """See EventLog.accept; the duplicate check and the append are one transaction."""
         if not interactions:
             return []
 
@@ -138,7 +139,7 @@ class SqliteLog:
 
     async def read(self, after: int, limit: int) -> list[tuple[int, Record]]:
         """Records with offset > after, in order, up to a damaged one; RecordDamaged (its `offset` says which) when the
-        first of them is damaged, so that a reader can count it and go on behind it."""
+        first of them is damaged, so that a reader can count it and continue after it."""
 
         rows = await self._database.read(
             lambda connection: connection.execute(
@@ -149,16 +150,22 @@ class SqliteLog:
         return await asyncio.to_thread(decode_rows, [Row(*row) for row in rows])
 
     async def end(self) -> tuple[int, float]:
+        """Offset and time of the last record; (0, 0.0) when empty."""
         return await self._database.read(_end)
 
     async def bury(self, offset: int, reason: str) -> None:
+        """Add a dead letter, once per offset; only the newest MAX_DEAD_LETTERS are kept."""
+
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR IGNORE INTO dead (offset, reason) VALUES (?, ?)", (offset, reason))
-            connection.execute("DELETE FROM dead WHERE number <= (SELECT max(number) FROM dead) - ?", (MOST_BURIED,))
+            connection.execute(
+                "DELETE FROM dead WHERE number <= (SELECT max(number) FROM dead) - ?", (MAX_DEAD_LETTERS,)
+            )
 
         await self._database.write(work)
 
     async def buried(self, limit: int) -> list[tuple[int, str]]:
+        """The newest dead letters as (offset, reason), newest first."""
         return await self._database.read(
             lambda connection: connection.execute(
                 "SELECT offset, reason FROM dead ORDER BY number DESC LIMIT ?", (limit,)
@@ -166,13 +173,15 @@ class SqliteLog:
         )
 
     async def consumed(self, consumer: str, offset: int) -> None:
+        """See EventLog.consumed; drops old records in short transactions."""
         retention = self._retention
         await self._database.write(lambda connection: _note(connection, consumer, offset))
-        for _ in range(TRIM_STEPS):
-            if retention is None or await self._database.write(lambda c: _trim(c, retention)) < TRIM_AT_ONCE:
+        for _ in range(MAX_TRIM_STEPS):
+            if retention is None or await self._database.write(lambda c: _trim(c, retention)) < TRIM_BATCH:
                 return
 
     async def forget_consumer(self, consumer: str) -> None:
+        """Trimming no longer waits for `consumer`."""
         await self._database.write(lambda c: c.execute("DELETE FROM consumers WHERE name = ?", (consumer,)))
 
     async def forget(self, user_id: str, at: float) -> int:
@@ -206,19 +215,22 @@ class SqliteLog:
         return end
 
     async def entries(self, after: int, until: int) -> list[Entry]:
+        """Some of the records with after < offset <= until, in order; none when there are none."""
         rows = await self._database.read(
             lambda connection: connection.execute(
                 "SELECT offset, at, kind, coalesce(query_id, ''), coalesce(user_id, ''), body FROM log"
                 " WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?",
-                (after, until, COPY_AT_ONCE),
+                (after, until, COPY_BATCH),
             ).fetchall()
         )
         return [Entry(*row) for row in rows]
 
     async def consumers(self) -> dict[str, int]:
+        """Consumer -> the offset up to which it has read."""
         return dict(await self._database.read(lambda c: c.execute("SELECT name, offset FROM consumers").fetchall()))
 
     async def put_known(self, known: Sequence[Known | Counted]) -> None:
+        """Take what `known` of another log handed out; what is there already stays."""
         since = time.time() - self._remember
         events = [(one.event_id, one.digest, since + one.left) for one in known if isinstance(one, Known)]
         counted = [
@@ -236,6 +248,7 @@ class SqliteLog:
         await self._database.write(work)
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
+        """Append records with their offsets; one transaction. The log must end before the first of them."""
         rows = [(e.offset, e.kind, e.at, e.query_id or None, e.user_id or None, e.body) for e in entries]
 
         def work(connection: sqlite3.Connection) -> None:
@@ -244,6 +257,7 @@ class SqliteLog:
         await self._database.write(work)
 
     async def close(self) -> None:
+        """Finish queued reads and writes, then close the file."""
         await self._database.close()
 
 
@@ -263,7 +277,7 @@ def _known(table: str, after: int, last: int, connection: sqlite3.Connection) ->
     return connection.execute(
         f"SELECT number, {columns}, at FROM {table}"  # noqa: S608
         " WHERE number > ? AND number <= ? ORDER BY number LIMIT ?",
-        (after, last, KNOWN_AT_ONCE),
+        (after, last, KNOWN_BATCH),
     ).fetchall()
 
 
@@ -295,7 +309,7 @@ def _accept(connection: sqlite3.Connection, interaction: Interaction, digest: st
     known = connection.execute("SELECT digest FROM events WHERE event_id = ?", (interaction.event_id,)).fetchone()
     if known is not None:
         return EventStatus.DUPLICATE if known[0] == digest else EventStatus.INVALID
-    if interaction.status not in STORED:
+    if interaction.status not in STORED_STATUSES:
         return interaction.status
     at = max(interaction.at, _end(connection)[1])
     connection.execute("INSERT INTO events (event_id, digest, at) VALUES (?, ?, ?)", (interaction.event_id, digest, at))
@@ -325,15 +339,15 @@ def _prune(connection: sqlite3.Connection, remember: float, most: int) -> None:
 def _forget(connection: sqlite3.Connection, user_id: str, pseudonym: str, at: float) -> tuple[int, bool]:
     """Blank some records of the user; (how many, whether these were the last, so that the Forget was appended)."""
     rows = connection.execute(
-        "SELECT offset, body FROM log WHERE user_id = ? LIMIT ?", (user_id, _FORGET_AT_ONCE)
+        "SELECT offset, body FROM log WHERE user_id = ? LIMIT ?", (user_id, _FORGET_BATCH)
     ).fetchall()
     for offset, body in rows:
         try:
             blank = encode(forgotten(decode(body), pseudonym))
         except RecordDamaged:
-            blank = b""  # Nothing in it can be told apart any more, so all of it goes.
+            blank = b""  # No part of it can be recognised any more, so all of it goes.
         connection.execute("UPDATE log SET user_id = NULL, body = ? WHERE offset = ?", (blank, offset))
-    last = len(rows) < _FORGET_AT_ONCE
+    last = len(rows) < _FORGET_BATCH
     if last:
         _append(connection, Forget(user_id, at))
     return len(rows), last
@@ -351,7 +365,7 @@ def _trim(connection: sqlite3.Connection, retention: float) -> int:
     _, at = _end(connection)
     (done,) = connection.execute("SELECT min(offset) FROM consumers").fetchone()
     oldest = connection.execute(
-        "SELECT offset, at FROM log WHERE offset <= ? ORDER BY offset LIMIT ?", (done, TRIM_AT_ONCE)
+        "SELECT offset, at FROM log WHERE offset <= ? ORDER BY offset LIMIT ?", (done, TRIM_BATCH)
     )
     old = [offset for offset, recorded in oldest if recorded < at - retention]
     if old:

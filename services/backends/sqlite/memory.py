@@ -23,10 +23,10 @@ from services.memory.limits import DEFAULT_LIMITS, MemoryLimits
 from services.memory.scores import decay, recollect
 from services.types import Deadline, Person, Remembered
 
-_SHORT_PREFIX = 3
-_PREDICT_AT_ONCE = 500
+_MIN_SELECTIVE_CHARS = 3
+_PREDICT_BATCH = 500
 """Items whose predictions share a transaction; the learner's writes get in between."""
-_ROWS_AT_ONCE = 1000
+_ROWS_BATCH = 1000
 
 
 class SqliteMemory:
@@ -45,11 +45,14 @@ class SqliteMemory:
     # --- reading ---
 
     async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
+        """See MemoryIndex.remembered; all rows come from the same state of the file."""
         if not key or limit < 1:
             return []
         return await self._database.read(lambda connection: self._remembered(connection, key, limit), deadline)
 
     async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
+        """The latest `limit` entries of a person's history, newest first."""
+
         def work(connection: sqlite3.Connection) -> Person:
             rows = connection.execute(
                 "SELECT object_id, weight, at FROM histories WHERE person = ? ORDER BY used DESC LIMIT ?",
@@ -62,7 +65,8 @@ class SqliteMemory:
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
         # A short prefix has many texts: walk down all texts by rank until enough begin with it. A long one has few:
         # go through those (the + keeps SQLite from using the rank index).
-        order = "rank" if len(prefix) < _SHORT_PREFIX else "+rank"
+        """Past queries (normalised text) that begin with `prefix`, most asked first, with how often (decayed)."""
+        order = "rank" if len(prefix) < _MIN_SELECTIVE_CHARS else "+rank"
 
         def work(connection: sqlite3.Connection) -> list[tuple[str, float]]:
             now = state(connection, "at")
@@ -75,6 +79,7 @@ class SqliteMemory:
         return await self._database.read(work, deadline)
 
     async def offset(self) -> int:
+        """The committed offset of the event log; 0 at first."""
         return await self._database.read(lambda connection: int(state(connection, "offset")))
 
     def _remembered(self, connection: sqlite3.Connection, key: str, limit: int) -> list[Remembered]:
@@ -97,6 +102,8 @@ class SqliteMemory:
     # --- writing: what the log says ---
 
     async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
+        """Apply in order and commit `offset`, in one transaction. Offsets up to the committed one are ignored."""
+
         def work(connection: sqlite3.Connection) -> None:
             if offset <= state(connection, "offset"):
                 return
@@ -109,9 +116,10 @@ class SqliteMemory:
     # --- writing: what the catalogue says ---
 
     async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        """See MemoryIndex.predict; one transaction per 500 items."""
         items = list(predictions.items())
-        for start in range(0, len(items), _PREDICT_AT_ONCE):
-            chunk = items[start : start + _PREDICT_AT_ONCE]
+        for start in range(0, len(items), _PREDICT_BATCH):
+            chunk = items[start : start + _PREDICT_BATCH]
             await self._database.write(partial(self._predict, chunk))
 
     def _predict(
@@ -162,7 +170,7 @@ class SqliteMemory:
             connection.execute("BEGIN")
             for name, query in READINGS.items():
                 cursor = await asyncio.to_thread(connection.execute, query)
-                while found := await asyncio.to_thread(cursor.fetchmany, _ROWS_AT_ONCE):
+                while found := await asyncio.to_thread(cursor.fetchmany, _ROWS_BATCH):
                     yield [(name, *row) for row in found]
         except sqlite3.Error as error:
             raise StorageFailed(f"{self._path.name}: {error}") from error
@@ -171,9 +179,11 @@ class SqliteMemory:
                 connection.close()
 
     async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
+        """See MemoryIndex.put_rows; one transaction per call."""
         await self._database.write(lambda connection: put(connection, self._changes, rows))
 
     async def close(self) -> None:
+        """Finish queued reads and writes, then close the file."""
         await self._database.close()
 
 

@@ -4,7 +4,7 @@ Every weight is stored as it was at a moment (`at`, log time) and decays from th
 nothing has to be swept. Each change is worked out from the stored state and the change alone, never from the clock or
 from how changes were grouped: the same log gives the same tables, bit by bit.
 
-What one principal contributes is kept apart from the totals, so that it can be capped and taken out again. Where that
+What one principal contributes is stored beside the totals, so that it can be capped and taken out again. Where that
 would grow without end (very many people on one query), the oldest contribution loses its name and stays in the total.
 """
 # ruff: noqa: S608 - names of tables and columns are literals of this file; values are always parameters
@@ -58,6 +58,7 @@ class Changes:
     limits: MemoryLimits
 
     def apply(self, connection: sqlite3.Connection, change: MemoryChange) -> None:
+        """Apply one change of the log, within the caller's transaction."""
         used = int(state(connection, "used")) + 1
         set_state(connection, "used", used)
         set_state(connection, "at", max(state(connection, "at"), change.at))
@@ -144,7 +145,7 @@ class Changes:
     ) -> float:
         """Add to what `principal` has given at `place`, up to the cap; how much that changed the total.
 
-        Nobody (principal "") cannot be told from anybody else, so nothing is kept apart or capped.
+        An unknown principal ("") cannot be told apart, so nothing is stored by name or capped.
         """
         if not principal:
             return max(-self.limits.principal_cap, min(self.limits.principal_cap, weight))
@@ -200,7 +201,7 @@ class Changes:
                 connection.execute("DELETE FROM contributions WHERE key = ? AND object_id = ?", (key, name))
 
     def _forget(self, connection: sqlite3.Connection, principal: str) -> None:
-        """Take out what `principal` contributed; a query or score that nobody else stands behind goes altogether."""
+        """Take out what `principal` contributed; a query or score without any other contributor is deleted."""
         touched: set[str] = set()
         for key, object_id, weight, at in connection.execute(
             "SELECT key, object_id, weight, at FROM contributions WHERE principal = ?", (principal,)
@@ -224,7 +225,7 @@ class Changes:
             "SELECT text, weight, at FROM askers WHERE principal = ?", (principal,)
         ).fetchall():
             found = connection.execute("SELECT key, asked, at FROM texts WHERE text = ?", (text,)).fetchone()
-            if found is None:  # forgotten with somebody whose asking outweighed all that was left of it
+            if found is None:  # forgotten with another person who contributed all that was left of it
                 continue
             key, *row = found
             touched.add(key)
@@ -248,15 +249,18 @@ class Changes:
 
 
 def marks(values: Sequence[str] | Mapping[str, str]) -> str:
+    """A parameter mark per value, for SQL lists: `?, ?, ?`."""
     return ", ".join("?" * len(values))
 
 
 def state(connection: sqlite3.Connection, name: str) -> float:
+    """The number kept under `name`; 0 when there is none."""
     row = connection.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
     return 0.0 if row is None else row[0]
 
 
 def set_state(connection: sqlite3.Connection, name: str, value: float) -> None:
+    """Keep `value` under `name`."""
     connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, value))
 
 

@@ -1,4 +1,4 @@
-"""What the tables of the memory hold, as rows that every MemoryIndex can take (see MemoryRow), and back."""
+"""The tables of the memory as rows that every MemoryIndex can take (see MemoryRow), and back."""
 # ruff: noqa: S608 - names of tables and columns are literals of this file; values are always parameters
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ READINGS: dict[str, str] = {
     "state": "SELECT coalesce(max(value) FILTER (WHERE name = 'offset'), 0), coalesce(max(value) FILTER"
     " (WHERE name = 'used'), 0), coalesce(max(value) FILTER (WHERE name = 'at'), 0.0) FROM state",
 }
-"""By the name of the rows, how they are read; in the order in which they are to be put back."""
+"""Name of the rows -> the query that reads them, in the order in which they are to be put back."""
 _COUNTED = ("queries", "people")
 
 
 def put(connection: sqlite3.Connection, changes: Changes, rows: Sequence[MemoryRow]) -> None:
+    """Insert rows of another memory, in the order of READINGS, within the caller's transaction."""
     for name, *values in rows:
         if name == "state":
             for key, value in zip(("offset", "used", "at"), values, strict=True):

@@ -20,6 +20,8 @@ class SqliteState:
         self._database = Database(path, _TABLES)
 
     async def get(self, key: str) -> Any | None:
+        """The value of `key`; None when it was never set."""
+
         def work(connection: sqlite3.Connection) -> bytes | None:
             row = connection.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
             return None if row is None else row[0]
@@ -28,6 +30,7 @@ class SqliteState:
         return None if value is None else orjson.loads(value)
 
     async def set(self, key: str, value: Any) -> None:
+        """Durable when it returns. Raises ValueError for what is not JSON."""
         try:
             body = orjson.dumps(value)
         except orjson.JSONEncodeError as error:
@@ -37,8 +40,10 @@ class SqliteState:
         )
 
     async def all(self) -> dict[str, Any]:
+        """Everything that was ever set."""
         rows = await self._database.read(lambda c: c.execute("SELECT key, value FROM state").fetchall())
         return {key: orjson.loads(value) for key, value in rows}
 
     async def close(self) -> None:
+        """Finish queued reads and writes, then close the file."""
         await self._database.close()

@@ -1,6 +1,6 @@
 """The embedded lexical index: tantivy in a folder.
 
-    folder/CURRENT            name of the sub-folder in force; replaced atomically
+    folder/CURRENT            name of the active sub-folder; replaced atomically
     folder/<name>/schema.json the schema it was built for
     folder/<name>/…           tantivy's files
 
@@ -34,10 +34,10 @@ from services.types import Deadline, Document, Schema
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-READERS = 4
-INLINE_ITEMS = 20_000
-"""Up to this many items a search takes some tenths of a millisecond; handing it to a thread costs as much again."""
-HEAP = 64_000_000
+READER_THREADS = 4
+MAX_INLINE_ITEMS = 20_000
+"""With up to this many items a search takes some tenths of a millisecond; handing it to a thread would double that."""
+WRITER_HEAP_BYTES = 64_000_000
 """Bytes of documents gathered before they become a segment."""
 
 
@@ -51,11 +51,12 @@ class TantivyIndex:
         self.needs_rebuild = False
         path.mkdir(parents=True, exist_ok=True)
         self._generation = self._reopen(schema) or self._start(schema)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="lexical-read")
+        self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="lexical-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="lexical-write")
 
     @classmethod
     def open(cls, path: Path, schema: Schema) -> TantivyIndex:
+        """The constructor, under the name that callers use."""
         return cls(path, schema)
 
     async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult:
@@ -64,6 +65,7 @@ class TantivyIndex:
         return await self._read(lambda reading: reading.search(query), deadline)
 
     async def titles(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
+        """See LexicalIndex.titles. Raises TimeoutError, StorageFailed."""
         return await self._read(lambda reading: reading.titles(prefix, limit), deadline)
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
@@ -71,16 +73,18 @@ class TantivyIndex:
         await self._write(lambda: self._generation.apply(upserts, deletes))
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        """Raises StorageFailed; then the old index stays in force."""
+        """Raises StorageFailed; then the old index stays active."""
         await self._write(lambda: self._rebuild(schema, documents))
 
     async def stale(self) -> bool:
+        """Whether it was opened empty because its files were missing, damaged or of another schema."""
         return self.needs_rebuild
 
     async def refresh(self) -> None:
-        """Nothing: the folder is this process's alone."""
+        """Nothing to do: the folder belongs to this process."""
 
     async def close(self) -> None:
+        """Finish queued reads and writes, then release the folder."""
         if self._closed:
             return
         self._closed = True
@@ -100,7 +104,7 @@ class TantivyIndex:
             with _named_failures(self._path):
                 return work(Reading(generation.searcher, generation.layout, deadline))
 
-        if generation.searcher.num_docs <= INLINE_ITEMS:
+        if generation.searcher.num_docs <= MAX_INLINE_ITEMS:
             return run()
         # Leaving the timeout cancels the future, which takes work that has not begun out of the queue.
         async with asyncio.timeout(remaining):
@@ -169,7 +173,7 @@ class _Generation:
             self.index = tantivy.Index(self.layout.engine, str(folder))
         self.layout.register(self.index)
         self.index.config_reader("manual")
-        self._writer = self.index.writer(HEAP, 1)
+        self._writer = self.index.writer(WRITER_HEAP_BYTES, 1)
         self.index.reload()
         # Kept: making one takes longer than most searches.
         self.searcher = self.index.searcher()
@@ -192,6 +196,7 @@ class _Generation:
         self.searcher = self.index.searcher()
 
     def close(self) -> None:
+        """Wait for merges and release the folder's lock."""
         self._writer.wait_merging_threads()
 
 
@@ -211,6 +216,6 @@ def _named_failures(path: Path) -> Iterator[None]:
 
 
 def fingerprint(schema: Schema) -> str:
-    """What of a schema the index was built from; another one means building it anew."""
+    """The parts of a schema that the index was built from, as text; when it changes, the index must be rebuilt."""
     stats = dict(sorted(schema.stats.items()))
     return f"{LAYOUT_VERSION} {to_json(replace(schema, stats=stats, synonyms={}, inferred=True))}"

@@ -1,4 +1,4 @@
-"""How an item lies in the tantivy index: which engine field holds what of it.
+"""How an item is stored in the tantivy index: which engine field holds which part of it.
 
 Engine fields have names of their own, so that a catalogue may call its fields anything. Text reaches the engine as the
 tokens of services.text.tokenize, and what the engine does to them (stemming) is done to a query by the same analyser:
@@ -13,8 +13,8 @@ from services.backends.lexical_rules import (
     EXACT,
     GRAMS,
     ID,
-    LONGEST_ORDER,
-    MOST_REPEATS,
+    MAX_ORDER_CHARS,
+    MAX_REPEATS,
     NAMES,
     NEWNESS,
     PAIRS,
@@ -28,7 +28,7 @@ from services.backends.lexical_rules import (
     STARTS,
     STEMS,
     TITLE,
-    WEIGHT_OF_ONE,
+    WEIGHT_PER_REPEAT,
     WORDS,
     clean,
     pairs,
@@ -43,7 +43,7 @@ from services.text import normalize, tokenize
 from services.types import Document, Role, Schema
 
 LAYOUT_VERSION = 1
-"""Changes whenever what an index holds does: an index of another version is built anew."""
+"""Changes whenever the contents of an index do: an index of another version is rebuilt."""
 
 
 class Layout:
@@ -94,6 +94,7 @@ class Layout:
         index.register_tokenizer("trigrams", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.ngram(3, 3)).build())
 
     def document(self, document: Document) -> tantivy.Document:
+        """What the engine indexes of an item."""
         entry = tantivy.Document()
         entry.add_text(ID, clean(str(document["id"])))
         words: list[str] = []
@@ -115,7 +116,7 @@ class Layout:
                 entry.add_text(self.names[field.name], term(value))
             names |= normal
             if normal:
-                entry.add_text(self.orders[field.name], min(normal)[:LONGEST_ORDER])
+                entry.add_text(self.orders[field.name], min(normal)[:MAX_ORDER_CHARS])
         for value in names:
             entry.add_text(NAMES, term(value))
         named = [*names, title] if title else names
@@ -154,9 +155,9 @@ def _repeats(weight: float) -> int:
     """BM25F (Robertson, Zaragoza and Taylor, 2004): a field of more weight counts as if its text stood there more
     often.
 
-    Once up to WEIGHT_OF_ONE: repeating every field as often as an inferred weight says ranked worse.
+    Once up to WEIGHT_PER_REPEAT: repeating every field as often as an inferred weight says ranked worse.
     """
-    return max(1, min(MOST_REPEATS, round(weight / WEIGHT_OF_ONE)))
+    return max(1, min(MAX_REPEATS, round(weight / WEIGHT_PER_REPEAT)))
 
 
 def weight_value(factor: float) -> float:

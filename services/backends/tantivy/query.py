@@ -15,13 +15,13 @@ from services.backends.lexical_rules import (
     GRAM_BOOST,
     GRAM_SHARE,
     GRAMS,
-    MOST_GRAMS,
-    MOST_SUBSETS,
-    MOST_WORDS,
+    MAX_GRAMS,
+    MAX_SUBSETS,
+    MAX_WORDS,
     NAMES,
     PAIR_BOOST,
     PAIRS,
-    STEP,
+    SUBSET_DECAY,
     TITLE,
     TITLE_BOOST,
     WORDS,
@@ -37,29 +37,31 @@ from services.types import Alternative, Condition
 
 
 class Translator:
+    """Makes tantivy queries for an index of `layout`."""
+
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def query(self, asked: IndexQuery) -> Query:
-        """Everything that matches `asked`; filters add nothing to the score."""
+    def query(self, query: IndexQuery) -> Query:
+        """Everything that matches `query`; filters add nothing to the score."""
         parts = []
-        if asked.text is not None:
-            parts.append(self.text(asked.text))
-        if asked.slots is not None:
-            parts.append(self.slots(asked.slots))
+        if query.text is not None:
+            parts.append(self.text(query.text))
+        if query.slots is not None:
+            parts.append(self.slots(query.slots))
         wanted = _any(parts) if parts else Query.all_query()
-        if not asked.filters:
+        if not query.filters:
             return wanted
-        filters = [(Occur.Must, Query.const_score_query(self.condition(c), 0.0)) for c in asked.filters]
+        filters = [(Occur.Must, Query.const_score_query(self.condition(c), 0.0)) for c in query.filters]
         return Query.boolean_query([(Occur.Must, wanted), *filters])
 
     def text(self, match: TextMatch) -> Query:
         """Items with at least one of the words; with `ngrams_match` also those with a title much like the query."""
-        parts = [self._word(alternatives) for alternatives in dict.fromkeys(match.words[:MOST_WORDS])]
-        likeliest = [alternatives[0].text for alternatives in match.words[:MOST_WORDS] if alternatives]
+        parts = [self._word(alternatives) for alternatives in dict.fromkeys(match.words[:MAX_WORDS])]
+        likeliest = [alternatives[0].text for alternatives in match.words[:MAX_WORDS] if alternatives]
         named = dict.fromkeys(pairs(tokenize(" ".join(likeliest))))
         parts += [Query.boost_query(self._term(PAIRS, pair, "freq"), PAIR_BOOST) for pair in named]
-        grams = trigrams(match.raw)[:MOST_GRAMS] if match.ngram_weight > 0 else []
+        grams = trigrams(match.raw)[:MAX_GRAMS] if match.ngram_weight > 0 else []
         if not grams:
             return _any(parts)
         evidence = [(Occur.Should, self._term(GRAMS, gram, "freq")) for gram in grams]
@@ -72,8 +74,9 @@ class Translator:
         return Query.boolean_query([(Occur.Must, _any(parts)), (Occur.Should, Query.boost_query(similar, boost))])
 
     def slots(self, match: SlotMatch) -> Query:
-        """Items that meet at least `need` constraints. The score is the total weight for all of them and STEP times the
-        next better one for each lighter subset, so that quality never lifts an item over one that meets more."""
+        """Items that meet at least `need` constraints. The score is the total weight for all of them, and for
+        each lighter subset SUBSET_DECAY times that of the next heavier one: quality never lifts an item over one that
+        meets more."""
         groups: dict[object, list[tuple[Query, float]]] = {}
         for place, constraint in enumerate(match.constraints):
             group = place if constraint.group is None else f"group {constraint.group}"
@@ -81,7 +84,7 @@ class Translator:
         need = max(1, match.need)
         if need > len(groups):
             return Query.empty_query()
-        if math.prod(len(readings) + 1 for readings in groups.values()) > MOST_SUBSETS:
+        if math.prod(len(readings) + 1 for readings in groups.values()) > MAX_SUBSETS:
             best = [
                 Query.disjunction_max_query([Query.const_score_query(query, weight) for query, weight in readings])
                 for readings in groups.values()
@@ -93,12 +96,13 @@ class Translator:
             if len(met) >= need:
                 subsets.append((round(sum(weight for _, weight in met), 6), [query for query, _ in met]))
         weights = sorted({weight for weight, _ in subsets}, reverse=True)
-        score = {weight: weights[0] * STEP**place for place, weight in enumerate(weights)}
+        score = {weight: weights[0] * SUBSET_DECAY**place for place, weight in enumerate(weights)}
         return Query.disjunction_max_query(
             [Query.const_score_query(_all(queries), score[weight]) for weight, queries in subsets]
         )
 
     def condition(self, condition: Condition) -> Query:
+        """Items that meet one filter; none when the field cannot be filtered."""
         layout = self._layout
         place = layout.keywords.get(condition.field)
         if place is not None:

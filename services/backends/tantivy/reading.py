@@ -11,10 +11,10 @@ from tantivy import DocAddress, Occur, Order, Query, Searcher, SearchResult
 
 from services.backends.base import IndexQuery, IndexResult
 from services.backends.lexical_rules import (
-    DIGEST,
-    FACET_VALUES,
+    DIGEST_PREFIX,
     ID,
-    LONGEST_START,
+    MAX_FACET_VALUES,
+    MAX_START_CHARS,
     NEWNESS,
     PRIOR,
     PRIOR_WEIGHT,
@@ -28,10 +28,10 @@ from services.backends.tantivy.layout import Layout
 from services.backends.tantivy.query import Translator
 from services.types import Candidate, Deadline, FacetCount, Role, Scalar
 
-COUNTED_VALUES = 1000
-"""Values counted for a facet, so that equal counts come in the order of their values."""
-MOST_TIES = 10_000
-"""Hits of one score that are put into the order of their ids; beyond, the engine's own order stands."""
+MAX_COUNTED_VALUES = 1000
+"""For a facet, so that equal counts can be ordered by value."""
+MAX_TIES = 10_000
+"""Hits of equal score that are ordered by id; beyond these, the engine's own order remains."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,35 +52,36 @@ class Reading:
         self._translator = Translator(layout)
         self._deadline = deadline
 
-    def search(self, asked: IndexQuery) -> IndexResult:
-        query = self._translator.query(asked)
-        last = asked.offset + asked.limit
-        if asked.sort is not None:
-            place = self._layout.orders.get(asked.sort.field)
-            order = Order.Desc if asked.sort.descending else Order.Asc
-            hits, total = self._ordered(query, last, place or ID, order)
+    def search(self, query: IndexQuery) -> IndexResult:
+        """One page of hits with the total and facets. Raises TimeoutError."""
+        matching = self._translator.query(query)
+        last = query.offset + query.limit
+        if query.sort is not None:
+            place = self._layout.orders.get(query.sort.field)
+            order = Order.Desc if query.sort.descending else Order.Asc
+            hits, total = self._ordered(matching, last, place or ID, order)
             scored = [Candidate(hit.object_id, -float(i)) for i, hit in enumerate(hits)]
-        elif asked.text is None and asked.slots is None:
+        elif query.text is None and query.slots is None:
             # By the field itself where there is one: the prior is a blend, and equal for the most popular.
             popular = self._layout.orders.get(self._layout.schema.popularity or "", PRIOR)
-            hits, total = self._ordered(query, last, NEWNESS if asked.newest else popular, Order.Desc)
+            hits, total = self._ordered(matching, last, NEWNESS if query.newest else popular, Order.Desc)
             scored = [Candidate(hit.object_id, -float(i)) for i, hit in enumerate(hits)]
         else:
-            hits, total = self._scored(query, last, QUALITY_WEIGHT if asked.text is None else PRIOR_WEIGHT)
+            hits, total = self._scored(matching, last, QUALITY_WEIGHT if query.text is None else PRIOR_WEIGHT)
             scored = [Candidate(hit.object_id, hit.key) for hit in hits]
-        return IndexResult(tuple(scored[asked.offset : last]), total, self._facets(query, asked.facets))
+        return IndexResult(tuple(scored[query.offset : last]), total, self._facets(matching, query.facets))
 
     def titles(self, prefix: str, limit: int) -> list[tuple[str, float]]:
         """Titles of which a word sequence begins with `prefix`, each once, most popular first."""
         key = prefix_key(prefix)
         if not key or limit <= 0:
             return []
-        query = self._translator.exactly(STARTS, key[:LONGEST_START])
+        query = self._translator.exactly(STARTS, key[:MAX_START_CHARS])
         found: dict[str, float] = {}
         hits, _ = self._ordered(query, 3 * limit, PRIOR, Order.Desc)
         for hit in hits:
             title = self._shown(hit)
-            if title not in found and (len(key) <= LONGEST_START or starts_with(title, key)):
+            if title not in found and (len(key) <= MAX_START_CHARS or starts_with(title, key)):
                 found[title] = float(hit.key)
         return list(found.items())[:limit]
 
@@ -100,9 +101,9 @@ class Reading:
         depth = last + 1
         found = self._searcher.search(query, depth, weight_by_field=weight)
         total, hits = _total(found), found.hits
-        while len(hits) == depth > last and hits[-1][0] == hits[last - 1][0] and depth < MOST_TIES:
+        while len(hits) == depth > last and hits[-1][0] == hits[last - 1][0] and depth < MAX_TIES:
             self._check()
-            depth = min(4 * depth, MOST_TIES)
+            depth = min(4 * depth, MAX_TIES)
             hits = self._searcher.search(query, depth, count=False, weight_by_field=weight).hits
         # Beyond the last place only those that tie with it matter.
         kept = [hit for i, hit in enumerate(hits) if i < last or hit[0] == hits[last - 1][0]]
@@ -130,17 +131,17 @@ class Reading:
         return counted
 
     def _facet(self, query: Query, name: str, place: str) -> tuple[FacetCount, ...]:
-        asked = {"values": {"terms": {"field": place, "size": COUNTED_VALUES}}}
-        buckets = self._searcher.aggregate(query, asked)["values"]["buckets"]
+        request = {"values": {"terms": {"field": place, "size": MAX_COUNTED_VALUES}}}
+        buckets = self._searcher.aggregate(query, request)["values"]["buckets"]
         field = self._layout.schema.get(name)
         is_date = field is not None and field.role is Role.DATE
         counts = [
             FacetCount(_value(bucket["key"], is_date), bucket["doc_count"])
             for bucket in buckets
-            if not str(bucket["key"]).startswith(DIGEST)
+            if not str(bucket["key"]).startswith(DIGEST_PREFIX)
         ]
         counts.sort(key=lambda c: (-c.count, c.value if isinstance(c.value, str) else "", c.value))
-        return tuple(counts[:FACET_VALUES])
+        return tuple(counts[:MAX_FACET_VALUES])
 
 
 def _total(found: SearchResult) -> int:

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, LexicalIndex, SlotMatch, TextMatch
-from services.backends.lexical_rules import LONGEST_TERM, PRIOR_WEIGHT, QUALITY_WEIGHT
+from services.backends.lexical_rules import MAX_TERM_BYTES, PRIOR_WEIGHT, QUALITY_WEIGHT
 from services.backends.opensearch.index import OpenSearchIndex
 from services.backends.opensearch.layout import ITEM, Layout
 from services.backends.opensearch.query import Translator
@@ -194,7 +194,7 @@ def test_who_has_another_schema_in_mind_is_refused_until_it_follows(namespace: s
             await behind.apply(FILMS[:1], [])
         found = await behind.search(IndexQuery(), soon())
         assert found.total == len(FILMS), "the index of before is there for a moment"
-        await index._cleaned()
+        await index._finish_cleaning()
         with pytest.raises(StorageFailed):
             await behind.search(IndexQuery(), soon())
         assert set(await behind.documents(["f1", "f2"], soon())) == {"f1", "f2"}
@@ -319,7 +319,7 @@ def test_many_items_go_in_several_requests(namespace: str) -> None:
 
 
 def test_very_long_values(namespace: str) -> None:
-    long = "x" * (LONGEST_TERM * 70)
+    long = "x" * (MAX_TERM_BYTES * 70)
     items: list[Document] = [
         {"id": "a", "title": f"{long} tale", "genres": [long, "short"]},
         {"id": "b", "title": f"{long}y", "genres": ["short"]},

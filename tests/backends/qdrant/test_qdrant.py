@@ -130,7 +130,7 @@ def test_a_quantized_index_is_another_one_but_finds_the_same(stub: QdrantStub, q
             assert not await small.stale()
             assert await plain.stale()
             for count in (None, len(items())):
-                small._believe(count)
+                small._set_count(count)
                 found = await small.nearest([0.5] * SIZE, FILTERS[1], 30, Deadline.after(5))
                 assert ids(found) == expected(items(), [0.5] * SIZE, FILTERS[1], 30)
             await small.close()
@@ -197,7 +197,7 @@ def test_another_encoder_never_meets_the_wrong_vectors(stub: QdrantStub, monkeyp
             with pytest.raises(OutOfStep, match="not of this encoder"):
                 await mine.apply(items()[:1], [])
             # Until the former vectors are gone.
-            monkeypatch.setattr(qdrant, "FORMER_SECONDS", 0.0)
+            monkeypatch.setattr(qdrant, "PREVIOUS_SECONDS", 0.0)
             await theirs._retire(next(iter(await collections(stub, mine) - {await in_force(stub, theirs)})))
             for _ in range(20):
                 with pytest.raises(OutOfStep, match="not of this encoder") as raised:
@@ -219,12 +219,12 @@ def test_another_encoder_never_meets_the_wrong_vectors(stub: QdrantStub, monkeyp
 
 
 def test_the_former_vectors_go_after_a_while(stub: QdrantStub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qdrant, "FORMER_SECONDS", 0.0)
+    monkeypatch.setattr(qdrant, "PREVIOUS_SECONDS", 0.0)
 
     async def run() -> None:
         async with filled(stub) as index:
             await index.rebuild(SCHEMA, SIZE, items())
-            await asyncio.gather(*index._behind)
+            await asyncio.gather(*index._background)
             assert await collections(stub, index) == {await in_force(stub, index)}
 
     asyncio.run(run())

@@ -209,7 +209,7 @@ def test_a_key_over_an_unencrypted_connection_is_a_problem(stub: QdrantStub, mon
     async def run() -> None:
         async with serving(stub, KEY) as server:
             assert await server.problems(Deadline.after(5)) == []  # it stays on this machine
-        monkeypatch.setattr("services.backends.qdrant.server.LOOPBACK", ())
+        monkeypatch.setattr("services.backends.qdrant.server.LOOPBACK_HOSTS", ())
         async with serving(stub, KEY) as server:
             (problem,) = await server.problems(Deadline.after(5))
             assert "unencrypted" in problem

@@ -184,7 +184,7 @@ def test_an_absent_server_is_said_at_once() -> None:
 def test_who_waits_for_a_free_connection_waits_no_longer_than_the_deadline(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 4)
 
     async def main() -> None:
         async with connected(server.url) as redis:
@@ -417,7 +417,7 @@ def test_a_server_that_tells_nothing_of_its_configuration_can_be_checked() -> No
 
 
 def test_an_old_server_is_said_to_be_old(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "OLDEST", (99, 0))
+    monkeypatch.setattr(module, "MIN_VERSION", (99, 0))
 
     async def main() -> None:
         async with connected(server.url) as redis:

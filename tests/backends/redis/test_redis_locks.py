@@ -240,7 +240,7 @@ def test_a_lease_begins_a_new_epoch_every_time(server: RedisServer) -> None:
     async def main() -> None:
         async with connected(server, "epochs") as redis:
             one, other = Lease(redis, "learner", 1.0), Lease(redis, "learner", 1.0)
-            assert await one.epoch_in_force() == 0
+            assert await one.current_epoch() == 0
             assert not one.held
             assert await one.acquire() == 1
             assert one.held
@@ -256,7 +256,7 @@ def test_a_lease_begins_a_new_epoch_every_time(server: RedisServer) -> None:
             await one.wait_lost()
             assert await waiting == 2
             assert (one.held, other.held) == (False, True)
-            assert await one.epoch_in_force() == 2
+            assert await one.current_epoch() == 2
             await one.release()  # Not ours any more: nothing happens.
             await other.verify()
             await other.release()
@@ -280,7 +280,7 @@ def test_a_lease_is_kept_for_as_long_as_one_lives_and_across_a_restart() -> None
             await asyncio.wait([other], timeout=2.5)
             assert lease.held
             await lease.verify()
-            assert await lease.epoch_in_force() == 1
+            assert await lease.current_epoch() == 1
             other.cancel()
             await asyncio.wait([other])
             await lease.release()
@@ -329,7 +329,7 @@ def test_a_lease_that_is_somebody_elses_is_noticed(server: RedisServer) -> None:
             async with asyncio.timeout(1.5):
                 await lease.wait_lost()
             assert not lease.held
-            assert await lease.epoch_in_force() == lease.epoch
+            assert await lease.current_epoch() == lease.epoch
             with pytest.raises(StorageFailed):
                 await lease.verify()
 

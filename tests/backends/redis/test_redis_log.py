@@ -499,7 +499,7 @@ def test_event_ids_expire_after_they_need_not_be_remembered(server: RedisServer)
 
 
 def test_dead_letters_are_bounded(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.backends.redis.log.MOST_BURIED", 3)
+    monkeypatch.setattr("services.backends.redis.log.MAX_DEAD_LETTERS", 3)
 
     async def main() -> None:
         async with opened(server, "dead") as log:

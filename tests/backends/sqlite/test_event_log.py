@@ -282,7 +282,7 @@ def test_recent_impressions_do_not_touch_the_file_and_their_number_is_bounded(tm
 
 
 def test_dead_letters_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.backends.sqlite.log.MOST_BURIED", 3)
+    monkeypatch.setattr("services.backends.sqlite.log.MAX_DEAD_LETTERS", 3)
 
     async def main() -> None:
         async with opened(tmp_path / "log.db") as log:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.backends.base import IndexQuery, LexicalIndex
-from services.backends.lexical_rules import LONGEST_TERM, prefix_key, starts, trigrams
+from services.backends.lexical_rules import MAX_TERM_BYTES, prefix_key, starts, trigrams
 from services.backends.tantivy.index import TantivyIndex
 from services.backends.tantivy.layout import weight_value
 from services.errors import StorageFailed
@@ -117,7 +117,7 @@ def test_closed(tmp_path: Path) -> None:
 
 
 def test_very_long_and_broken_values(tmp_path: Path) -> None:
-    long, broken = "x" * (LONGEST_TERM * 70), "lone \ud800 surrogate"
+    long, broken = "x" * (MAX_TERM_BYTES * 70), "lone \ud800 surrogate"
     items = [
         {"id": "a", "title": long, "genres": [long, "short"], "year": 10**400},
         {"id": "b", "title": broken, "genres": [broken], "year": float("nan")},

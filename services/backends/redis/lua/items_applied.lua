@@ -1,5 +1,5 @@
 -- Index ARGV[1] has taken in everything up to number ARGV[2]. Deletions that every index has, and that are older than
--- ARGV[3] seconds, are of no more use to anybody: some of them go. See items_put.lua.
+-- ARGV[3] seconds, are no longer needed: some of them are dropped. See items_put.lua.
 local P, AT_ONCE = KEYS[1], 500
 redis.call('HSET', P .. 'confirmed', ARGV[1], ARGV[2])
 local all = math.huge

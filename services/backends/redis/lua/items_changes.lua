@@ -1,5 +1,5 @@
 -- {number, [id, body or nothing, ...]}: what changed after number ARGV[1], oldest first, at most ARGV[2] items and few
--- more than ARGV[3] bytes, and the number to ask from next. What is kept under KEYS[1] is told in items_put.lua.
+-- more than ARGV[3] bytes, and the number to ask from next. Keys under KEYS[1]: see items_put.lua.
 local P = KEYS[1]
 local rows = redis.call('ZRANGEBYSCORE', P .. 'changes', '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 local found, size, most, number = {}, 0, tonumber(ARGV[3]), ARGV[1]

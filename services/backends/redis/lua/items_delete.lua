@@ -1,4 +1,4 @@
--- Deletes the items ARGV; returns how many were there. What is kept under KEYS[1] is told in items_put.lua.
+-- Deletes the items ARGV; returns how many were there. Keys under KEYS[1]: see items_put.lua.
 local P, deleted = KEYS[1], 0
 local now = redis.call('TIME')[1]
 for _, id in ipairs(ARGV) do

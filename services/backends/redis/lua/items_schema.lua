@@ -1,4 +1,4 @@
--- Puts the schema ARGV[1] in force; another one than before takes every confirmation back. See items_put.lua.
+-- Stores the schema ARGV[1]; one that differs from the stored schema deletes every confirmation. See items_put.lua.
 local P = KEYS[1]
 if redis.call('HGET', P .. 'state', 'schema') ~= ARGV[1] then
   redis.call('HSET', P .. 'state', 'schema', ARGV[1])

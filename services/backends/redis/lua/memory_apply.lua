@@ -1,5 +1,5 @@
--- Changes of the log, applied with the offset that they bring the memory to. KEYS[2] exists while somebody copies the
--- memory. ARGV[1]: {limits, offset, seen, changes}. Returns {1, offset}, or, having changed nothing, {0, committed} when
+-- Changes of the log, applied with the offset that they bring the memory to. KEYS[2] exists while the memory is
+-- being copied. ARGV[1]: {limits, offset, seen, changes}. Returns {1, offset}, or, having changed nothing, {0, committed} when
 -- `offset` is committed already, {-1, committed} when something else than `seen` is (a negative `seen` is not compared),
 -- {-2, committed} while the memory is being copied.
 

@@ -31,7 +31,7 @@ local function take_out_asking(text, principal, touched)
   add_shown(key, -weight, at, 0)
 end
 
--- Take out what a person contributed; a query or score that nobody else stands behind goes altogether.
+-- Take out what a person contributed; a query or score without any other contributor is dropped.
 local function forget(principal)
   local touched = {}
   for _, place in ipairs(call('ZRANGE', P .. 'b:' .. principal, 0, -1)) do

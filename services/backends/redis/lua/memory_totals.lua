@@ -27,7 +27,7 @@ local function drop_prediction(key, object)
 end
 
 -- Add to what `principal` has request at a place, up to the cap; how much that changed the total. Nobody ('') cannot be
--- told from anybody else, so nothing is kept apart or capped.
+-- told apart, so nothing is kept by name or capped.
 local function contribute(kind, place, principal, weight, at, used)
   local cap = limits.principal_cap
   if principal == '' then return math.max(-cap, math.min(cap, weight)) end
