@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from services.datasets.convert import Conversion, Summary
-from services.datasets.folder import DatasetQuery, Judgment, Where
+from services.datasets.folder import DatasetQuery, Judgment, Position
 from services.datasets.splits import TEST, TRAIN, VALIDATION, part_of_train
 from services.datasets.tables import find, number, present
 from services.errors import InvalidRequest
 
 _SPLITS = {"train": TRAIN, "dev": VALIDATION, "test": TEST}
-"""In this order: a query that is in two of them counts for the later one, so that no test query is trained on."""
-_JUDGED = {"query_id": ("query-id", "query_id"), "doc_id": ("corpus-id", "doc_id"), "grade": ("score", "grade")}
-_ID = {"_id": ("_id", "id"), "text": ("text",)}
+"""In this order: a query in two of them belongs to the later one, so that no test query is trained on."""
+_JUDGEMENT_COLUMNS = {
+    "query_id": ("query-id", "query_id"),
+    "doc_id": ("corpus-id", "doc_id"),
+    "grade": ("score", "grade"),
+}
+_ID_COLUMNS = {"_id": ("_id", "id"), "text": ("text",)}
 
 
 def convert(source: Path, target: Path) -> Summary:
-    """Write the data set folder `target` from the files in `source`. Queries that nobody judged are left out; where
+    """Write the data set folder `target` from the files in `source`. Queries without judgements are left out; where
     there are training queries but no dev ones, a tenth of them becomes validation. Grades below 0 count as 0. Raises
     InvalidRequest."""
     conversion = Conversion(target)
@@ -31,23 +35,23 @@ def convert(source: Path, target: Path) -> Summary:
     if not tables:
         raise InvalidRequest(f"{source} has no qrels/train.tsv, qrels/dev.tsv or qrels/test.tsv")
     splits: dict[str, str] = {}
-    judged: list[tuple[Where, Judgment]] = []
+    judged: list[tuple[Position, Judgment]] = []
     for path, split in tables.items():
-        for where, row in conversion.rows(path, _JUDGED):
+        for position, row in conversion.rows(path, _JUDGEMENT_COLUMNS):
             grade = number(row["grade"])
             if grade is None:
-                conversion.skip(where, f"score {row['grade']!r} is not a number")
+                conversion.skip(position, f"score {row['grade']!r} is not a number")
                 continue
             query_id = str(row["query_id"])
             splits[query_id] = part_of_train(query_id) if split == TRAIN and _no_dev(tables) else split
-            judged.append((where, Judgment(query_id, str(row["doc_id"]), max(float(grade), 0.0))))
+            judged.append((position, Judgment(query_id, str(row["doc_id"]), max(float(grade), 0.0))))
     queries = {
         str(row["_id"]): DatasetQuery(str(row["_id"]), splits[str(row["_id"])], str(row["text"]))
-        for _, row in conversion.rows(find(source, "queries"), _ID)
+        for _, row in conversion.rows(find(source, "queries"), _ID_COLUMNS)
         if str(row["_id"]) in splits
     }
-    corpus = conversion.rows(find(source, "corpus"), {"_id": _ID["_id"]})
-    return conversion.write(((where, _document(row)) for where, row in corpus), list(queries.values()), judged)
+    corpus = conversion.rows(find(source, "corpus"), {"_id": _ID_COLUMNS["_id"]})
+    return conversion.write(((position, _document(row)) for position, row in corpus), list(queries.values()), judged)
 
 
 def _no_dev(tables: dict[Path, str]) -> bool:
@@ -55,7 +59,7 @@ def _no_dev(tables: dict[Path, str]) -> bool:
 
 
 def _document(row: dict[str, Any]) -> dict[str, Any]:
-    """What `metadata` holds becomes fields of their own."""
+    """The item of a row; the entries of `metadata` become fields."""
     metadata = row.get("metadata")
     extra = metadata if isinstance(metadata, dict) else {}
     return present({**extra, "id": str(row["_id"]), "title": row.get("title"), "text": row.get("text")})

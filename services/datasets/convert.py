@@ -1,4 +1,4 @@
-"""What every converter does: read the tables of a source, pass over what cannot be read, and write the folder whole."""
+"""What every converter does: read the tables of a source, skip what cannot be read, and write the whole folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from services.datasets.folder import (
     CATALOGUE,
-    MOST_PROBLEMS,
+    MAX_PROBLEMS,
     QRELS,
     DatasetQuery,
     Judgment,
+    Position,
     Problem,
-    Where,
     write_folder,
 )
 from services.datasets.tables import rows
@@ -26,7 +26,7 @@ from services.types import Document
 
 @dataclass(slots=True)
 class Summary:
-    """What a conversion wrote, and what it passed over."""
+    """What a conversion wrote, and what it skipped."""
 
     items: int = 0
     judgements: int = 0
@@ -51,9 +51,9 @@ class Conversion:
         self._target = target
         self._summary = Summary()
 
-    def rows(self, path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[Where, dict[str, Any]]]:
-        """Rows of a table as `tables.rows` gives them, each with where it stands; what is no row, or has no value in
-        one of `columns`, is passed over."""
+    def rows(self, path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[Position, dict[str, Any]]]:
+        """Rows of a table as `tables.rows` gives them, each with its position; what is no row, or has no value in one
+        of `columns`, is skipped."""
         for line, row in rows(path, columns):
             if isinstance(row, str):
                 self.skip((path.name, line), row)
@@ -62,18 +62,19 @@ class Conversion:
             else:
                 yield (path.name, line), row
 
-    def skip(self, where: Where, detail: str) -> None:
+    def skip(self, position: Position, detail: str) -> None:
         self._summary.skipped += 1
-        if len(self._summary.problems) < MOST_PROBLEMS:
-            self._summary.problems.append(Problem(*where, detail))
+        if len(self._summary.problems) < MAX_PROBLEMS:
+            self._summary.problems.append(Problem(*position, detail))
 
     def write(
         self,
-        documents: Iterable[tuple[Where, Document]],
+        documents: Iterable[tuple[Position, Document]],
         queries: Sequence[DatasetQuery],
-        judgements: Iterable[tuple[Where, Judgment]],
+        judgements: Iterable[tuple[Position, Judgment]],
     ) -> Summary:
-        """Of two items with one id the first stays. The target appears when all of it is written, or not at all."""
+        """Write the folder; of several items with one id the first counts. The target appears only when it is
+        complete."""
         summary = self._summary
         self._target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=self._target.parent) as scratch:
@@ -88,18 +89,18 @@ class Conversion:
         summary.splits = dict(Counter(query.split for query in queries))
         return summary
 
-    def _first(self, documents: Iterable[tuple[Where, Document]]) -> Iterator[Document]:
+    def _first(self, documents: Iterable[tuple[Position, Document]]) -> Iterator[Document]:
         seen: set[str] = set()
-        for where, document in documents:
+        for position, document in documents:
             if document["id"] in seen:
-                self.skip(where, f"item {document['id']!r} again")
+                self.skip(position, f"item {document['id']!r} again")
             else:
                 seen.add(document["id"])
                 yield document
 
-    def _known(self, judgements: Iterable[tuple[Where, Judgment]], queries: set[str]) -> Iterator[Judgment]:
-        for where, judgement in judgements:
+    def _known(self, judgements: Iterable[tuple[Position, Judgment]], queries: set[str]) -> Iterator[Judgment]:
+        for position, judgement in judgements:
             if judgement.query_id in queries:
                 yield judgement
             else:
-                self.skip(where, f"judgement of query {judgement.query_id!r}, which is not there")
+                self.skip(position, f"judgement of query {judgement.query_id!r}, which is not there")

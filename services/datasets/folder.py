@@ -1,6 +1,6 @@
 """A data set folder: catalogue.jsonl, optional schema.toml, queries.tsv, qrels.tsv, history.tsv; each also as .gz.
 
-Tables are UTF-8, tab separated, with a header line. A line that cannot be read is passed over and told by its number.
+Tables are UTF-8, tab separated, with a header line. A line that cannot be read is skipped and reported by its number.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ SCHEMA = "schema.toml"
 QUERIES = "queries.tsv"
 QRELS = "qrels.tsv"
 HISTORY = "history.tsv"
-HOLDS = (
+CONTENTS = (
     f"a data set folder holds {CATALOGUE} (one JSON object a line, with an id) and, to learn and to measure, {QUERIES} "
     f"(columns query_id, split, query) and {QRELS} (query_id, doc_id, grade); each may end in .gz"
 )
-MOST_PROBLEMS = 1000
-_ENDINGS = ("", ".gz")
-_BREAKS = str.maketrans("\t\r\n", "   ")
+MAX_PROBLEMS = 1000
+_SUFFIXES = ("", ".gz")
+_LINE_BREAKS = str.maketrans("\t\r\n", "   ")
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetQuery:
     query_id: str
     split: str
-    """train | validation | test, or what the data calls it"""
+    """train | validation | test, or a name of the data's own"""
     text: str
     slice: str = ""
-    """Kind of query, where a data set tells several apart."""
+    """Kind of query, where a data set has several."""
     user_id: str | None = None
     weight: float = 1.0
     """Relative frequency in traffic."""
@@ -66,13 +66,13 @@ class HistoryEvent:
     """Unix seconds."""
 
 
-Where = tuple[str, int]
+Position = tuple[str, int]
 """(file name, line number from 1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A line that was passed over, and why."""
+    """A line that was skipped, and why."""
 
     file: str
     line: int
@@ -84,7 +84,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Dataset:
-    """`problems` holds what the readings so far passed over (the first thousand)."""
+    """A data set folder being read. `problems`: the lines skipped so far (the first thousand)."""
 
     catalogue: Path
     folder: Path | None
@@ -95,11 +95,11 @@ class Dataset:
     @classmethod
     def open(cls, path: Path) -> Dataset:
         """The folder `path`, or a catalogue alone when it is a file. Raises InvalidRequest when there is no catalogue,
-        SettingsInvalid when the schema cannot work."""
+        SettingsInvalid when the schema is invalid."""
         if path.is_file():
             return cls(path, None)
         if not path.is_dir():
-            raise InvalidRequest(f"{path} does not exist; {HOLDS}")
+            raise InvalidRequest(f"{path} does not exist; {CONTENTS}")
         schema = path / SCHEMA
         return cls(_file(path, CATALOGUE), path, load_schema(schema) if schema.exists() else None)
 
@@ -117,17 +117,18 @@ class Dataset:
                 yield value
 
     def has(self, name: str) -> bool:
-        """Whether there is the table `name` (QUERIES, QRELS, HISTORY), plain or compressed."""
-        return self.folder is not None and any((self.folder / f"{name}{end}").is_file() for end in _ENDINGS)
+        """Whether the folder has the table `name` (QUERIES, QRELS, HISTORY), plain or compressed."""
+        return self.folder is not None and any((self.folder / f"{name}{end}").is_file() for end in _SUFFIXES)
 
     def queries(self, split: str | None = None) -> Iterator[DatasetQuery]:
-        """Raises InvalidRequest when the table or one of its columns query_id, split, query is missing."""
-        for where, row in self._rows(QUERIES, ("query_id", "split", "query")):
+        """The queries, of one `split` or all. Raises InvalidRequest when the table or a column (query_id, split, query)
+        is missing."""
+        for position, row in self._rows(QUERIES, ("query_id", "split", "query")):
             if split is not None and row["split"] != split:
                 continue
             weight = number(row.get("weight") or "1")
             if weight is None or weight < 0:
-                self._note(where, f"weight {row['weight']!r} is not a number from 0")
+                self._note(position, f"weight {row['weight']!r} is not a number from 0")
                 continue
             yield DatasetQuery(
                 query_id=row["query_id"],
@@ -139,64 +140,67 @@ class Dataset:
             )
 
     def qrels(self) -> Iterator[Judgment]:
-        """Raises InvalidRequest when the table or one of its columns query_id, doc_id, grade is missing."""
-        for where, row in self._rows(QRELS, ("query_id", "doc_id", "grade")):
+        """The judgements. Raises InvalidRequest when the table or a column (query_id, doc_id, grade) is missing."""
+        for position, row in self._rows(QRELS, ("query_id", "doc_id", "grade")):
             grade = number(row["grade"])
             if grade is None:
-                self._note(where, f"grade {row['grade']!r} is not a number")
+                self._note(position, f"grade {row['grade']!r} is not a number")
             else:
                 yield Judgment(row["query_id"], row["doc_id"], grade)
 
     def judgments(self) -> dict[str, dict[str, float]]:
-        """query_id -> object_id -> grade; of two grades for one pair the last stands."""
+        """query_id -> object_id -> grade; of several grades for one pair the last counts."""
         found: dict[str, dict[str, float]] = {}
         for judgment in self.qrels():
             found.setdefault(judgment.query_id, {})[judgment.object_id] = judgment.grade
         return found
 
     def history(self) -> Iterator[HistoryEvent]:
-        """What people did before, as it stands in the file; nothing when there is no history.tsv. Raises InvalidRequest
-        when a column is missing."""
+        """Past events in the order of the file; none when there is no history.tsv. Raises InvalidRequest when a column
+        is missing."""
         if not self.has(HISTORY):
             return
-        for where, row in self._rows(HISTORY, ("user_id", "object_id", "action_name", "timestamp")):
+        for position, row in self._rows(HISTORY, ("user_id", "object_id", "action_name", "timestamp")):
             timestamp = number(row["timestamp"])
             if timestamp is None:
-                self._note(where, f"timestamp {row['timestamp']!r} is not Unix seconds")
+                self._note(position, f"timestamp {row['timestamp']!r} is not Unix seconds")
             else:
                 yield HistoryEvent(row["user_id"], row["object_id"], row["action_name"], timestamp)
 
-    def _rows(self, name: str, wanted: Sequence[str]) -> Iterator[tuple[Where, Mapping[str, str]]]:
+    def _rows(self, name: str, required: Sequence[str]) -> Iterator[tuple[Position, Mapping[str, str]]]:
         if self.folder is None:
-            raise InvalidRequest(f"{self.catalogue} is a catalogue alone; {name} is looked for in its folder: {HOLDS}")
+            raise InvalidRequest(
+                f"{self.catalogue} is a catalogue alone; {name} is looked for in its folder: {CONTENTS}"
+            )
         path = _file(self.folder, name)
-        for line, row in table(path, wanted):
+        for line, row in table(path, required):
             if isinstance(row, str):
                 self._note((path.name, line), row)
             else:
                 yield (path.name, line), row
 
-    def _note(self, where: Where, detail: str) -> None:
-        problem = Problem(*where, detail)
-        if len(self.problems) < MOST_PROBLEMS and problem not in self.problems:  # a table may be read again
+    def _note(self, position: Position, detail: str) -> None:
+        problem = Problem(*position, detail)
+        if len(self.problems) < MAX_PROBLEMS and problem not in self.problems:  # a table may be read again
             self.problems.append(problem)
 
 
 def state(source: Path) -> str:
-    """Of a catalogue or a folder: another text when one of its files is another one, or has changed."""
+    """A text that differs when a file of the catalogue or folder was added, removed or changed (names, sizes,
+    times)."""
     files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
     return "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
 
 
 def _file(folder: Path, name: str) -> Path:
-    for path in (folder / f"{name}{ending}" for ending in _ENDINGS):
+    for path in (folder / f"{name}{ending}" for ending in _SUFFIXES):
         if path.is_file():
             return path
-    raise InvalidRequest(f"{folder} has no {name} (or {name}.gz); {HOLDS}")
+    raise InvalidRequest(f"{folder} has no {name} (or {name}.gz); {CONTENTS}")
 
 
 def is_id(value: object) -> bool:
-    """Whether an item may be named so: some text, or a whole number."""
+    """Whether `value` can be an item's id: a non-empty string or a whole number."""
     if isinstance(value, str):
         return value != ""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -208,13 +212,15 @@ def catalogue_lines(path: Path) -> Iterator[Line]:
         yield from read(source)
 
 
-def table(path: Path, wanted: Sequence[str] = (), separator: str = "\t") -> Iterator[tuple[int, dict[str, str] | str]]:
+def table(
+    path: Path, required: Sequence[str] = (), separator: str = "\t"
+) -> Iterator[tuple[int, dict[str, str] | str]]:
     """(line number, row by column name, or what is wrong with the line) of a table with a header line. Values are taken
-    as they stand: quotes are part of them. Raises InvalidRequest when the file cannot be read, or one of the `wanted`
+    verbatim: quotes are part of them. Raises InvalidRequest when the file cannot be read, or one of the `required`
     columns is missing."""
     with reading(path) as source:
         header = next(source, b"").decode("utf-8", "replace").strip("\r\n").removeprefix("\ufeff").split(separator)
-        missing = [name for name in wanted if name not in header]
+        missing = [name for name in required if name not in header]
         if missing:
             raise InvalidRequest(f"{path}: no column {', '.join(missing)}; the first line names the columns")
         for at, raw in enumerate(source, 2):
@@ -231,7 +237,7 @@ def table(path: Path, wanted: Sequence[str] = (), separator: str = "\t") -> Iter
             cells = text.split(separator)
             if len(cells) != len(header):
                 yield at, f"{len(cells)} cells; the header has {len(header)}"
-            elif any(not cells[header.index(name)] for name in wanted if name.endswith("id")):
+            elif any(not cells[header.index(name)] for name in required if name.endswith("id")):
                 yield at, "an empty id"
             else:
                 yield at, dict(zip(header, cells, strict=True))
@@ -244,7 +250,8 @@ def write_folder(
     qrels: Iterable[Judgment] = (),
     history: Iterable[HistoryEvent] = (),
 ) -> dict[str, int]:
-    """Write a data set folder (compressed; the same values always give the same bytes); rows written by file name.
+    """Write a data set folder (compressed; the same values always give the same bytes); returns the rows written, by
+    file name.
 
     Tables without rows are left out. Tabs and line ends in text become spaces.
     """
@@ -278,7 +285,7 @@ def write_folder(
             sink.write("\t".join(header.split()).encode() + b"\n")
             counts[name] = 0
             for row in _chained(first, iterator):
-                sink.write("\t".join(cell.translate(_BREAKS).strip() for cell in row).encode() + b"\n")
+                sink.write("\t".join(cell.translate(_LINE_BREAKS).strip() for cell in row).encode() + b"\n")
                 counts[name] += 1
     return counts
 
@@ -304,16 +311,16 @@ def reading(path: Path) -> Iterator[Iterator[bytes]]:
 
 
 def _lines(source: IO[bytes]) -> Iterator[bytes]:
-    most = MAX_LINE_BYTES + 2
-    while line := source.readline(most):
+    limit = MAX_LINE_BYTES + 2
+    while line := source.readline(limit):
         yield line
-        while len(line) == most and not line.endswith(b"\n"):  # the rest of a line that is too long
-            line = source.readline(most)
+        while len(line) == limit and not line.endswith(b"\n"):  # the rest of a line that is too long
+            line = source.readline(limit)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, compressed when its name ends in .gz (without a date: the same content, the same bytes)."""
+    """A file to write, compressed when its name ends in .gz (without a date, so equal content gives equal bytes)."""
     with path.open("wb") as file:
         if path.suffix != ".gz":
             yield file
@@ -323,7 +330,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def number(text: str) -> float | None:
-    """A finite number, or None."""
+    """`text` as a finite number, or None."""
     try:
         value = float(text)
     except ValueError:

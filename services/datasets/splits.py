@@ -1,4 +1,4 @@
-"""Train, validation and test for data sets that were published without (all of) them; always the same ones."""
+"""Train, validation and test for data sets that were published without (all of) them; always the same."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 def split(queries: Mapping[str, str], judgments: Mapping[str, Mapping[str, float]]) -> list[DatasetQuery]:
-    """70 % train, 15 % validation, 15 % test of `queries` (query_id -> text). Queries that share their most asked
-    relevant item are in the same part, so that a near-duplicate of a training query is never tested."""
+    """70 % train, 15 % validation, 15 % test of `queries` (query_id -> text). Queries whose most judged relevant
+    item is the same are in the same part, so that a near-duplicate of a training query is never tested."""
     relevant = {query_id: [o for o, grade in judged.items() if grade > 0] for query_id, judged in judgments.items()}
-    asked = Counter(object_id for objects in relevant.values() for object_id in objects)
-    found = []
+    judged_queries = Counter(object_id for objects in relevant.values() for object_id in objects)
+    split_queries = []
     for query_id, text in queries.items():
         objects = relevant.get(query_id, [])
-        shared = max(objects, key=lambda object_id: (asked[object_id], object_id)) if objects else query_id
-        found.append(DatasetQuery(query_id, part(shared), text))
-    return found
+        shared = max(objects, key=lambda object_id: (judged_queries[object_id], object_id)) if objects else query_id
+        split_queries.append(DatasetQuery(query_id, part(shared), text))
+    return split_queries
 
 
 def part(key: str) -> str:
@@ -30,5 +30,5 @@ def part(key: str) -> str:
 
 
 def part_of_train(key: str) -> str:
-    """For a source that has no validation queries: a tenth of its training queries."""
+    """For a source without validation queries: VALIDATION for a tenth of its training queries, else TRAIN."""
     return VALIDATION if crc32(key.encode()) % 10 == 0 else TRAIN

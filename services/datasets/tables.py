@@ -1,4 +1,5 @@
-"""Rows of the tables that people have: CSV, TSV, JSON lines (each also as .gz) and, where pyarrow is there, Parquet."""
+"""Rows of tables in common formats: CSV, TSV, JSON lines (each also as .gz) and, where pyarrow is installed,
+Parquet."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from services.errors import InvalidRequest
 from services.ndjson import MAX_LINE_BYTES
 from services.schema.values import as_number
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-_PART = 10_000
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_BATCH_ROWS = 10_000
 
 Row = dict[str, Any]
-Numbered = Iterator[tuple[int, Row | str]]
+NumberedRows = Iterator[tuple[int, Row | str]]
 """(line number, row by column name or what is wrong with the line)."""
 
 
@@ -25,14 +26,14 @@ def find(folder: Path, *stems: str) -> Path:
     """The file of `folder`, or of one of its folders, that is named like one of `stems`. Raises InvalidRequest."""
     for place in (folder, *sorted(entry for entry in folder.glob("*") if entry.is_dir())):
         for stem in stems:
-            for ending in ENDINGS:
+            for ending in SUFFIXES:
                 if (place / f"{stem}{ending}").is_file():
                     return place / f"{stem}{ending}"
-    raise InvalidRequest(f"{folder} has no {' or '.join(stems)} ({', '.join(ENDINGS)})")
+    raise InvalidRequest(f"{folder} has no {' or '.join(stems)} ({', '.join(SUFFIXES)})")
 
 
-def rows(path: Path, columns: Mapping[str, Sequence[str]]) -> Numbered:
-    """Each row of the table with what `columns` (our name -> names it may have there) asks for added under our names.
+def rows(path: Path, columns: Mapping[str, Sequence[str]]) -> NumberedRows:
+    """Each row of the table, with the values of `columns` (our name -> names it may have there) added under our names.
 
     Raises InvalidRequest when the first row has none of the names of a column, or when the file cannot be read.
     """
@@ -47,7 +48,7 @@ def rows(path: Path, columns: Mapping[str, Sequence[str]]) -> Numbered:
 
 
 def number(text: Any) -> float | int | None:
-    """A number that a table gives as text; None for an empty cell and what is no finite number."""
+    """The number in a cell; None for an empty cell and for anything but a finite number."""
     try:
         found = as_number(float(text)) if text is not None else None
     except (TypeError, ValueError):
@@ -56,7 +57,7 @@ def number(text: Any) -> float | int | None:
 
 
 def present(document: Mapping[str, Any]) -> dict[str, Any]:
-    """`document` without the fields that hold nothing."""
+    """`document` without empty fields."""
     return {name: value for name, value in document.items() if value is not None and value != "" and value != []}
 
 
@@ -67,20 +68,20 @@ def _named(path: Path, row: Row, ours: str, theirs: Sequence[str]) -> str:
     return found
 
 
-def _rows(path: Path) -> Numbered:
+def _rows(path: Path) -> NumberedRows:
     if path.suffix == ".parquet":
         return _parquet(path)
     return _objects(path) if ".json" in path.name else _delimited(path)
 
 
-def _objects(path: Path) -> Numbered:
+def _objects(path: Path) -> NumberedRows:
     for line in catalogue_lines(path):
         yield line.number, line.value if isinstance(line.value, dict) else line.problem or "not a JSON object"
 
 
-def _delimited(path: Path) -> Numbered:
-    """Quoted cells may hold separators and line ends. The first line names the columns; a tab in it is what separates
-    them, otherwise a comma does."""
+def _delimited(path: Path) -> NumberedRows:
+    """Quoted cells may hold separators and line ends. The first line names the columns; they are separated by tabs if
+    it has any, otherwise by commas."""
     with reading(path) as source:
         last = 0  # line on which the row before ended
 
@@ -88,7 +89,7 @@ def _delimited(path: Path) -> Numbered:
             nonlocal last
             for raw in source:
                 last += 1
-                # What is not UTF-8 must not end the reading: it is carried through and told with its row.
+                # What is not UTF-8 must not end the reading: it is carried through and reported with its row.
                 yield raw.decode("utf-8", "surrogateescape")
 
         lines = texts()
@@ -125,7 +126,7 @@ def _is_text(cells: Sequence[str]) -> bool:
     return True
 
 
-def _parquet(path: Path) -> Numbered:
+def _parquet(path: Path) -> NumberedRows:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -133,7 +134,7 @@ def _parquet(path: Path) -> Numbered:
     at = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_PART):
+            for batch in file.iter_batches(_BATCH_ROWS):
                 for row in batch.to_pylist():
                     at += 1
                     yield at, row

@@ -1,8 +1,8 @@
-"""TREC's two files, their columns apart by white space: qrels ("query 0 document grade") and runs ("query Q0 document
-rank score tag"); compressed when the name ends in .gz. See https://github.com/usnistgov/trec_eval.
+"""TREC's two file formats, with columns separated by white space: qrels ("query 0 document grade") and runs ("query Q0
+document rank score tag"); compressed when the name ends in .gz. See https://github.com/usnistgov/trec_eval.
 
-A line that cannot be read ends the reading: figures from half a file would be false. Ties of a run are ordered by
-object id, as everywhere here; trec_eval orders them the other way round.
+A line that cannot be read is an error: measures from half a file would be wrong. Ties of a run are ordered by object
+id, as everywhere in this service; trec_eval orders them the other way round.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Run = dict[str, list[tuple[str, float]]]
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Grades below 0 (spam) read as 0, as trec_eval counts them. Raises InvalidRequest naming the line that is not one,
-    or that judges a pair again."""
+    """The judgements of a qrels file. Grades below 0 (spam) become 0, as trec_eval counts them. Raises InvalidRequest
+    for a malformed line or a pair judged twice, with the line's number."""
     qrels: Qrels = {}
     for line, (query_id, _, object_id, grade) in _lines(path, 4):
         judged = qrels.setdefault(query_id, {})
@@ -33,8 +33,8 @@ def read_qrels(path: Path) -> Qrels:
 
 
 def read_run(path: Path) -> Run:
-    """Ordered by score (the rank column is not read), ties by object id. Raises InvalidRequest naming the line that is
-    not one, or that lists an item again."""
+    """The lists of a run file, ordered by score (the rank column is ignored), ties by object id. Raises InvalidRequest
+    for a malformed line or an item listed twice, with the line's number."""
     run: dict[str, dict[str, float]] = {}
     for line, (query_id, _, object_id, _, score, _) in _lines(path, 6):
         found = run.setdefault(query_id, {})
@@ -45,8 +45,8 @@ def read_run(path: Path) -> Run:
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
-    """`tag` names the system. Items are written in the order that `read_run` gives. Raises InvalidRequest when an id or
-    the tag cannot stand in such a file."""
+    """Write a run file in the order of `read_run`; `tag` names the system. Raises InvalidRequest when an id or the tag
+    is empty or has white space."""
     _write(
         path,
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from services.datasets.convert import Conversion, Summary
-from services.datasets.folder import Judgment, Where
+from services.datasets.folder import Judgment, Position
 from services.datasets.splits import split
 from services.datasets.tables import find, number, present
 
@@ -16,22 +16,22 @@ GRADES = {"exact": 2.0, "partial": 1.0, "irrelevant": 0.0}
 def convert(source: Path, target: Path) -> Summary:
     """Write the data set folder `target` from the files in `source`. Raises InvalidRequest."""
     conversion = Conversion(target)
-    asked = conversion.rows(find(source, "query", "queries"), {"query_id": ("query_id",), "query": ("query",)})
-    queries = {str(row["query_id"]): str(row["query"]) for _, row in asked}
-    judged: list[tuple[Where, Judgment]] = []
+    query_rows = conversion.rows(find(source, "query", "queries"), {"query_id": ("query_id",), "query": ("query",)})
+    queries = {str(row["query_id"]): str(row["query"]) for _, row in query_rows}
+    judged: list[tuple[Position, Judgment]] = []
     grades: dict[str, dict[str, float]] = {}
-    labelled = {"query_id": ("query_id",), "product_id": ("product_id",), "label": ("label",)}
-    for where, row in conversion.rows(find(source, "label", "labels"), labelled):
+    label_columns = {"query_id": ("query_id",), "product_id": ("product_id",), "label": ("label",)}
+    for position, row in conversion.rows(find(source, "label", "labels"), label_columns):
         grade = GRADES.get(str(row["label"]).strip().casefold())
         if grade is None:
-            conversion.skip(where, f"label {row['label']!r} is none of {', '.join(GRADES)}")
+            conversion.skip(position, f"label {row['label']!r} is none of {', '.join(GRADES)}")
             continue
         judgement = Judgment(str(row["query_id"]), str(row["product_id"]), grade)
-        judged.append((where, judgement))
+        judged.append((position, judgement))
         grades.setdefault(judgement.query_id, {})[judgement.object_id] = grade
-    named = {"product_id": ("product_id",), "product_name": ("product_name",)}
-    products = conversion.rows(find(source, "product", "products"), named)
-    return conversion.write(((where, _product(row)) for where, row in products), split(queries, grades), judged)
+    product_columns = {"product_id": ("product_id",), "product_name": ("product_name",)}
+    products = conversion.rows(find(source, "product", "products"), product_columns)
+    return conversion.write(((position, _product(row)) for position, row in products), split(queries, grades), judged)
 
 
 def _product(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The catalogue's own names: values of keyword fields and titles, found again in a query's tokens."""
+"""Looks up values of keyword fields and titles in a query's tokens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from itertools import takewhile
 
 from services.understanding.language import stem
 
-LONGEST_NAME = 10
-"""Names of more tokens are not looked for."""
-CATEGORY_VALUES = 1000
-"""A field with at most this many different values may be one of categories (genre, colour, size)..."""
-CATEGORY_ITEMS = 3.0
-"""...when each of them holds for this many items on average."""
-COMMON_PREFIX = 5
-LONGEST_ENDING = 3
-SAME_BEGINNING = 0.5
-MOST_NAMESAKES = 64
+MAX_NAME_TOKENS = 10
+"""Longer names are not looked up."""
+MAX_CATEGORY_VALUES = 1000
+"""A field with at most this many different values may hold categories (genre, colour, size) ..."""
+MIN_CATEGORY_ITEMS = 3.0
+"""... when each of them has this many items on average."""
+MIN_COMMON_PREFIX = 5
+MAX_ENDING_CHARS = 3
+PREFIX_CLOSENESS = 0.5
+MAX_NAMESAKES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +39,26 @@ class Gazetteer:
         self._fields: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._parts: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._totals: Counter[str] = Counter()
-        self._kinds: dict[str, _Kinds] = {}
-        """Per field of categories; made when first needed after the field's values changed."""
+        self._forms: dict[str, _CategoryForms] = {}
+        """Per category field; built when first needed after the field's values changed."""
 
     def add(self, field: str, value: str, tokens: Sequence[str], sign: int = 1, parts: bool = True) -> None:
-        """Count (or with `sign` -1 forget) one item's `value` of `field`; `parts`: single tokens may stand for it."""
-        if not tokens or len(tokens) > LONGEST_NAME:
+        """Count (or with `sign` -1 remove) one item's `value` of `field`; `parts`: single tokens may stand for it."""
+        if not tokens or len(tokens) > MAX_NAME_TOKENS:
             return
         key = " ".join(tokens)
         readings = self._names.setdefault(key, {})
         readings[field, value] = readings.get((field, value), 0) + sign
         keys = self._fields[field]
         if key not in keys:
-            self._kinds.pop(field, None)
+            self._forms.pop(field, None)
         keys[key] = keys.get(key, 0) + sign
         self._totals[field] += sign
         if readings[field, value] <= 0:
             del readings[field, value]
         if keys[key] <= 0:
             del keys[key]
-            self._kinds.pop(field, None)
+            self._forms.pop(field, None)
         if parts and len(tokens) > 1 and sign > 0:
             for token in tokens:
                 self._parts[token][key] = None
@@ -74,7 +74,7 @@ class Gazetteer:
         return key in self._names
 
     def exact(self, key: str) -> list[Reading]:
-        """Values written with exactly these tokens, one a field (its commonest spelling), commonest first."""
+        """Values written with exactly these tokens, one per field (its commonest spelling), commonest first."""
         readings = self._names.get(key)
         if not readings:
             return []
@@ -92,7 +92,7 @@ class Gazetteer:
         """Values of several tokens that hold `token`, the commonest one of each field, with the share that it has among
         the field's items of that token ("tarantino" -> Quentin Tarantino, 1.0)."""
         keys = self._parts.get(token)
-        if not keys or len(keys) > MOST_NAMESAKES:
+        if not keys or len(keys) > MAX_NAMESAKES:
             return []
         totals: defaultdict[str, int] = defaultdict(int)
         best: dict[str, Reading] = {}
@@ -105,43 +105,45 @@ class Gazetteer:
         return [(reading, reading.count / totals[field]) for field, reading in sorted(best.items())]
 
     def is_category(self, field: str) -> bool:
-        """Whether the field's values are kinds (few, each of many items) rather than names."""
+        """Whether the field's values are categories (few, each with many items) rather than names."""
         keys = self._fields.get(field)
-        if not keys or len(keys) > CATEGORY_VALUES:
+        if not keys or len(keys) > MAX_CATEGORY_VALUES:
             return False
-        return self._totals[field] >= CATEGORY_ITEMS * len(keys)
+        return self._totals[field] >= MIN_CATEGORY_ITEMS * len(keys)
 
-    def kindred(self, tokens: Sequence[str]) -> list[tuple[Reading, float]]:
-        """Category values that are another form of the tokens ("comedies" -> Comedy; "romantic" -> Romance), with how
-        close: 1 for the same stem, less for a common beginning."""
+    def category_forms(self, tokens: Sequence[str]) -> list[tuple[Reading, float]]:
+        """Category values that are another form of the tokens ("comedies" -> Comedy; "romantic" -> Romance), with their
+        closeness: 1 for the same stem, PREFIX_CLOSENESS for a common beginning."""
         stemmed = " ".join(stem(token) for token in tokens)
         found: list[tuple[Reading, float]] = []
         for field in self._fields:
             if not self.is_category(field):
                 continue
-            kinds = self._kinds.get(field)
-            if kinds is None:
-                kinds = self._kinds[field] = _Kinds(self._fields[field])
-            key = kinds.stems.get(stemmed)
+            forms = self._forms.get(field)
+            if forms is None:
+                forms = self._forms[field] = _CategoryForms(self._fields[field])
+            key = forms.stems.get(stemmed)
             if key is not None:
                 found.extend((r, 1.0) for r in self.exact(key) if r.field == field)
             elif len(tokens) == 1:
-                near = [k for s, k in kinds.beginnings.get(stemmed[:COMMON_PREFIX], ()) if _same_beginning(s, stemmed)]
-                found.extend((r, SAME_BEGINNING) for k in near for r in self.exact(k) if r.field == field)
+                near = [
+                    k for s, k in forms.beginnings.get(stemmed[:MIN_COMMON_PREFIX], ()) if _share_beginning(s, stemmed)
+                ]
+                found.extend((r, PREFIX_CLOSENESS) for k in near for r in self.exact(k) if r.field == field)
         return found
 
 
-class _Kinds:
-    """The values of a category field by their stems, and by how the stems begin."""
+class _CategoryForms:
+    """The values of a category field by their stems, and by the beginnings of the stems."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.stems = {" ".join(stem(token) for token in key.split(" ")): key for key in sorted(keys)}
         self.beginnings: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for stemmed, key in self.stems.items():
-            if len(stemmed) >= COMMON_PREFIX:
-                self.beginnings[stemmed[:COMMON_PREFIX]].append((stemmed, key))
+            if len(stemmed) >= MIN_COMMON_PREFIX:
+                self.beginnings[stemmed[:MIN_COMMON_PREFIX]].append((stemmed, key))
 
 
-def _same_beginning(left: str, right: str) -> bool:
+def _share_beginning(left: str, right: str) -> bool:
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
-    return common >= COMMON_PREFIX and max(len(left), len(right)) - common <= LONGEST_ENDING
+    return common >= MIN_COMMON_PREFIX and max(len(left), len(right)) - common <= MAX_ENDING_CHARS

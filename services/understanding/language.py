@@ -1,4 +1,4 @@
-"""Words of a language: stems, stopwords, and which language a short text is probably in."""
+"""Stems, stopwords, and the probable language of a short text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SCRIPTS = (
 
 @lru_cache(maxsize=1)
 def general_words() -> frozenset[str]:
-    """Everyday English words (the frequency list that SymSpell ships): in no catalogue, yet no slips."""
+    """Everyday English words (the frequency list that SymSpell ships): no typos, even if no catalogue holds them."""
     source = resources.files("symspellpy") / "frequency_dictionary_en_82_765.txt"
     with source.open(encoding="utf-8-sig") as lines:
         return frozenset(line.split(" ", 1)[0] for line in lines)
@@ -60,7 +60,7 @@ def stem(token: str) -> str:
 
 
 def guess_language(normalized: str, tokens: tuple[str, ...]) -> str:
-    """ISO 639-1 code by script, else by the language with clearly most stopwords; "und" when unsure."""
+    """ISO 639-1 code by script, else the language that alone has the most stopwords in the text; "und" when unsure."""
     scripts: dict[str, int] = {}
     if not normalized.isascii():
         for char in normalized:

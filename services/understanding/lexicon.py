@@ -1,4 +1,4 @@
-"""The packaged everyday words (synonyms.toml) joined with the catalogue's own synonyms, by tokens."""
+"""The packaged synonyms, hints and filler words (synonyms.toml) merged with the catalogue's own synonyms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.types import Schema
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A word beside an entity that says which field it is of."""
+    """A word beside a name that says which field the name is from ("directed by")."""
 
     fields: frozenset[str]
     """Stems of field names."""
@@ -25,10 +25,10 @@ class Hint:
 @dataclass(frozen=True, slots=True)
 class Lexicon:
     synonyms: Mapping[str, tuple[str, ...]]
-    """Phrase (tokens joined with spaces) -> keys of values it stands for."""
+    """Phrase (tokens joined with spaces) -> keys of the values that it stands for."""
     hints: Mapping[str, Hint]
     filler: frozenset[str]
-    """Words that ask for things but name none."""
+    """Words that request something without naming it ("show me")."""
 
 
 @lru_cache(maxsize=1)

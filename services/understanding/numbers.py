@@ -1,4 +1,4 @@
-"""Years, decades, ranges and other numbers in a query."""
+"""Finds years, decades, ranges and other numbers in a query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from services.types import Document, Role, Schema
 from services.understanding.language import stem
 
 FIRST_YEAR, LAST_YEAR = 1880, 2100
-MOSTLY = 0.95
+MIN_YEAR_SHARE = 0.95
+"""Share of a field's values that must be years for a field of years."""
 
 _YEAR = re.compile(r"(?:18[89]|19\d|20\d)\d|2100")
 _DECADE = re.compile(r"((?:18|19|20)?\d0)s")
@@ -33,13 +34,13 @@ _SPELLED = {
 }
 _BELOW = {"before": 1, "until": 0, "till": 0, "under": 0, "below": 1, "maximum": 0, "max": 0, "cheaper": 1, "less": 1}
 _ABOVE = {"after": 1, "since": 0, "from": 0, "over": 0, "above": 1, "minimum": 0, "min": 0, "more": 1, "newer": 1}
-"""Word -> 1 when the number itself is left out."""
+"""Word -> 1 when the range excludes the number itself."""
 _TIME_WORDS = frozenset(("before", "until", "till", "after", "since", "from", "newer"))
 
 
 @dataclass(frozen=True, slots=True)
 class NumberSlot:
-    """Tokens first..last (exclusive) say that `field` lies in [low, high]."""
+    """Tokens first..last (exclusive) mean that `field` lies in [low, high]."""
 
     field: str
     first: int
@@ -71,16 +72,16 @@ class Numbers:
                 self._years[name][year] += sign
 
     def year_fields(self) -> list[str]:
-        """Fields that say when: the schema's own first, then those named or shaped like a year."""
+        """Fields that hold a year: the schema's own first, then those whose name or values look like years."""
         return [
             name
             for name in sorted(self._fields, key=lambda name: (name != self._created, name))
-            if name == self._created or "year" in name.casefold() or self._shaped_like_years(name)
+            if name == self._created or "year" in name.casefold() or self._holds_years(name)
         ]
 
-    def _shaped_like_years(self, name: str) -> bool:
+    def _holds_years(self, name: str) -> bool:
         held = self._held[name]
-        return held > 0 and self._years[name].total() >= MOSTLY * held
+        return held > 0 and self._years[name].total() >= MIN_YEAR_SHARE * held
 
     def find(self, tokens: Sequence[str]) -> list[NumberSlot]:
         found: list[NumberSlot] = []
@@ -104,7 +105,7 @@ class Numbers:
         start = int(match.group(1)) if match else _SPELLED.get(tokens[i])
         if start is None:
             return None
-        if start < 100:  # "20s": the century of which the catalogue has more
+        if start < 100:  # "20s": the century with more items in the catalogue
             names = self.year_fields()[:1]
             held = [
                 sum(self._years[n][y] for n in names for y in range(c + start, c + start + 10)) for c in (1900, 2000)

@@ -1,4 +1,4 @@
-"""From a query's text to what it means; everything it knows it counted from the catalogue and past queries."""
+"""From a query's text to its meaning; all knowledge is counted from the catalogue and past queries."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from services.understanding.slots import Hypothesis, SlotFinder, read
 from services.understanding.spelling import Speller, Spelling
 from services.understanding.vocabulary import Vocabulary, strings
 
-CORRECTED = 0.85
-"""Trust in a slot that only the corrected spelling names."""
-MOST_TOKENS = 64
-"""Slots are looked for among the first tokens only."""
+CORRECTION_TRUST = 0.85
+"""Factor on the confidence of a slot that only the corrected spelling names."""
+MAX_TOKENS = 64
+"""Slots are searched among the first tokens only."""
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 class Understander:
-    """Query understanding over one catalogue. No locks: one thread at a time. Nothing global, so that another one can
-    be built in a thread and swapped in."""
+    """Query understanding over one catalogue. Not thread-safe, but without global state, so that another one can be
+    built in a thread and swapped in."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -37,7 +37,7 @@ class Understander:
         self._slots = SlotFinder(schema, self._gazetteer, self._numbers, self._vocabulary, lexicon(schema))
 
     def add(self, documents: Iterable[Document]) -> None:
-        """Count items in. An item that changed is removed as it was and added as it is."""
+        """Count items in. To replace an item, remove it as it was and add it as it is."""
         self._count(documents, 1)
 
     def remove(self, documents: Iterable[Document]) -> None:
@@ -45,16 +45,16 @@ class Understander:
         self._count(documents, -1)
 
     def add_queries(self, texts: Iterable[str], weight: float = 1.0) -> None:
-        """Learn the words of past queries, each asked `weight` times."""
+        """Count the words of past queries, each `weight` times."""
         changed: set[str] = set()
         for text in texts:
             tokens = tokenize(text)
-            self._vocabulary.ask(tokens, weight)
+            self._vocabulary.add_query(tokens, weight)
             changed.update(tokens)
         self._speller.refresh(changed)
 
     def understand(self, text: str) -> Understanding:
-        """What `text` means, a pure function of it and of what was counted. Time is linear in its length."""
+        """What `text` means, a function of it and of the counts alone. Time is linear in its length."""
         normalized = normalize(text)
         pieces = token_spans(normalized)
         tokens = tuple(token for token, _, _ in pieces)
@@ -96,19 +96,19 @@ class Understander:
     def _interpret(
         self, pieces: Sequence[tuple[str, int, int]], tokens: tuple[str, ...], spelling: Spelling
     ) -> tuple[Interpretation, ...]:
-        used = tokens[:MOST_TOKENS]
+        used = tokens[:MAX_TOKENS]
         hypotheses = self._slots.find(used)
         if spelling.best != tokens:
-            hypotheses = self._with_corrected(hypotheses, spelling.best[:MOST_TOKENS])
-        telling = [self._slots.telling(token) for token in used]
+            hypotheses = self._with_corrected(hypotheses, spelling.best[:MAX_TOKENS])
+        informative = [self._slots.informative(token) for token in used]
         interpretations = []
-        for likelihood, chosen in read(hypotheses, telling):
+        for likelihood, chosen in read(hypotheses, informative):
             covered = {i for h in chosen for i in range(h.first, h.last)}
             slots = tuple(
                 Slot(h.field, h.value, pieces[h.first][1], pieces[h.last - 1][2], h.confidence, h.low, h.high)
                 for h in chosen
             )
-            rest = tuple(t for i, t in enumerate(tokens) if i not in covered and self._slots.telling(t))
+            rest = tuple(t for i, t in enumerate(tokens) if i not in covered and self._slots.informative(t))
             interpretations.append(Interpretation(likelihood, slots, rest))
         return tuple(interpretations)
 
@@ -127,7 +127,7 @@ class Understander:
             while last < len(best) and best[last] == "":
                 last += 1
             if (h.field, h.value, first, last) not in known:
-                merged.append(Hypothesis(h.field, h.value, first, last, h.confidence * CORRECTED, h.low, h.high))
+                merged.append(Hypothesis(h.field, h.value, first, last, h.confidence * CORRECTION_TRUST, h.low, h.high))
         return merged
 
 

@@ -1,4 +1,4 @@
-"""Pieces of a query that name values of the catalogue, and the likeliest ways to read the whole query with them."""
+"""Pieces of a query that name values of the catalogue, and the likeliest interpretations of the whole query."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from services.types import Schema
-from services.understanding.gazetteer import LONGEST_NAME, Gazetteer, Reading
+from services.understanding.gazetteer import MAX_NAME_TOKENS, Gazetteer, Reading
 from services.understanding.language import ENGLISH_STOPWORDS, stem
 from services.understanding.lexicon import Lexicon
 from services.understanding.numbers import Numbers
 from services.understanding.vocabulary import Vocabulary
 
-NAME, WORD_NAME = 0.95, 0.7
-"""Confidence that several tokens, or a single one, written exactly as a value mean it (before ambiguity)."""
-CATEGORY = 0.93
-KINDRED, SYNONYM, PARTIAL = 0.85, 0.9, 0.7
-WHOLE_TITLE, PART_TITLE, WORD_TITLE = 0.9, 0.5, 0.2
-CREDIBLE = 0.5
-INSIDE = 0.2
-"""What is left of the confidence of a hypothesis within a longer one that is at least CREDIBLE."""
-LEAST_CONFIDENCE = 0.1
-MOST_READINGS = 4
-HINT_REACH = 3
-BEAM = 8
-MOST_INTERPRETATIONS = 6
-UNEXPLAINED = 0.8
-"""How much less likely a reading is for each telling token that no slot covers."""
+NAME_CONFIDENCE, WORD_NAME_CONFIDENCE = 0.95, 0.7
+"""Confidence that several tokens, or a single one, that equal a value mean it (before ambiguity)."""
+CATEGORY_CONFIDENCE = 0.93
+FORM_CONFIDENCE, SYNONYM_CONFIDENCE, PARTIAL_CONFIDENCE = 0.85, 0.9, 0.7
+WHOLE_TITLE_CONFIDENCE, PART_TITLE_CONFIDENCE, WORD_TITLE_CONFIDENCE = 0.9, 0.5, 0.2
+MIN_CREDIBLE = 0.5
+NESTED_FACTOR = 0.2
+"""Factor on the confidence of a hypothesis within a longer one of at least MIN_CREDIBLE."""
+MIN_CONFIDENCE = 0.1
+MAX_READINGS = 4
+HINT_TOKENS = 3
+BEAM_WIDTH = 8
+MAX_INTERPRETATIONS = 6
+UNEXPLAINED_FACTOR = 0.8
+"""Factor on the likelihood of an interpretation for each informative token that no slot covers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +56,25 @@ class SlotFinder:
         self._vocabulary = vocabulary
         self._lexicon = lexicon
 
-    def telling(self, token: str) -> bool:
-        """Whether a token says which thing is wanted, rather than that one is."""
+    def informative(self, token: str) -> bool:
+        """Whether a token says what is searched for: neither a stopword nor filler."""
         return token not in ENGLISH_STOPWORDS and token not in self._lexicon.filler
 
     def find(self, tokens: Sequence[str]) -> list[Hypothesis]:
-        """All that pieces of the query may name."""
+        """All values that pieces of the query may name."""
         if not tokens:
             return []
-        telling = sum(map(self.telling, tokens))
+        informative = sum(map(self.informative, tokens))
         found: list[Hypothesis] = []
         for first in range(len(tokens)):
-            for last in range(min(len(tokens), first + LONGEST_NAME), first, -1):
-                found.extend(self._named(tokens, first, last, telling))
+            for last in range(min(len(tokens), first + MAX_NAME_TOKENS), first, -1):
+                found.extend(self._named(tokens, first, last, informative))
         for slot in self._numbers.find(tokens):
             text = " ".join(tokens[slot.first : slot.last])
             found.append(Hypothesis(slot.field, text, slot.first, slot.last, slot.confidence, slot.low, slot.high))
         return _longest_first(found, len(tokens))
 
-    def _named(self, tokens: Sequence[str], first: int, last: int, telling: int) -> list[Hypothesis]:
+    def _named(self, tokens: Sequence[str], first: int, last: int, informative: int) -> list[Hypothesis]:
         piece = tokens[first:last]
         key = " ".join(piece)
         if len(piece) > 2 and not self._gazetteer.knows(key) and key not in self._lexicon.synonyms:
@@ -89,61 +89,65 @@ class SlotFinder:
         named = sum(r.count for r in readings)
         for reading in readings:
             if reading.field == self._title:
-                propose(reading, self._title_confidence(piece, telling, len(piece) == len(tokens)))
+                propose(reading, self._title_confidence(piece, informative, len(piece) == len(tokens)))
             else:
                 propose(reading, self._name_confidence(piece, reading, named))
         for synonym in self._lexicon.synonyms.get(key, ()):
             for reading in self._gazetteer.exact(synonym):
                 if reading.field != self._title:
-                    propose(reading, SYNONYM)
+                    propose(reading, SYNONYM_CONFIDENCE)
         if len(piece) <= 2 and key not in ENGLISH_STOPWORDS:
-            for reading, closeness in self._gazetteer.kindred(piece):
-                propose(reading, KINDRED * closeness)
-        if len(piece) == 1 and not best and self.telling(key) and len(key) > 2:
+            for reading, closeness in self._gazetteer.category_forms(piece):
+                propose(reading, FORM_CONFIDENCE * closeness)
+        if len(piece) == 1 and not best and self.informative(key) and len(key) > 2:
             for reading, share in self._gazetteer.partial(key):
-                propose(reading, PARTIAL * share * self._usage(key, share, reading.count))
+                propose(reading, PARTIAL_CONFIDENCE * share * self._usage(key, share, reading.count))
         if not best:
             return []
-        chosen = self._hinted(tokens, first, last, best)
+        chosen = self._apply_hints(tokens, first, last, best)
         return [
             Hypothesis(field, value, first, last, confidence)
             for (field, value), confidence in chosen
-            if confidence >= LEAST_CONFIDENCE
+            if confidence >= MIN_CONFIDENCE
         ]
 
     def _usage(self, token: str, share: float, count: int) -> float:
         """Share of the items with `token` in which it is part of such a name."""
         return min(1.0, count / share / max(1, self._vocabulary.frequency.get(token, 0)))
 
-    def _title_confidence(self, piece: Sequence[str], telling: int, whole: bool) -> float:
-        """`telling`: telling tokens of the query; `whole`: the piece is all of it ("it", "her")."""
-        weight = sum(map(self.telling, piece))
-        if whole or (weight and weight == telling):
-            return WHOLE_TITLE if len(piece) > 1 else WHOLE_TITLE - 0.1
+    def _title_confidence(self, piece: Sequence[str], informative: int, whole: bool) -> float:
+        """`informative`: telling tokens of the query; `whole`: the piece is all of it ("it", "her")."""
+        weight = sum(map(self.informative, piece))
+        if whole or (weight and weight == informative):
+            return WHOLE_TITLE_CONFIDENCE if len(piece) > 1 else WHOLE_TITLE_CONFIDENCE - 0.1
         if weight == 0:
             return 0.0
-        return WORD_TITLE if len(piece) == 1 else min(0.8, PART_TITLE + 0.1 * (weight - 1))
+        return WORD_TITLE_CONFIDENCE if len(piece) == 1 else min(0.8, PART_TITLE_CONFIDENCE + 0.1 * (weight - 1))
 
     def _name_confidence(self, piece: Sequence[str], reading: Reading, named: int) -> float:
-        """`named`: items that the piece is a name in, whatever the field."""
+        """`named`: items in which the piece is a name, in any field."""
         ambiguity = reading.count / named
         if self._gazetteer.is_category(reading.field):
-            return CATEGORY * ambiguity
+            return CATEGORY_CONFIDENCE * ambiguity
         if len(piece) > 1:
-            return NAME * ambiguity
-        if not self.telling(piece[0]):
+            return NAME_CONFIDENCE * ambiguity
+        if not self.informative(piece[0]):
             return 0.0
-        return WORD_NAME * ambiguity * min(1.0, 2.0 * named / max(1, self._vocabulary.frequency.get(piece[0], 0)))
+        return (
+            WORD_NAME_CONFIDENCE
+            * ambiguity
+            * min(1.0, 2.0 * named / max(1, self._vocabulary.frequency.get(piece[0], 0)))
+        )
 
-    def _hinted(
+    def _apply_hints(
         self, tokens: Sequence[str], first: int, last: int, best: dict[tuple[str, str], float]
     ) -> list[tuple[tuple[str, str], float]]:
-        """Readings reweighed by the words around the piece: "directed by X" means a director."""
+        """The readings reweighted by the words around the piece ("directed by X" means a director), best first."""
         if len({field for field, _ in best}) > 1:
             before = takewhile(
-                lambda word: not self.telling(word), reversed(tokens[max(0, first - HINT_REACH) : first])
+                lambda word: not self.informative(word), reversed(tokens[max(0, first - HINT_TOKENS) : first])
             )
-            hints = [self._hint(word) for word in (*before, *tokens[last : last + 1]) if not self.telling(word)]
+            hints = [self._hint(word) for word in (*before, *tokens[last : last + 1]) if not self.informative(word)]
             usable = [(strength, fields) for fields, strength in hints if any(field in fields for field, _ in best)]
             if usable:
                 strength, fields = max(usable, key=lambda hint: hint[0])
@@ -151,11 +155,11 @@ class SlotFinder:
                 meant = sum(c for (field, _), c in best.items() if field in fields)
                 for place, confidence in best.items():
                     share, mass = (strength, meant) if place[0] in fields else (1.0 - strength, total - meant)
-                    best[place] = min(NAME, total) * share * confidence / mass
-        return sorted(best.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_READINGS]
+                    best[place] = min(NAME_CONFIDENCE, total) * share * confidence / mass
+        return sorted(best.items(), key=lambda entry: (-entry[1], entry[0]))[:MAX_READINGS]
 
     def _hint(self, word: str) -> tuple[frozenset[str], float]:
-        """Fields that a word points at: those named like it, or those of the packaged hint."""
+        """Fields that a word points to, with its strength: those named like it, or those of the packaged hint."""
         stemmed = stem(word)
         own = frozenset(name for name, stems in self._field_stems.items() if stemmed in stems)
         if own:
@@ -168,11 +172,11 @@ class SlotFinder:
 
 
 def _longest_first(found: list[Hypothesis], length: int) -> list[Hypothesis]:
-    """The hypotheses, those within a longer credible one weakened: "eastwood" in "clint eastwood" is hardly a name of
-    its own."""
+    """The hypotheses, with those within a longer credible one weakened: "eastwood" in "clint eastwood" is hardly a
+    separate name."""
     around: list[tuple[int, int]] = [(i, i + 1) for i in range(length)]
     for h in found:
-        if h.confidence >= CREDIBLE:
+        if h.confidence >= MIN_CREDIBLE:
             for i in range(h.first, h.last):
                 if h.last - h.first > around[i][1] - around[i][0]:
                     around[i] = (h.first, h.last)
@@ -180,23 +184,23 @@ def _longest_first(found: list[Hypothesis], length: int) -> list[Hypothesis]:
     for h in found:
         first, last = around[h.first]
         inside = first <= h.first and h.last <= last and h.last - h.first < last - first
-        confidence = h.confidence * INSIDE if inside else h.confidence
-        if confidence >= LEAST_CONFIDENCE:
+        confidence = h.confidence * NESTED_FACTOR if inside else h.confidence
+        if confidence >= MIN_CONFIDENCE:
             kept.append(replace(h, confidence=confidence))
     return kept
 
 
-def read(hypotheses: Sequence[Hypothesis], telling: Sequence[bool]) -> list[tuple[float, tuple[Hypothesis, ...]]]:
-    """Ways to read a query of len(telling) tokens, likeliest first; (likelihood, slots). The likelihoods sum to 1.
+def read(hypotheses: Sequence[Hypothesis], informative: Sequence[bool]) -> list[tuple[float, tuple[Hypothesis, ...]]]:
+    """Interpretations of a query of len(informative) tokens as (likelihood, slots), likeliest first; they sum to 1.
 
-    Each hypothesis is true with its confidence, apart from all others; a reading holds those it uses for true and those
-    that it passes over at their own place for false. Beam search from left to right; the reading without slots is
-    always the last resort.
+    Each hypothesis is true with its confidence, independently of the others; an interpretation takes those it uses as
+    true and those it skips at their own position as false. Beam search from left to right; the interpretation without
+    slots is always among them.
     """
     starting: dict[int, list[Hypothesis]] = {}
     for hypothesis in hypotheses:
         starting.setdefault(hypothesis.first, []).append(hypothesis)
-    length = len(telling)
+    length = len(informative)
     beams: list[list[tuple[float, tuple[Hypothesis, ...]]]] = [[] for _ in range(length + 1)]
     beams[0] = [(1.0, ())]
     for i in range(length):
@@ -205,8 +209,8 @@ def read(hypotheses: Sequence[Hypothesis], telling: Sequence[bool]) -> list[tupl
         doubt = 1.0
         for hypothesis in here:
             doubt = min(doubt, 1.0 - hypothesis.confidence)
-        skip = doubt * (UNEXPLAINED if telling[i] else 1.0)
-        for weight, chosen in sorted(beams[i], key=lambda entry: -entry[0])[:BEAM]:
+        skip = doubt * (UNEXPLAINED_FACTOR if informative[i] else 1.0)
+        for weight, chosen in sorted(beams[i], key=lambda entry: -entry[0])[:BEAM_WIDTH]:
             beams[i + 1].append((weight * skip, chosen))
             for h in here:
                 shorter = 0.5 ** (longest - h.last)
@@ -214,7 +218,7 @@ def read(hypotheses: Sequence[Hypothesis], telling: Sequence[bool]) -> list[tupl
         beams[i] = []
     ranked = sorted(beams[length], key=lambda entry: -entry[0])
     total = sum(weight for weight, _ in ranked) or 1.0
-    kept = [(weight / total, chosen) for weight, chosen in ranked[:MOST_INTERPRETATIONS] if chosen]
+    kept = [(weight / total, chosen) for weight, chosen in ranked[:MAX_INTERPRETATIONS] if chosen]
     plain = next((weight / total for weight, chosen in ranked if not chosen), 0.0)
-    readings = [*kept[: MOST_INTERPRETATIONS - 1], (plain, ())]
+    readings = [*kept[: MAX_INTERPRETATIONS - 1], (plain, ())]
     return sorted(readings, key=lambda entry: -entry[0])

@@ -1,6 +1,6 @@
-"""Spelling by a noisy channel: the likeliest words behind what was typed (Kernighan, Church and Gale, 1990), with
-neighbouring words as context and the candidates of symmetric deletes (SymSpell). The constants are tuned on the
-validation split of films-mixed: many misspelled queries restored while few of the clean ones change."""
+"""Spelling correction by a noisy channel (Kernighan, Church and Gale, 1990): the likeliest words behind what was typed,
+with neighbouring words as context and candidates by symmetric deletes (SymSpell, Garbe 2012). The constants are tuned
+on the validation split of the film queries: restore many misspelled queries, change few correct ones."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from symspellpy.editdistance import DistanceAlgorithm, EditDistance
 
 from services.types import Alternative
 from services.understanding.language import ENGLISH_STOPWORDS, general_words, stem
-from services.understanding.vocabulary import LONGEST_WORD, Vocabulary
+from services.understanding.vocabulary import MAX_WORD_CHARS, Vocabulary
 
 UNSEEN_MASS = 0.01
-"""Mass of a word that nobody ever wrote: how readily an unknown word is left as it is."""
+"""Mass of an unseen word: how readily an unknown word is left as it is."""
 GENERAL_MASS = 0.2
 """The same for an everyday English word."""
-SHORT_FACTOR = 2.0
-"""For each letter that an unknown word is shorter than six, it is this much likelier to be meant: a name, a sign."""
-COMPANY_COST = 1.0
-"""Cost of a correction that was never seen beside the query's other words."""
-MASS_POWER = 0.6
-"""Flattens the frequencies: what people search for is less lopsided than what the catalogue holds."""
+SHORT_WORD_FACTOR = 2.0
+"""Factor on the mass of an unknown word for each letter below six: short ones are often names and codes."""
+UNSEEN_PAIR_COST = 1.0
+"""Cost of a correction never seen beside the query's other words."""
+MASS_EXPONENT = 0.6
+"""Flattens the frequencies: searches are less skewed than the catalogue."""
 EDIT_COST = 3.5
-"""Minus log-probability of one slip of the finger."""
-EASY_SLIP = 1.5
-"""How much less a swap, a doubled letter or a neighbouring key costs."""
-FIRST_LETTER = 2.5
-"""Further cost of another first letter: people rarely get it wrong."""
+"""Minus log-probability of one edit."""
+EASY_EDIT_DISCOUNT = 1.5
+"""How much less a swap, a doubled letter or a neighbouring key costs than another edit."""
+FIRST_LETTER_COST = 2.5
+"""Further cost of a wrong first letter, which is rare."""
 PAIR_SHARE = 0.6
-"""How much of a word's probability comes from the word before it."""
-CANDIDATES = 6
-MOST_LOOKUPS = 8
-"""Words of one query that are looked up at most: a look-up takes tenths of a millisecond."""
+"""Share of a word's probability that comes from the word before it."""
+MAX_CANDIDATES = 6
+MAX_LOOKUPS = 8
+"""Words of one query that are looked up: each takes tenths of a millisecond."""
 COMMON_MASS = 60.0
-"""A word this common is never doubted."""
-LEAST_WEIGHT = 0.05
+"""A word of this mass is never corrected."""
+MIN_WEIGHT = 0.05
 """Alternatives less likely than this are left out."""
-HEARD_SLIPS = 3
-LONG_WORD, STEM_OF_LONG = 8, 4
-"""A word this long may be three slips away from one that begins with the same letters."""
+MAX_SOUNDALIKE_EDITS = 3
+LONG_WORD_CHARS, LONG_PREFIX_CHARS = 8, 4
+"""A word this long may be three edits away from one with the same prefix."""
 
-_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_NEAR = {
+_KEYBOARD_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_NEARBY_KEYS = {
     key: set(row[max(0, i - 1) : i + 2]).union(
-        *(other[max(0, i - 1) : i + 2] for other in _ROWS[max(0, r - 1) : r + 2])
+        *(other[max(0, i - 1) : i + 2] for other in _KEYBOARD_ROWS[max(0, r - 1) : r + 2])
     )
-    for r, row in enumerate(_ROWS)
+    for r, row in enumerate(_KEYBOARD_ROWS)
     for i, key in enumerate(row)
 }
 
@@ -69,7 +69,7 @@ class _Distance(AbstractDistanceComparer):  # type: ignore[misc]
 class Spelling:
     words: tuple[tuple[Alternative, ...], ...]
     best: tuple[str, ...]
-    """Per token its likeliest spelling: two words when it was a join, "" when the token before took it in."""
+    """Per token its likeliest spelling: two words when it is split, "" when it is joined to the token before."""
 
 
 class Speller:
@@ -85,18 +85,18 @@ class Speller:
         self._long: defaultdict[str, set[str]] = defaultdict(set)
 
     def refresh(self, words: Iterable[str]) -> None:
-        """Bring the index of possible corrections in line with the vocabulary for words whose counts changed."""
+        """Update the index of possible corrections for words whose counts in the vocabulary changed."""
         for word in words:
-            wanted = self._vocabulary.spellable(word)
-            if wanted and word not in self._entries:
+            indexed = self._vocabulary.spellable(word)
+            if indexed and word not in self._entries:
                 self._entries.add(word)
                 self._index.create_dictionary_entry(word, 1)
-                if len(word) >= LONG_WORD:
-                    self._long[word[:STEM_OF_LONG]].add(word)
-            elif not wanted and word in self._entries:
+                if len(word) >= LONG_WORD_CHARS:
+                    self._long[word[:LONG_PREFIX_CHARS]].add(word)
+            elif not indexed and word in self._entries:
                 self._entries.discard(word)
                 self._index.delete_dictionary_entry(word)
-                self._long[word[:STEM_OF_LONG]].discard(word)
+                self._long[word[:LONG_PREFIX_CHARS]].discard(word)
 
     def spell(self, tokens: Sequence[str]) -> Spelling:
         """Alternatives of every token and the likeliest spelling of all of them together. Linear in their number."""
@@ -110,28 +110,28 @@ class Speller:
         return self._join(tokens, words, path)
 
     def _lattice(self, tokens: Sequence[str]) -> list[dict[str, float]]:
-        """Per token its possible spellings with their log-likelihood apart from context."""
+        """Per token its possible spellings with their log-likelihood, without context."""
         lattice = []
         lookups = 0
         for i, token in enumerate(tokens):
-            options = {token: MASS_POWER * math.log(self._vocabulary.mass(token) + self._unseen(token))}
-            if lookups < MOST_LOOKUPS and self._doubtful(tokens, i):
+            options = {token: MASS_EXPONENT * math.log(self._vocabulary.mass(token) + self._unseen(token))}
+            if lookups < MAX_LOOKUPS and self._doubtful(tokens, i):
                 lookups += 1
                 scored = sorted(self._candidates(tokens, i), key=lambda entry: (-entry[1], entry[0]))
-                options.update(scored[:CANDIDATES])
+                options.update(scored[:MAX_CANDIDATES])
             lattice.append(options)
         return lattice
 
     def _unseen(self, token: str) -> float:
-        """How much mass a word has that the catalogue may just not hold yet: short ones are often names and signs."""
+        """Mass of a word that the catalogue may merely not hold yet."""
         if token in self._general:
             return GENERAL_MASS
-        return UNSEEN_MASS * SHORT_FACTOR ** max(0, 6 - len(token))
+        return UNSEEN_MASS * SHORT_WORD_FACTOR ** max(0, 6 - len(token))
 
     def _doubtful(self, tokens: Sequence[str], i: int) -> bool:
-        """Whether a token may be a slip: unknown, or rare and never seen beside its neighbours."""
+        """Whether a token may be misspelled: unknown, or rare and never seen beside its neighbours."""
         token = tokens[i]
-        if len(token) < 3 or len(token) > LONGEST_WORD or not token.isalpha():
+        if len(token) < 3 or len(token) > MAX_WORD_CHARS or not token.isalpha():
             return False
         if token not in self._entries:
             return True
@@ -148,27 +148,29 @@ class Speller:
         known = token in self._entries or token in self._general
         reach = 1 if known or len(token) < 5 else 2
         found = [item.term for item in self._index.lookup(token, Verbosity.ALL, reach) if item.distance]
-        distant = not found and not known and len(token) >= LONG_WORD
+        distant = not found and not known and len(token) >= LONG_WORD_CHARS
         if distant:
-            near = self._long.get(token[:STEM_OF_LONG], ())
+            near = self._long.get(token[:LONG_PREFIX_CHARS], ())
             found = [word for word in near if OSA.distance(token, word, score_cutoff=3) <= 3]
         scored = []
         for word in found:
-            company = self._in_company(tokens, i, word)
-            if ((known or distant) and not company) or _same_word(token, word, known):
+            paired = self._is_paired(tokens, i, word)
+            if ((known or distant) and not paired) or _same_word(token, word, known):
                 continue
             cost = 2 * EDIT_COST if distant else slip_cost(token, word)
-            cost += 0.0 if company or len(tokens) == 1 else COMPANY_COST
-            scored.append((word, MASS_POWER * math.log(vocabulary.mass(word)) - cost))
+            cost += 0.0 if paired or len(tokens) == 1 else UNSEEN_PAIR_COST
+            scored.append((word, MASS_EXPONENT * math.log(vocabulary.mass(word)) - cost))
         if not known:
             for cut in range(2, len(token) - 1):
                 left, right = token[:cut], token[cut:]
                 seen = vocabulary.pairs.get(f"{left} {right}", 0)
                 if seen:
-                    scored.append((f"{left} {right}", MASS_POWER * math.log(2.0 * seen) - EDIT_COST + EASY_SLIP))
+                    scored.append(
+                        (f"{left} {right}", MASS_EXPONENT * math.log(2.0 * seen) - EDIT_COST + EASY_EDIT_DISCOUNT)
+                    )
         return scored
 
-    def _in_company(self, tokens: Sequence[str], i: int, word: str) -> bool:
+    def _is_paired(self, tokens: Sequence[str], i: int, word: str) -> bool:
         """Whether `word` was seen beside a neighbour of token `i`."""
         pairs = self._vocabulary.pairs
         return (i > 0 and f"{tokens[i - 1]} {word}" in pairs) or (
@@ -214,7 +216,7 @@ class Speller:
         return path[::-1]
 
     def _weigh(self, token: str, options: dict[str, float], before: str, after: str) -> tuple[Alternative, ...]:
-        """Posterior of one token's spellings given the likeliest ones of its neighbours."""
+        """Posterior of one token's spellings, given the likeliest ones of its neighbours."""
         if len(options) == 1:
             return (Alternative(token, 1.0),)
         logs = {
@@ -224,24 +226,24 @@ class Speller:
         most = max(logs.values())
         odds = {word: math.exp(value - most) for word, value in logs.items()}
         total = sum(odds.values())
-        kept = [Alternative(w, o / total) for w, o in odds.items() if w == token or o / total >= LEAST_WEIGHT]
+        kept = [Alternative(w, o / total) for w, o in odds.items() if w == token or o / total >= MIN_WEIGHT]
         return tuple(sorted(kept, key=lambda alternative: (-alternative.weight, alternative.text)))
 
     def _join(self, tokens: Sequence[str], words: list[tuple[Alternative, ...]], path: list[str]) -> Spelling:
-        """Two tokens that the catalogue writes as one ("broke back"): an alternative of the first; its spelling too
-        when the two were never seen side by side."""
+        """Joins two tokens that the catalogue writes as one ("broke back"): an alternative of the first, and its best
+        spelling when the two were never seen side by side."""
         vocabulary = self._vocabulary
         best = list(path)
         for i in range(len(tokens) - 1):
             apart = vocabulary.pairs.get(f"{tokens[i]} {tokens[i + 1]}", 0)
             joined = tokens[i] + tokens[i + 1]
             if joined not in self._entries and not apart:
-                joined = self._heard(tokens, i)
+                joined = self._soundalike(tokens, i)
             if joined not in self._entries or best[i] == "":
                 continue
             together = vocabulary.mass(joined)
             weight = together / (together + 4.0 * apart + 1.0)
-            if weight < LEAST_WEIGHT or any(a.text == joined for a in words[i]):
+            if weight < MIN_WEIGHT or any(a.text == joined for a in words[i]):
                 continue
             words[i] = tuple(sorted((*words[i], Alternative(joined, weight)), key=lambda a: (-a.weight, a.text)))
             small = tokens[i] in ENGLISH_STOPWORDS or tokens[i + 1] in ENGLISH_STOPWORDS
@@ -249,23 +251,23 @@ class Speller:
                 best[i], best[i + 1] = joined, ""
         return Spelling(tuple(words), tuple(best))
 
-    def _heard(self, tokens: Sequence[str], i: int) -> str:
-        """A long word that two tokens sound like together ("broke brake mountain" -> brokeback), if it was seen beside
-        a neighbour of theirs; "" if there is none."""
+    def _soundalike(self, tokens: Sequence[str], i: int) -> str:
+        """A long word close to two tokens together ("broke brake mountain" -> brokeback) that was seen beside one of
+        their neighbours; "" when there is none."""
         joined = tokens[i] + tokens[i + 1]
         before, after = tokens[i - 1 : i], tokens[i + 2 : i + 3]
         pairs = self._vocabulary.pairs
-        heard = [
+        soundalikes = [
             (distance, word)
-            for word in self._long.get(joined[:STEM_OF_LONG], ())
-            if (distance := OSA.distance(joined, word, score_cutoff=HEARD_SLIPS)) <= HEARD_SLIPS
+            for word in self._long.get(joined[:LONG_PREFIX_CHARS], ())
+            if (distance := OSA.distance(joined, word, score_cutoff=MAX_SOUNDALIKE_EDITS)) <= MAX_SOUNDALIKE_EDITS
             and (any(f"{t} {word}" in pairs for t in before) or any(f"{word} {t}" in pairs for t in after))
         ]
-        return min(heard, default=(0, ""))[1]
+        return min(soundalikes, default=(0, ""))[1]
 
 
 def _same_word(token: str, word: str, known: bool) -> bool:
-    """Whether the two are forms of one word ("movie", "movies"): nothing to correct."""
+    """Whether the two are forms of one word ("movie", "movies"): not a misspelling."""
     if known:
         return stem(token) == stem(word)
     longer, shorter = (token, word) if len(token) > len(word) else (word, token)
@@ -282,11 +284,11 @@ def slip_cost(typed: str, meant: str) -> float:
         easy = sum(
             _is_easy(operation.tag, operation.src_pos, operation.dest_pos, typed, meant) for operation in operations
         )
-    return EDIT_COST * edits - EASY_SLIP * easy + (FIRST_LETTER if typed[:1] != meant[:1] else 0.0)
+    return EDIT_COST * edits - EASY_EDIT_DISCOUNT * easy + (FIRST_LETTER_COST if typed[:1] != meant[:1] else 0.0)
 
 
 def _is_easy(kind: str, i: int, j: int, typed: str, meant: str) -> bool:
     if kind == "replace":
-        return meant[j] in _NEAR.get(typed[i], ())
+        return meant[j] in _NEARBY_KEYS.get(typed[i], ())
     word, at = (typed, i) if kind == "delete" else (meant, j)
     return word[at] in (word[at - 1 : at], word[at + 1 : at + 2])

@@ -1,4 +1,4 @@
-"""The words of the catalogue and of past queries, as counts, so that forgetting an item undoes adding it exactly."""
+"""The words of the catalogue and of past queries, as counts, so that removing an item exactly undoes adding it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from services.types import Document, Role, Schema
 
 TEXT_MASS = 0.3
 QUERY_MASS = 1.0
-ASKED_OFTEN = 3.0
-"""A word that only past queries hold counts as one when this many asked for it: logs are full of typos."""
-LONGEST_WORD = 40
+MIN_QUERY_COUNT = 3.0
+"""A word found only in past queries counts as a word from this many on: logs are full of typos."""
+MAX_WORD_CHARS = 40
 
 
 def strings(value: Any) -> list[str]:
-    """The strings of a document's field: one, a list of them, or none; numbers and booleans as text."""
+    """The strings of a document's field, nested lists flattened; numbers and booleans as text, objects left out."""
     if value is None:
         return []
     if isinstance(value, (list, tuple)):
@@ -55,7 +55,7 @@ class Vocabulary:
         return 1.0 + math.log1p(max(0.0, popularity))
 
     def add(self, document: Document, names: Iterable[list[str]], sign: int = 1) -> set[str]:
-        """Count (or with `sign` -1 forget) a document whose title and keyword values have the tokens `names`.
+        """Count (or with `sign` -1 remove) a document whose title and keyword values have the tokens `names`.
 
         Returns its words.
         """
@@ -78,7 +78,7 @@ class Vocabulary:
                 self._mass.pop(word, None)
         return words
 
-    def ask(self, tokens: list[str], weight: float) -> None:
+    def add_query(self, tokens: list[str], weight: float) -> None:
         """Count a past query, `weight` times."""
         for word in tokens:
             self.asked[word] += weight  # type: ignore[assignment]
@@ -86,15 +86,16 @@ class Vocabulary:
             self.pairs[f"{left} {right}"] += weight  # type: ignore[assignment]
 
     def mass(self, word: str) -> float:
-        """How much of what people may look for holds the word; 0 for a word that nothing holds."""
+        """How likely the word is in a search: its weight in titles and names, other text and past queries; 0 when
+        unseen."""
         elsewhere = self.frequency.get(word, 0) - self.named.get(word, 0)
         return self._mass.get(word, 0.0) + TEXT_MASS * elsewhere + QUERY_MASS * self.asked.get(word, 0)
 
     def spellable(self, word: str) -> bool:
         """Whether a misspelled word may be corrected into this one."""
-        if len(word) < 3 or len(word) > LONGEST_WORD or not word.isalpha():
+        if len(word) < 3 or len(word) > MAX_WORD_CHARS or not word.isalpha():
             return False
-        return word in self.named or self.frequency.get(word, 0) >= 2 or self.asked.get(word, 0) >= ASKED_OFTEN
+        return word in self.named or self.frequency.get(word, 0) >= 2 or self.asked.get(word, 0) >= MIN_QUERY_COUNT
 
     def rarity(self, word: str) -> float:
         """Inverse document frequency scaled to 0..1: log((N + 1) / (df + 1)) / log(N + 1)."""

@@ -232,7 +232,7 @@ def _track(
     return Item(document, theme.name, title)
 
 
-_AGAIN = {
+_VERSION_TEXTS = {
     "Live": "{title} as {artist} played it on stage in {year}, with the crowd taking the last chorus.",
     "Acoustic": "{title} stripped to {instrument} and one voice.",
     "Demo": "The first sketch of {title}, recorded at home on four tracks.",
@@ -245,7 +245,7 @@ def _again(draws: Draws, track: Item, how: str, album: str, year: int) -> Item:
     """Another version of a track."""
     first = track.document
     instrument = "piano" if "Piano" in first["instruments"] else "guitar"
-    text = _AGAIN[how].format(title=track.title, artist=first["artist"], year=year, instrument=instrument)
+    text = _VERSION_TEXTS[how].format(title=track.title, artist=first["artist"], year=year, instrument=instrument)
     changed = {
         "title": f"{track.title} ({how})",
         "album": album,

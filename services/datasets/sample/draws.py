@@ -12,7 +12,8 @@ T = TypeVar("T")
 
 
 class Draws:
-    """Draws from one stream. `name` sets streams of one seed apart, so that more artists change no listener's taste."""
+    """Draws from one stream. `name` separates the streams of one seed, so that more artists change no listener's
+    taste."""
 
     def __init__(self, seed: int, name: int) -> None:
         self._random = random.Random(seed * 1_000 + name)  # noqa: S311 - a made-up catalogue, not a secret
@@ -33,7 +34,7 @@ class Draws:
         return values[self.below(len(values))]
 
     def weighted(self, values: Sequence[T], weights: Sequence[float]) -> T:
-        """One of `values`, each as likely as its weight says."""
+        """One of `values`, drawn in proportion to `weights`."""
         mark = self._random.random() * sum(weights)
         last = len(values) - 1
         return next((v for v, sum_ in zip(values, accumulate(weights), strict=True) if mark < sum_), values[last])
@@ -44,5 +45,5 @@ class Draws:
         return [left.pop(self.below(len(left))) for _ in range(min(count, len(left)))]
 
     def tail(self, longest: int) -> float:
-        """1 for most draws, seldom up to `longest`: 1 / u for u uniform above 1 / longest (a cut Pareto tail)."""
+        """1 for most draws, rarely up to `longest`: 1 / u for u uniform above 1 / longest (a cut Pareto tail)."""
         return 1.0 / (self._random.random() * (1.0 - 1.0 / longest) + 1.0 / longest)

@@ -85,18 +85,18 @@ def generate(folder: Path, seed: int = 7) -> Summary:
     folder.mkdir(parents=True, exist_ok=True)
     items = catalogue(seed)
     listeners, history, later = listening(seed, items)
-    asked = sorted(questions(seed, items, listeners, later), key=lambda question: question.id)
+    sample_queries = sorted(questions(seed, items, listeners, later), key=lambda question: question.id)
     _write(folder / "catalogue.jsonl.gz", (json.dumps(item.document, ensure_ascii=False) for item in items))
     (folder / "schema.toml").write_bytes(SCHEMA.encode())
-    queries = [(q.id, q.split, q.slice, q.user_id, q.weight, q.text) for q in asked]
+    queries = [(q.id, q.split, q.slice, q.user_id, q.weight, q.text) for q in sample_queries]
     _table(folder / "queries.tsv.gz", ("query_id", "split", "slice", "user_id", "weight", "query"), queries)
-    grades = [(q.id, object_id, grade) for q in asked for object_id, grade in sorted(q.grades.items())]
+    grades = [(q.id, object_id, grade) for q in sample_queries for object_id, grade in sorted(q.grades.items())]
     _table(folder / "qrels.tsv.gz", ("query_id", "doc_id", "grade"), grades)
     events = [(e.user_id, e.object_id, e.action_name, e.timestamp) for e in history]
     _table(folder / "history.tsv.gz", ("user_id", "object_id", "action_name", "timestamp"), events)
     return Summary(
         dict(sorted(Counter(item.type for item in items).items())),
-        dict(sorted(Counter(question.slice for question in asked).items())),
+        dict(sorted(Counter(question.slice for question in sample_queries).items())),
         len(grades),
         len(events),
         len(listeners),

@@ -1,4 +1,4 @@
-"""An item of the sample catalogue while it is made: its document, and what only its maker knows about it."""
+"""An item of the sample catalogue while it is generated: its document, and facts that the document does not show."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def matching(shelves: Shelves, wanted: Iterable[tuple[str, object]]) -> list[Ite
     return [item for item in shelves.get(pairs[0], ()) if all(item.has(*pair) for pair in pairs[1:])]
 
 
-def unique(values: Sequence[str], most: int) -> list[str]:
-    return list(dict.fromkeys(values))[:most]
+def unique(values: Sequence[str], limit: int) -> list[str]:
+    return list(dict.fromkeys(values))[:limit]

@@ -12,13 +12,13 @@ from services.datasets.sample.draws import Draws
 from services.datasets.sample.genres import GENRES
 from services.datasets.sample.items import Item, unique
 
-LISTENERS = 250
-FROM, UNTIL = 1_767_225_600, 1_782_864_000
+LISTENER_COUNT = 250
+START, END = 1_767_225_600, 1_782_864_000
 """2026-01-01 and 2026-07-01, UTC."""
-KNOWN = 0.7
-"""Share of that time which is history; what came after it judges the personal queries."""
-_FEW, _MANY = 36, 100
-"""Least and most events of a listener."""
+HISTORY_SHARE = 0.7
+"""Share of that time that is history; the events after it judge the personal queries."""
+_MIN_EVENTS, _MAX_EVENTS = 36, 100
+"""Per listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +39,16 @@ class Event:
 
 
 def listening(seed: int, items: Sequence[Item]) -> tuple[list[Listener], list[Event], list[Event]]:
-    """(listeners, their history, what they did afterwards), both in order of time."""
+    """(listeners, their history, their later events), events in order of time."""
     draws = Draws(seed, 3)
     shelves: defaultdict[str, list[Item]] = defaultdict(list)
     for item in items:
         for genre in item.document["genres"]:
             shelves[genre].append(item)
-    listeners = [_listener(draws, number, shelves) for number in range(1, LISTENERS + 1)]
+    listeners = [_listener(draws, number, shelves) for number in range(1, LISTENER_COUNT + 1)]
     events = [event for listener in listeners for event in _events(draws, listener, shelves, items)]
     events.sort(key=lambda event: (event.timestamp, event.user_id, event.object_id, event.action_name))
-    border = FROM + int((UNTIL - FROM) * KNOWN)
+    border = START + int((END - START) * HISTORY_SHARE)
     return listeners, [e for e in events if e.timestamp < border], [e for e in events if e.timestamp >= border]
 
 
@@ -64,13 +64,13 @@ def _events(draws: Draws, listener: Listener, shelves: dict[str, list[Item]], it
     liked = list({item.id: item for name in listener.genres for item in shelves[name]}.values())
     sums = list(accumulate(_appeal(listener, item) for item in liked))
     events: list[Event] = []
-    count = draws.between(_FEW, _MANY)
+    count = draws.between(_MIN_EVENTS, _MAX_EVENTS)
     while len(events) < count:
-        at = draws.between(FROM, UNTIL - 7_200)
+        at = draws.between(START, END - 7_200)
         if draws.chance(0.85):
             item = liked[min(len(liked) - 1, bisect_right(sums, draws.below(1 << 30) / (1 << 30) * sums[-1]))]
             enjoyed = 0.16 if item.document["rating"] < 3.5 else 0.26
-        else:  # what everybody plays: the catalogue begins with it
+        else:  # a popular item: the catalogue begins with them
             item, enjoyed = items[int(len(items) / draws.tail(50)) - 1], 0.04
         fond = item.document.get("artist") in listener.artists
         events.append(Event(listener.user_id, item.id, "play", at))

@@ -15,12 +15,12 @@ from services.datasets.sample.listeners import Event, Listener
 from services.datasets.sample.words import LANGUAGES, THEMES
 from services.text import fold, normalize
 
-TITLE, TYPO, PERSONAL = 190, 120, 120
-FACETS = 130
-_BEST, _MOST, _TOPICAL = 10, 40, 200
+TITLE_COUNT, TYPO_COUNT, PERSONAL_COUNT = 190, 120, 120
+FACET_COUNT = 130
+_BEST_RANKS, _MAX_JUDGED, _MAX_JUDGED_TOPIC = 10, 40, 200
 """Of all that match, the best-rated have grade 2; further ones grade 1; no more are judged. Of a topic more are: one
 song about rain is as good an answer as the next."""
-_NEIGHBOURS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wqretuyoipsadfhgjlkxzvcbmn", strict=True))
+_NEIGHBOUR_KEYS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wqretuyoipsadfhgjlkxzvcbmn", strict=True))
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Question:
     grades: dict[str, int]
     """Item id -> grade 0, 1 or 2."""
     about: str = ""
-    """The text that decides on the split: a typo stays with the title that was meant."""
+    """The text that decides the split, if another one: a typo belongs to the split of its title."""
     user_id: str = ""
     weight: float = 1.0
     split: str = field(init=False)
@@ -48,24 +48,24 @@ class Question:
 def questions(
     seed: int, items: Sequence[Item], listeners: Sequence[Listener], later: Sequence[Event]
 ) -> list[Question]:
-    """All queries, no text twice but in the personal slice, where a text is one query a listener."""
+    """All queries; texts are unique except in the personal slice, where they are unique per listener."""
     draws = Draws(seed, 4)
     best = quality(items)
     ranked = sorted(items, key=lambda item: (-best[item.id], item.id))
     topics, titles = _topics(ranked), _titles(draws, items)
-    asked: dict[str, Question] = {}
+    queries: dict[str, Question] = {}
     for question in (*topics, *_facets(draws, ranked), *titles):
         if question.grades:
-            asked.setdefault(question.text, question)
-    meant = [question for question in asked.values() if question.slice == "title" and len(question.text) > 5]
-    for question in draws.sample(meant, TYPO):
+            queries.setdefault(question.text, question)
+    meant = [question for question in queries.values() if question.slice == "title" and len(question.text) > 5]
+    for question in draws.sample(meant, TYPO_COUNT):
         text = _slip(draws, question.text)
-        asked.setdefault(text, Question("typo", text, question.grades, question.text, weight=question.weight))
-    return [*asked.values(), *_personal(draws, items, listeners, later)]
+        queries.setdefault(text, Question("typo", text, question.grades, question.text, weight=question.weight))
+    return [*queries.values(), *_personal(draws, items, listeners, later)]
 
 
 def plain(text: str) -> str:
-    """As people type: no capitals, accents or punctuation."""
+    """The text as users type it: without capitals, accents or punctuation."""
     words = "".join(c if c.isalnum() else "" if c in "'’." else " " for c in fold(normalize(text)))
     return " ".join(words.split())
 
@@ -79,7 +79,7 @@ def _titles(draws: Draws, items: Sequence[Item]) -> list[Question]:
         works[str(item.document.get("artist", ""))].append(item)
     head = list(items[: len(items) // 3])
     made = []
-    for item in draws.sample(head, TITLE * 5 // 4):
+    for item in draws.sample(head, TITLE_COUNT * 5 // 4):
         text, wanted = plain(str(item.document["title"])), named[plain(str(item.document["title"]))]
         grades = {other.id: 2 for other in wanted}
         artist = str(item.document.get("artist", ""))
@@ -92,7 +92,7 @@ def _titles(draws: Draws, items: Sequence[Item]) -> list[Question]:
                 other.id: 1 for other in works[artist] if other is not item and _alike(item, other)
             }
         made.append(Question("title", text, grades, weight=_weight(item)))
-    return made[:TITLE]
+    return made[:TITLE_COUNT]
 
 
 def _alike(item: Item, other: Item) -> bool:
@@ -100,7 +100,7 @@ def _alike(item: Item, other: Item) -> bool:
 
 
 def _weight(item: Item) -> float:
-    """How often a title is asked for: grows with the square root of its plays."""
+    """How often a title is searched: grows with the square root of its plays."""
     return 1 + isqrt(int(item.document["plays"])) // 20
 
 
@@ -126,25 +126,25 @@ _TOPICS: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("lonely night", "Sad", None, "night"),
     ("feeling hopeful in the morning", "Hopeful", None, "morning"),
 )
-"""Query -> mood, instrument and theme that it asks for."""
+"""Query, and the mood, instrument and theme that it means."""
 
 
 def _topics(ranked: Sequence[Item]) -> list[Question]:
-    """Moods and themes in everyday words; all that it asks for is grade 2, its theme without the mood grade 1."""
-    asked: list[tuple[str, str | None, str | None, str | None]] = list(_TOPICS)
+    """Moods and themes in everyday words; items with all of them have grade 2, those with the theme alone grade 1."""
+    queries: list[tuple[str, str | None, str | None, str | None]] = list(_TOPICS)
     for subject in THEMES.values():
         texts = (subject.name, f"songs about {subject.the.lower()}", f"{subject.name} music")
-        asked += [(text, None, None, subject.name) for text in texts]
+        queries += [(text, None, None, subject.name) for text in texts]
     for name in ("Love", "Sad", "Happy", "Calm", "Late Night", "Rainy Day", "Party", "Focus"):
-        asked += [(f"{name.lower()} songs", name, None, None), (f"{name.lower()} playlist", name, None, None)]
+        queries += [(f"{name.lower()} songs", name, None, None), (f"{name.lower()} playlist", name, None, None)]
     made = []
-    for text, mood, instrument, theme in asked:
+    for text, mood, instrument, theme in queries:
         full = [i for i in ranked if _fits(i, mood, instrument, theme)]
         if text.endswith("playlist"):
             full = [item for item in full if item.type == "playlist"]
-        grades = {item.id: 2 for item in full[:_TOPICAL]}
+        grades = {item.id: 2 for item in full[:_MAX_JUDGED_TOPIC]}
         if theme and mood:
-            for item in [i for i in ranked if i.theme == theme][:_MOST]:
+            for item in [i for i in ranked if i.theme == theme][:_MAX_JUDGED]:
                 grades.setdefault(item.id, 1)
         if text in THEMES:  # "love" is also the title of many a song
             grades |= {item.id: 2 for item in ranked if item.title.lower() == text}
@@ -165,10 +165,10 @@ def _facets(draws: Draws, ranked: Sequence[Item]) -> list[Question]:
     shelves = shelved(ranked, ("type", "artist", "language", "genres", "instruments", "decade"))
     made = []
     for text, wanted in _facet_texts(draws, ranked):
-        found = matching(shelves, wanted)[:_MOST]
-        grades = {item.id: 2 if rank < _BEST else 1 for rank, item in enumerate(found)}
+        found = matching(shelves, wanted)[:_MAX_JUDGED]
+        grades = {item.id: 2 if rank < _BEST_RANKS else 1 for rank, item in enumerate(found)}
         made.append(Question("facet", text, grades, weight=2.0))
-    fixed, drawn = made[:3], draws.sample([question for question in made[3:] if question.grades], FACETS - 3)
+    fixed, drawn = made[:3], draws.sample([question for question in made[3:] if question.grades], FACET_COUNT - 3)
     return [*fixed, *drawn]
 
 
@@ -194,8 +194,8 @@ def _facet_texts(draws: Draws, ranked: Sequence[Item]) -> Iterable[tuple[str, li
 def _personal(
     draws: Draws, items: Sequence[Item], listeners: Sequence[Listener], later: Sequence[Event]
 ) -> list[Question]:
-    """A genre that a listener asks for: relevant is what of it they played after their history ends, grade 2 if they
-    liked or bought it or it is by an artist they love, 0 if they disliked it."""
+    """A genre that a listener searches: relevant are items of it that they played after their history ends, with grade
+    2 if they liked or bought them or love the artist, 0 if they disliked them."""
     by_id = {item.id: item for item in items}
     played: defaultdict[str, list[Event]] = defaultdict(list)
     for event in later:
@@ -216,17 +216,17 @@ def _personal(
             text = shape.format(plain(genre))
             if 2 in grades.values() and len(grades) > 2:
                 made.append(Question("personal", text, grades, user_id=listener.user_id))
-    return made[:PERSONAL]
+    return made[:PERSONAL_COUNT]
 
 
 def _slip(draws: Draws, text: str) -> str:
-    """The text with one slip of the finger: two letters swapped, one left out, doubled, or its neighbour's key hit."""
-    places = [i for i in range(1, len(text) - 1) if text[i] in _NEIGHBOURS and text[i + 1] in _NEIGHBOURS]
+    """The text with one typing error: two letters swapped, one left out, doubled, or its neighbour's key hit."""
+    places = [i for i in range(1, len(text) - 1) if text[i] in _NEIGHBOUR_KEYS and text[i + 1] in _NEIGHBOUR_KEYS]
     slips: tuple[Callable[[str, str], str], ...] = (
         lambda a, b: b + a,
         lambda a, b: b,
         lambda a, b: a + a + b,
-        lambda a, b: _NEIGHBOURS[a] + b,
+        lambda a, b: _NEIGHBOUR_KEYS[a] + b,
     )
     while places:
         at = draws.pick(places)
