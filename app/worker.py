@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from app.process.workers import Place, take
+from app.process.workers import Place, become_worker
 
 
 def main() -> int:
     """Serve in the place that the supervisor gave; the exit code of `ltrr serve`."""
-    take(Place.parse(sys.argv[1:]))
+    become_worker(Place.parse(sys.argv[1:]))
     from app.__main__ import main as command  # its metrics begin to exist here
 
     return command(["serve", "--worker", *sys.argv[1:]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from app.http.application import create_learner_app
-from app.process.server import DrainingServer, configured, listening, run_server
+from app.process.server import DrainingServer, listening, run_server, uvicorn_config
 from app.settings import Settings
 from app.system.learner_process import learning
 from services.errors import SettingsInvalid
@@ -30,4 +30,4 @@ def learn(settings: Settings) -> None:
     """Learn until told to stop, with probes and metrics on the learner's port. Raises StartFailed, StorageFailed."""
     with listening(settings.host, settings.learner_port) as listener:
         app = create_learner_app(settings, learning)
-        run_server(DrainingServer(configured(app), app.state.draining, 0.0), app, listener)
+        run_server(DrainingServer(uvicorn_config(app), app.state.draining, 0.0), app, listener)

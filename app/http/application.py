@@ -1,4 +1,4 @@
-"""The HTTP applications of gateway and learner: what is served where, and what is opened and closed around it."""
+"""The HTTP applications of the gateway and the learner: their routes, middleware and lifespan."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from app.http.draining import Draining
 from app.http.middleware import GuardOrigin, LimitBody, Measure
 from app.http.pages import pages
 from app.http.routes import autocomplete, explain, feedback, health, items, models, policy, search, users
-from app.http.security import LOOPBACK, OriginGuard, admin_only
+from app.http.security import LOOPBACK_HOSTS, OriginGuard, admin_only
 from app.settings import Settings
 from app.system.wiring import opened
 from app.telemetry import metrics_export, tracing
 from services.errors import LtrrError
 from services.rankers.fusion import FUSION_WEIGHTS
 
-COLLECT = (50_000, 20, 50)
-"""Thresholds of the garbage collector: new objects, then collections of each generation before the next older one."""
+GC_THRESHOLDS = (50_000, 20, 50)
+"""Thresholds of gc.set_threshold: new objects, then collections of each generation before the next older one."""
 
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -32,10 +32,10 @@ NO_TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-"""The framework's own would record the text of searches; see app/telemetry/tracing.py for ours."""
+"""FastAPI's own tracing would record the text of searches; app/telemetry/tracing.py does not."""
 
-PUBLIC = tuple(part.router for part in (search, feedback, autocomplete, items, health))
-ADMIN = (
+PUBLIC_ROUTERS = tuple(part.router for part in (search, feedback, autocomplete, items, health))
+ADMIN_ROUTERS = (
     items.writes,
     explain.router,
     models.router,
@@ -49,6 +49,7 @@ Opened = Callable[[Settings], AbstractAsyncContextManager[health.Watched]]
 
 
 def create_app(settings: Settings) -> FastAPI:
+    """The gateway's application. It opens everything when it starts and closes it when it ends."""
     app = FastAPI(
         title="LTRR",
         summary="Search that learns what to retrieve and how to order it",
@@ -61,17 +62,17 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry=NO_TELEMETRY,
     )
     admin = _prepare(app, settings)
-    for router in (*PUBLIC, pages.router):
+    for router in (*PUBLIC_ROUTERS, pages.router):
         app.include_router(router)
-    for router in ADMIN:
+    for router in ADMIN_ROUTERS:
         app.include_router(router, dependencies=admin)
     _install_middleware(app, settings)
-    metrics_export.begin((*PUBLIC, *ADMIN), FUSION_WEIGHTS)
+    metrics_export.begin((*PUBLIC_ROUTERS, *ADMIN_ROUTERS), FUSION_WEIGHTS)
     return app
 
 
 def create_learner_app(settings: Settings, learning: Opened) -> FastAPI:
-    """Probes and metrics of the process that learns, which is `learning` for as long as it is served."""
+    """Probes and metrics of the learner process; `learning` runs for as long as the application does."""
     app = FastAPI(
         openapi_url=None, redirect_slashes=False, lifespan=_lifespan(settings, learning), telemetry=NO_TELEMETRY
     )
@@ -83,7 +84,7 @@ def create_learner_app(settings: Settings, learning: Opened) -> FastAPI:
 
 
 def _prepare(app: FastAPI, settings: Settings) -> list[params.Depends]:
-    """What every application has; the dependency of the operations that need the admin key."""
+    """Set up what every application has; returns the dependencies of routes that need the admin key."""
     app.state.draining = Draining()
     app.state.exposition = metrics_export.Exposition()
     errors.install(app)
@@ -103,7 +104,7 @@ def _install_middleware(app: FastAPI, settings: Settings) -> None:
             expose_headers=["X-Query-Id", "X-Request-Id", "traceparent"],
         )
     if settings.admin_key is None:
-        hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
+        hosts = [*LOOPBACK_HOSTS, settings.host, *settings.allowed_hosts]
         app.add_middleware(GuardOrigin, guard=OriginGuard(hosts, settings.cors_origins))
     app.add_middleware(Measure, log_queries=settings.log_queries)
 
@@ -116,13 +117,13 @@ def _lifespan(settings: Settings, opened: Opened) -> Lifespan:
                 await stack.enter_async_context(tracing.exporting(settings))
                 app.state.system = await stack.enter_async_context(opened(settings))
             except LtrrError as error:
-                app.state.failure = error  # for who started us: the server only says that it failed
+                app.state.failure = error  # for the caller: the server only reports that it failed
                 raise
-            # What lives as long as the service need not be looked through by every collection of garbage, and searches
-            # leave few cycles: a full collection of the default frequency stops everything for tenths of a second.
+            # Objects that live as long as the service need not be examined by every garbage collection, and searches
+            # leave few cycles: full collections at the default frequency would stop everything for tenths of a second.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(*COLLECT)
+            gc.set_threshold(*GC_THRESHOLDS)
             yield
 
     return lifespan

@@ -1,4 +1,4 @@
-"""Whether a process is about to leave: the server sets it, readiness reports it."""
+"""Whether this process is draining."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Draining:
-    """Whether this process is about to leave, for whoever has to say so."""
+    """Shared by the server, which sets it, and readiness, which reports it."""
 
     active: bool = False

@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
-from app.http.schemas import SHOWN
+from app.http.schemas import MAX_ECHOED_CHARS
 from services.errors import InvalidRequest, LtrrError, ModelInvalid, NotFound, Overloaded, StorageFailed, TooLarge
 
 logger = logging.getLogger(__name__)
 
-TYPES = "urn:ltrr:problem:"
-MOST_DETAILS = 20
+TYPE_PREFIX = "urn:ltrr:problem:"
+MAX_DETAILS = 20
 PROBLEMS = {
     400: "bad-request",
     401: "unauthorized",
@@ -53,9 +53,9 @@ def problem(
     errors: Sequence[dict[str, str]] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """A problem document; `detail` and `errors` say what to change and never repeat what was sent."""
+    """A problem document; `detail` and `errors` say what to change and never quote what was sent."""
     body: dict[str, Any] = {
-        "type": TYPES + PROBLEMS.get(status, "error"),
+        "type": TYPE_PREFIX + PROBLEMS.get(status, "error"),
         "title": HTTPStatus(status).phrase,
         "status": status,
     }
@@ -67,7 +67,7 @@ def problem(
 
 
 def answer(error: Exception) -> Response:
-    """The problem document of an error that this product raises on purpose."""
+    """The problem document of an error; one that is not expected is logged and becomes a 500."""
     match error:
         case InvalidRequest(detail=detail, field=field):
             return problem(422, detail, [{"field": field, "detail": detail}] if field else None)
@@ -83,18 +83,18 @@ def answer(error: Exception) -> Response:
         case TimeoutError():
             return problem(503, "no answer in time; try again", headers={"Retry-After": "1"})
         case ClientDisconnect():
-            return Response(status_code=499)  # nobody is there to read it
+            return Response(status_code=499)  # the client has left
         case ModelInvalid():
             return problem(409, str(error))
         case _:
-            # Where, and not the message: it may quote what was sent.
+            # The traceback without the message, which may quote what was sent.
             where = "".join(traceback.format_tb(error.__traceback__))
             logger.error("unhandled_error error=%s\n%s", type(error).__name__, where)
             return problem(500, "something went wrong on our side; it has been logged")
 
 
 def _methods(app: FastAPI, path: str) -> set[str]:
-    """The methods of the documented operations at an address."""
+    """The methods of the documented operations at a path."""
     return {
         method.upper()
         for template, operations in app.openapi()["paths"].items()
@@ -111,9 +111,9 @@ def install(app: FastAPI) -> None:
 
     async def validation(request: Request, error: Exception) -> Response:
         details = [
-            # The first part of a place says whether it is in the body, the query or the path.
-            {"field": ".".join(str(part)[:SHOWN] for part in e["loc"][1:]), "detail": e["msg"]}
-            for e in cast(RequestValidationError, error).errors()[:MOST_DETAILS]
+            # The first part of `loc` is body, query or path.
+            {"field": ".".join(str(part)[:MAX_ECHOED_CHARS] for part in e["loc"][1:]), "detail": e["msg"]}
+            for e in cast(RequestValidationError, error).errors()[:MAX_DETAILS]
         ]
         first = details[0]
         named = f"{first['field']}: {first['detail']}" if first["field"] else first["detail"]
@@ -123,7 +123,7 @@ def install(app: FastAPI) -> None:
         raised = cast(HTTPException, error)
         headers = dict(raised.headers or {})
         if raised.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            # The router names the methods of one route; the others of the same address are allowed as well.
+            # The router names the methods of one route; those of other routes at the same path are allowed as well.
             headers["Allow"] = ", ".join(sorted(_methods(app, request.url.path))) or headers.get("Allow", "")
         return problem(raised.status_code, raised.detail, headers=headers)
 

@@ -1,4 +1,5 @@
-"""What happens to every request before and after its route. Pure ASGI: wrappers cost several times as much."""
+"""What happens to every request before and after its route. Pure ASGI: Starlette's wrappers cost several times as
+much."""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ from services import metrics
 from services.errors import TooLarge
 from services.tracing import outgoing_headers as trace_headers
 
-STREAMED = {("PUT", "/v1/items")}
-"""Bodies that are read piece by piece by their route, which has its own limits."""
+STREAMED_ROUTES = {("PUT", "/v1/items")}
+"""Their routes stream the body and have their own limits."""
 
 
 class GuardOrigin:
-    """Refuse Hosts and Origins that are not ours (only installed when there is no admin key)."""
+    """Refuse foreign Hosts and Origins (only installed when there is no admin key)."""
 
     def __init__(self, app: ASGIApp, guard: OriginGuard) -> None:
         self._app = app
@@ -50,7 +51,7 @@ class LimitBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
             scope["type"] != "http"
-            or (scope["method"], scope["path"]) in STREAMED
+            or (scope["method"], scope["path"]) in STREAMED_ROUTES
             or scope["method"] in ("GET", "HEAD")
         ):
             await self._app(scope, receive, send)
@@ -87,8 +88,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 class Measure:
-    """Count, time, trace and log requests by route template (never by path: labels are a closed set); answer what
-    nobody caught. Every answer says its X-Request-Id, the caller's own if that is a plain token; a traced one its
+    """Count, time, trace and log requests by route template (never by path: labels are a closed set); answer
+    uncaught errors. Every answer has an X-Request-Id, the caller's own if that is a plain token; a traced one also its
     traceparent."""
 
     def __init__(self, app: ASGIApp, log_queries: bool = False) -> None:
@@ -104,7 +105,7 @@ class Measure:
         started = False
         sent = dict(scope["headers"])
         with tracing.request(sent, scope["method"]) as span:
-            current, stamps = _identified(sent)
+            current, stamps = _identify(sent)
 
             async def observed(message: Message) -> None:
                 nonlocal status, started
@@ -117,7 +118,7 @@ class Measure:
             try:
                 await self._app(scope, receive, observed)
             except Exception as error:
-                # Not raised on: the server would log the error's message, which may quote what was sent.
+                # Not re-raised: the server would log the error's message, which may quote what was sent.
                 response = answer(error)
                 if not started:
                     await response(scope, receive, observed)
@@ -134,8 +135,8 @@ class Measure:
                 logs.REQUEST.reset(token)
 
 
-def _identified(sent: Mapping[bytes, bytes]) -> tuple[logs.Request, list[tuple[bytes, bytes]]]:
-    """Whose request it is, by the caller or by us, and the headers that say so."""
+def _identify(sent: Mapping[bytes, bytes]) -> tuple[logs.Request, list[tuple[bytes, bytes]]]:
+    """The ids of a request, the caller's or new ones, and the response headers with them."""
     given = sent.get(b"x-request-id", b"")
     request_id = given if _TOKEN.fullmatch(given) else secrets.token_hex(16).encode()
     stamps = [(b"x-request-id", request_id)]

@@ -21,14 +21,14 @@ from pydantic_core import PydanticCustomError
 from services.text import normalize
 
 MAX_DEPTH = 1000
-QUERY_LENGTH = 1000
-ID_LENGTH = 256
-SHOWN = 64
-"""Characters of an unknown name that an error message repeats."""
+MAX_QUERY_CHARS = 1000
+MAX_ID_CHARS = 256
+MAX_ECHOED_CHARS = 64
+"""Of an unknown field name in an error message."""
 
 
 def _scalar(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """One plain message instead of one for each kind that the value is not."""
+    """One plain message instead of one for each type of the union."""
     try:
         return check(value)
     except ValidationError:
@@ -37,9 +37,9 @@ def _scalar(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _short(text: str) -> str:
-    """Some characters are written out when text is compared, one as eighteen: what they become is bounded too."""
-    if len(normalize(text)) > QUERY_LENGTH:
-        message = f"send at most {QUERY_LENGTH} characters, ligatures and the like written out"
+    """Bounds the normalised text too: NFKC can turn one character into eighteen."""
+    if len(normalize(text)) > MAX_QUERY_CHARS:
+        message = f"send at most {MAX_QUERY_CHARS} characters, ligatures and the like written out"
         raise PydanticCustomError("string_too_long", message)
     return text
 
@@ -61,18 +61,20 @@ Scalar = Annotated[
     WrapValidator(_scalar),
 ]
 Integer = Annotated[int, BeforeValidator(_digits)]
-"""Of an address, where everything is text: no "1.0", " 1" or "1_0"."""
+"""In a URL, where everything is text: no "1.0", " 1" or "1_0"."""
 Boolean = Annotated[bool, BeforeValidator(_truth)]
-Text = Annotated[str, Field(max_length=QUERY_LENGTH), AfterValidator(_short)]
-Name = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
+Text = Annotated[str, Field(max_length=MAX_QUERY_CHARS), AfterValidator(_short)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
 
 
 class Strict(BaseModel):
+    """A model that refuses unknown fields, other types, NaN and Infinity."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Parameters(BaseModel):
-    """What follows the `?` of an address."""
+    """Query parameters of a URL; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,30 +88,30 @@ class Parameters(BaseModel):
 
 
 def unknown(name: str, model: type[BaseModel]) -> str:
-    """What to say of a field that `model` does not have: the nearest one that it has."""
-    near = get_close_matches(name[:SHOWN], model.model_fields, 1, 0.5)
+    """The message for a field that `model` does not have, with the nearest one that it has."""
+    near = get_close_matches(name[:MAX_ECHOED_CHARS], model.model_fields, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(model.model_fields)}"
-    return f"no field {name[:SHOWN]!r}; {hint}"
+    return f"no field {name[:MAX_ECHOED_CHARS]!r}; {hint}"
 
 
 class SearchRequest(Strict):
     """A search. An empty query browses: everything under the filters, popular first."""
 
-    query: Text = Field("", description="the person's own words")
+    query: Text = Field("", description="the user's own words")
     filters: dict[str, Any] = Field(
         {},
         description="field -> value, list of values (any of them), or range {gte, gt, lte, lt}; fields joined by AND",
         examples=[{"genres": ["Animation"], "year": {"gte": 1990, "lt": 2020}}],
     )
     facets: list[Name] = Field([], max_length=20, description="fields whose values are counted over all that matches")
-    sort: str = Field("relevance", max_length=ID_LENGTH, description="relevance | field | -field")
+    sort: str = Field("relevance", max_length=MAX_ID_CHARS, description="relevance | field | -field")
     limit: int = Field(10, ge=1, le=100)
     offset: int = Field(0, ge=0, le=MAX_DEPTH - 1)
     user_id: Name | None = None
     session_id: Name | None = None
     client_id: Name | None = None
     context: dict[Annotated[str, Field(max_length=64)], Scalar] = Field(
-        {}, max_length=16, description="what is known of the situation, such as {'device': 'tv'}"
+        {}, max_length=16, description="what is known about the situation, such as {'device': 'tv'}"
     )
     timeout_ms: int = Field(300, ge=1, le=10_000, description="time for the whole answer; late arms are left out")
     explain: bool = Field(False, description="add to each hit what each feature contributed to its score")
@@ -126,11 +128,15 @@ class SearchRequest(Strict):
 
 
 class FoundBy(BaseModel):
+    """Rank (from 1) and score of a hit in the list of one arm."""
+
     rank: int
     score: float
 
 
 class SearchHit(BaseModel):
+    """One item of an answer."""
+
     object_id: str
     position: int
     score: float
@@ -142,11 +148,15 @@ class SearchHit(BaseModel):
 
 
 class FacetValue(BaseModel):
+    """A value of a facet and how many matching items have it."""
+
     value: str | float | int | bool
     count: int
 
 
 class SlotView(BaseModel):
+    """A piece of the query that names a value of the catalogue."""
+
     field: str
     value: str
     start: int = Field(description="first character in `normalized`")
@@ -155,6 +165,8 @@ class SlotView(BaseModel):
 
 
 class UnderstandingView(BaseModel):
+    """What was understood of the query."""
+
     normalized: str
     corrected: str | None
     language: str
@@ -162,11 +174,15 @@ class UnderstandingView(BaseModel):
 
 
 class ArmDecision(BaseModel):
+    """How many candidates an arm was asked for, and the probability of that choice."""
+
     count: int
     propensity: float
 
 
 class DecisionView(BaseModel):
+    """What the policy decided."""
+
     policy: str
     mode: Literal["learned", "static", "shadow"]
     model_version: str | None
@@ -174,11 +190,15 @@ class DecisionView(BaseModel):
 
 
 class DegradedView(BaseModel):
+    """A part that failed for this answer, and why."""
+
     arm: str
     reason: str
 
 
 class SearchResponse(BaseModel):
+    """One page of results."""
+
     query_id: str
     took_ms: float
     total: int = Field(description="all items that match lexically or structurally under the filters")
@@ -190,7 +210,7 @@ class SearchResponse(BaseModel):
 
 
 class FeedbackEvent(BaseModel):
-    """One thing a person did with an answer. Documented here; each event is judged on its own, see `status`."""
+    """One user action on an answer. Only documented here; each event is validated separately, see `status`."""
 
     event_id: str = Field(max_length=128)
     query_id: str | None = Field(None, description="of the answer; without it the admin key and a user_id are needed")
@@ -206,62 +226,86 @@ class FeedbackEvent(BaseModel):
 
 
 class EventOutcome(BaseModel):
+    """What became of one event."""
+
     event_id: str | None
     status: Literal["accepted", "duplicate", "late", "unknown_query", "not_shown", "invalid"]
     detail: str | None
 
 
 class FeedbackResponse(BaseModel):
+    """What became of each event, in the order sent."""
+
     accepted: int
     results: list[EventOutcome]
 
 
 class Suggestion(BaseModel):
+    """One completion."""
+
     text: str
     score: float
 
 
 class AutocompleteResponse(BaseModel):
+    """Completions, best first."""
+
     suggestions: list[Suggestion]
 
 
 class ItemOutcome(BaseModel):
+    """What became of one item."""
+
     id: str | None
     status: Literal["accepted", "invalid"]
     detail: str | None
 
 
 class ItemsResponse(BaseModel):
+    """What became of each item, in the order sent."""
+
     accepted: int
     results: list[ItemOutcome]
 
 
 class ItemDeleted(BaseModel):
+    """An item that was deleted."""
+
     id: str
     status: Literal["deleted"]
 
 
 class UserForgotten(BaseModel):
+    """A person who was forgotten."""
+
     user_id: str
-    log_records: int = Field(description="records that said something of the person and no longer do")
+    log_records: int = Field(description="records that held data of the person and no longer do")
 
 
 class ModelInForce(BaseModel):
+    """The model version that is active now."""
+
     kind: str
     version: str
     status: Literal["promoted"]
 
 
 class Health(BaseModel):
+    """Whether the process can answer, part by part."""
+
     status: Literal["ok", "unavailable", "draining"]
     checks: dict[str, str] = Field({}, description="part -> ok, or the kind of its failure")
 
 
 class PolicyMode(Strict):
+    """How the policy decides."""
+
     mode: Literal["learned", "static", "shadow"]
 
 
 class Promotion(Strict):
+    """Why a version is promoted."""
+
     reason: str = Field("promoted by hand", max_length=500)
     force: bool = Field(False, description="promote a version that did not pass its gate; recorded")
 

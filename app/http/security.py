@@ -1,8 +1,7 @@
-"""Who may do what. Search and feedback trust the caller as the shop's own backend; the rest needs the admin key.
+"""Who may call what. Search and feedback trust the caller as the shop's own backend; the rest needs the admin key.
 
-Without an admin key the service listens on a loopback address only. There, a page of some other site could still reach
-it through the browser (cross-site requests, DNS rebinding), so Host and Origin are checked; forwarded headers are
-never looked at.
+Without an admin key the service listens on a loopback address only. A page of another site could still reach it
+through the browser (cross-site requests, DNS rebinding), so Host and Origin are checked; forwarded headers are ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from fastapi import Request
 
 from app.http.errors import Refused
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def admin_only(key: str | None) -> Callable[[Request], Awaitable[None]]:
@@ -29,23 +28,25 @@ def admin_only(key: str | None) -> Callable[[Request], Awaitable[None]]:
 
 
 def is_admin(request: Request, key: str | None) -> bool:
+    """Whether the request bears the admin key (always, when there is no key)."""
     if key is None:
         return True
     scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-    # Constant time: how much of a wrong key was right must not show. Bytes: compare_digest refuses non-ASCII text.
+    # In constant time, so that timing does not show how much of a wrong key was right. Bytes: compare_digest refuses
+    # non-ASCII text.
     same = hmac.compare_digest(sent.strip().encode("utf-8", "replace"), key.encode())
     return same and scheme.lower() == "bearer"
 
 
 class OriginGuard:
-    """Which Host names we answer to and which Origins may call, when there is no key to tell friend from stranger."""
+    """The Host names that are answered and the Origins that may call, when there is no admin key."""
 
     def __init__(self, hosts: Iterable[str], origins: Iterable[str]) -> None:
         self._hosts = {host.lower() for host in hosts}
         self._origins = {origin.rstrip("/").lower() for origin in origins}
 
     def refusal(self, host: str, origin: str | None) -> Refused | None:
-        """Why this request is not answered, or None."""
+        """The error of a request that is refused, or None."""
         name = _hostname(host)
         if name not in self._hosts:
             return Refused(421, "this service does not answer to that Host; see LTRR_ALLOWED_HOSTS")

@@ -1,4 +1,4 @@
-"""The gateway: one process or several workers that answer HTTP requests until they are told to stop."""
+"""The gateway: one process or several workers that answer HTTP requests until stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 from contextlib import nullcontext
 
 from app.http.application import create_app
-from app.process.server import DrainingServer, WorkerServer, configured, listening, run_server
+from app.process.server import DrainingServer, WorkerServer, listening, run_server, uvicorn_config
 from app.process.workers import Place, Supervisor
 from app.settings import Settings
 from app.system.ownership import owned
@@ -21,7 +21,7 @@ MAX_WORKERS = 64
 
 
 def check_workers(settings: Settings, workers: int) -> None:
-    """Raises SettingsInvalid unless this many gateways can share what is configured."""
+    """Raises SettingsInvalid unless this many gateways can share the configured engines."""
     if not 1 <= workers <= MAX_WORKERS:
         raise SettingsInvalid(f"--workers: from 1 to {MAX_WORKERS}")
     if workers > 1 and settings.embedded:
@@ -32,23 +32,23 @@ def check_workers(settings: Settings, workers: int) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until told to stop. Raises Owned when another process has the data folder, SettingsInvalid, StartFailed."""
+    """Serve until stopped. Raises Owned when another process uses the data folder, SettingsInvalid, StartFailed."""
     check_workers(settings, settings.workers)
     url = address(settings)
     check(settings)
-    # Of a service whose engines are all elsewhere nothing is kept here.
+    # A service whose engines are all remote keeps nothing here.
     folder = owned(settings.data_dir, url) if settings.embedded else nullcontext()
     with folder, listening(settings.host, settings.port) as listener:
         logging.getLogger(__name__).info("serving url=%s console=%s/console docs=%s/docs", url, url, url)
         if settings.workers == 1:
             app = create_app(settings)
-            run_server(DrainingServer(configured(app), app.state.draining, settings.drain_seconds), app, listener)
+            run_server(DrainingServer(uvicorn_config(app), app.state.draining, settings.drain_seconds), app, listener)
         else:
             supervise(settings, listener)
 
 
 def supervise(settings: Settings, listener: socket.socket) -> None:
-    """Several workers, each with settings of its own from what this process passes on."""
+    """Run several workers, which read their settings from the environment and arguments of this process."""
     os.putenv("LTRR_WORKERS", str(settings.workers))
     os.putenv("LTRR_DATA_DIR", str(settings.data_dir))
     if Supervisor(listener, settings.workers, settings.drain_seconds).run() == signal.SIGINT:
@@ -56,17 +56,18 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
 
 
 def work(settings: Settings, place: Place) -> None:
-    """Be one of `settings.workers` processes."""
+    """Serve as one of `settings.workers` processes."""
     app = create_app(share(settings))
     listener = socket.socket(fileno=place.listener)
-    run_server(WorkerServer(configured(app), app.state.draining, settings.drain_seconds, place), app, listener)
+    run_server(WorkerServer(uvicorn_config(app), app.state.draining, settings.drain_seconds, place), app, listener)
 
 
 def share(settings: Settings) -> Settings:
-    """Those of one worker: what is limited is limited for all of them together."""
+    """The settings of one worker: its share of the limits that hold for all workers together."""
     return settings.model_copy(update={"max_concurrency": math.ceil(settings.max_concurrency / settings.workers)})
 
 
 def address(settings: Settings) -> str:
+    """The URL of this service, for people on this machine."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{settings.port}"

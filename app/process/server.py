@@ -1,9 +1,9 @@
-"""The HTTP server of a process: one that leaves without failing a request, alone or as one of several workers.
+"""The HTTP server of a process, alone or as one of several workers: it stops without failing a request.
 
-Told to stop, uvicorn closes its listener and all idle connections at once: what was connected but not yet accepted is
-reset, and so is a request that was on its way in an idle connection. Here the process first goes on as before, but
-not ready (`/readyz` says so), for as long as balancers take to notice; then it lets nobody in any more, answers what
-has come so far with `Connection: close`, and only then goes.
+On a stop signal, uvicorn closes its listener and all idle connections at once: connections that were not yet accepted
+are reset, and so are requests under way on idle connections. Here the process first continues, but reports through
+`/readyz` that it is not ready, for as long as load balancers take to notice; then it refuses new connections, answers
+what has arrived with `Connection: close`, and only then ends.
 """
 
 from __future__ import annotations
@@ -35,24 +35,25 @@ from services.errors import LtrrError
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than what proxies in front keep idle connections for: else they send into one that we just closed."""
+"""Longer than proxies in front keep idle connections: else they would send on one that was just closed."""
 GRACE_SECONDS = 8
-"""How long answers under way may take once nobody is let in any more."""
+"""How long answers under way may take once new connections are refused."""
 SETTLE_SECONDS = 0.05
-"""What has connected by now is accepted within this time, twice."""
+"""Pending connections are accepted within twice this time."""
 LINGER_STEPS = 10
-"""For how many times that connections that wait for their next request are kept after that: one may be on its way."""
+"""How many times that long idle connections are kept after that: a request may be on its way."""
 
 
 class StartFailed(LtrrError):
-    """The service could not begin to listen."""
+    """The service could not start to listen."""
 
 
-def configured(app: ASGIApp) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    """uvicorn's configuration for `app`, without its own logs and headers."""
     return uvicorn.Config(
         app,
         access_log=False,
-        log_config=None,  # our own is in force: the server's would print beside it
+        log_config=None,  # the application configures logging
         log_level="warning",
         server_header=False,
         proxy_headers=False,
@@ -73,34 +74,37 @@ class DrainingServer(uvicorn.Server):
         self._watch: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; on a second signal end the process at once."""
         if self._draining.active:
             os._exit(128 + sig)
         raise_at_exit(self, sig)
         self.drain(self._seconds)
 
     def drain(self, seconds: float) -> None:
-        """Leave after `seconds`. May interrupt anything, so it only takes note."""
+        """Stop after `seconds`. Called from a signal handler, so it only sets flags."""
         self._draining.active = True
         self._leave_at = time.monotonic() + seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and begin to measure the process."""
         await super().startup(sockets)
         self._watch = asyncio.create_task(metrics_export.watch(self._worker))
 
     async def on_tick(self, counter: int) -> bool:
+        """Whether to stop now; called ten times a second."""
         leaving = await super().on_tick(counter)
         if self._leave_at is None:
             return leaving
-        self._announce()
+        self._announce_close()
         return leaving or time.monotonic() >= self._leave_at
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """What is connected now is still answered; nobody else is let in."""
-        self._announce()
+        """Answer what is connected now; refuse new connections."""
+        self._announce_close()
         for listener in sockets or []:
             refuse_connections(listener)
         await asyncio.sleep(SETTLE_SECONDS)
-        await asyncio.sleep(SETTLE_SECONDS)  # the loop has looked at the listener in between, however late it is
+        await asyncio.sleep(SETTLE_SECONDS)  # the loop has polled the listener in between, however late it is
         self._close(sockets)
         for _ in range(LINGER_STEPS):
             if self.server_state.connections:
@@ -115,16 +119,16 @@ class DrainingServer(uvicorn.Server):
         for listener in sockets or []:
             listener.close()
 
-    def _announce(self) -> None:
-        """From now on answers say that their connection ends with them."""
+    def _announce_close(self) -> None:
+        """From now on every answer ends its connection."""
         if send_connection_close(self):
             metrics.DRAINING.set(1)
 
 
 class WorkerServer(DrainingServer):
-    """One of several, told what to do by its supervisor alone: signals that reach it as well (from a terminal, or a
-    service manager that signals every process) are for the supervisor. It beats while its loop turns, and leaves when
-    the supervisor is gone."""
+    """One of several workers, controlled by its supervisor alone: it ignores signals that also reach it (from a
+    terminal, or a service manager that signals every process). It sends heartbeats while its event loop turns, and
+    stops when the supervisor is gone."""
 
     def __init__(self, config: uvicorn.Config, draining: Draining, seconds: float, place: Place) -> None:
         super().__init__(config, draining, seconds, place.slot)
@@ -136,24 +140,26 @@ class WorkerServer(DrainingServer):
         config.timeout_notify = BEAT_SECONDS
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        pass
+        """Nothing: signals are for the supervisor."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().add_reader(self._link, self._told, sockets)
+        """Listen to the supervisor, then to clients."""
+        asyncio.get_running_loop().add_reader(self._link, self._on_supervisor_message, sockets)
         await super().startup(sockets)
         if self._orphaned:
             self._close(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain; without a supervisor, also remove the metrics folder."""
         await super().shutdown(sockets)
         if self._orphaned:
             shutil.rmtree(self._place.folder, ignore_errors=True)
 
     async def _beat(self) -> None:
-        with contextlib.suppress(OSError):  # one that nobody reads is as good as none
+        with contextlib.suppress(OSError):  # a lost heartbeat does no harm
             self._link.send(b".")
 
-    def _told(self, sockets: list[socket.socket] | None) -> None:
+    def _on_supervisor_message(self, sockets: list[socket.socket] | None) -> None:
         if self._receive() == DRAIN:
             self.drain(self._seconds)
             return
@@ -161,7 +167,7 @@ class WorkerServer(DrainingServer):
         logger.warning("supervisor_gone worker=%d", self._place.slot)
         self._orphaned = True
         if self.started:
-            self._close(sockets)  # the port is free for the next supervisor at once
+            self._close(sockets)  # so that the next supervisor can bind the port at once
         self.drain(0)
 
     def _receive(self) -> bytes:
@@ -172,16 +178,16 @@ class WorkerServer(DrainingServer):
 
 
 def run_server(server: uvicorn.Server, app: Starlette, listener: socket.socket) -> None:
-    """Serve `app` until told to stop. Raises why it could not start: `app.state.failure`, or StartFailed."""
-    # Why it cannot start is said in one line at the end, so the server need not tell it with a traceback.
-    told = logging.getLogger("uvicorn.error")
+    """Serve `app` until stopped. Raises the reason when it cannot start: `app.state.failure`, or StartFailed."""
+    # The reason is logged in one line at the end, so the server need not log it with a traceback.
+    server_log = logging.getLogger("uvicorn.error")
 
-    def untold(_: logging.LogRecord) -> bool:
+    def not_reported(_: logging.LogRecord) -> bool:
         return not hasattr(app.state, "failure")
 
-    told.addFilter(untold)
-    # The server stops on SIGTERM by itself, then raises it again for whoever handled it before: being told to stop is
-    # no failure.
+    server_log.addFilter(not_reported)
+    # uvicorn stops on SIGTERM, then raises it again for the handler before it; the default one would end the process
+    # with a failure, but a requested stop is none.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _exit)
     try:
@@ -191,7 +197,7 @@ def run_server(server: uvicorn.Server, app: Starlette, listener: socket.socket) 
             return
         raise getattr(app.state, "failure", StartFailed("the service did not start")) from error
     finally:
-        told.removeFilter(untold)
+        server_log.removeFilter(not_reported)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
@@ -200,7 +206,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound to the address before anything is opened. Raises StartFailed when it is taken."""
+    """A socket bound to the address, before anything else is opened. Raises StartFailed when the address is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,8 +1,8 @@
 """Log lines: one event, one line, as text or JSON, with the request it belongs to.
 
-Whatever stands in a line, it cannot break it or forge another: control characters are escaped. Errors are told by type
-and place, never by message, which may quote what was sent. Other packages are heard from warnings up only, because some
-log what they send.
+No value can break a line or forge another one: control characters are escaped. Errors are logged by type and place,
+never by message, which may quote what was sent. Other packages are logged from warnings up only, because some log what
+they send.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pythonjsonlogger.json import JsonFormatter
 
 from app.settings import Settings
 
-OURS = ("app", "services")
+OWN_PACKAGES = ("app", "services")
 """Packages whose lines follow `log_level`."""
-COMMAND = "warning"
-"""Level of a command that prints what came of it, and otherwise only what is wrong."""
+COMMAND_LEVEL = "warning"
+"""Level for commands, which print their results themselves."""
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -39,7 +39,7 @@ _Error = tuple[type[BaseException], BaseException, TracebackType | None] | tuple
 
 @dataclass(slots=True)
 class Request:
-    """What the lines of one request have in common, and what its own line says besides."""
+    """What the log lines of one request share, and what its own line adds."""
 
     request_id: str
     trace_id: str = ""
@@ -50,28 +50,28 @@ REQUEST: ContextVar[Request | None] = ContextVar("request", default=None)
 
 
 def note(**values: Any) -> None:
-    """Have the line of the current request say this, too. `query` is left out unless queries may be logged."""
+    """Add values to the line of the current request. `query` is left out unless queries may be logged."""
     current = REQUEST.get()
     if current is not None:
         current.notes.update(values)
 
 
 def finish(method: str, route: str, status: int, took: float) -> None:
-    """The one line of the current request."""
+    """Log the one line of the current request; `took` in seconds."""
     current = REQUEST.get()
     if current is not None and requests.isEnabledFor(logging.INFO):
-        told = {"method": method, "route": route, "status": status, "took_ms": round(1000 * took, 2), **current.notes}
-        requests.info("request", extra=told)
+        fields = {"method": method, "route": route, "status": status, "took_ms": round(1000 * took, 2), **current.notes}
+        requests.info("request", extra=fields)
 
 
 @contextmanager
 def logging_to(stream: TextIO | None = None) -> Iterator[None]:
-    """Log to `stream` (standard error) for as long as the context lasts, as commands do until `configure` says more:
-    as text, and only what is wrong."""
+    """Log to `stream` (standard error) for as long as the context lasts, as commands do until `configure` is called:
+    as text, from warnings up."""
     root = logging.getLogger()
-    loggers = [root, *map(logging.getLogger, OURS)]
+    loggers = [root, *map(logging.getLogger, OWN_PACKAGES)]
     before, handlers, raising = [logger.level for logger in loggers], root.handlers[:], logging.raiseExceptions
-    _install("text", COMMAND, stream)
+    _install("text", COMMAND_LEVEL, stream)
     try:
         yield
     finally:
@@ -83,7 +83,7 @@ def logging_to(stream: TextIO | None = None) -> Iterator[None]:
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> None:
-    """Log as the settings say, from now on and instead of what was configured before."""
+    """Log as the settings say, replacing the configuration before."""
     _install(settings.log_format, settings.log_level, stream)
 
 
@@ -94,25 +94,26 @@ def _install(form: str, level: str, stream: TextIO | None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, LEVELS[level]))
-    for name in OURS:
+    for name in OWN_PACKAGES:
         logging.getLogger(name).setLevel(LEVELS[level])
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a line that cannot be written would be told with all that stands in it
+    logging.raiseExceptions = False  # else a line that cannot be written would be printed with its arguments
 
 
 def _prepare(record: logging.LogRecord) -> bool:
-    """Say whose request it is, and leave out what asyncio tells of tasks and callbacks: it may quote what was sent."""
+    """Add the ids of the request, and leave out asyncio's representations of tasks and callbacks: they may quote what
+    was sent."""
     current = REQUEST.get()
     if current is not None:
         record.request_id = current.request_id
         if current.trace_id:
             record.trace_id = current.trace_id
     if record.name == "asyncio":
-        record.msg, record.args = _AFTER_WORDS.sub("", record.getMessage(), 1), ()
+        record.msg, record.args = _REPRESENTATIONS.sub("", record.getMessage(), 1), ()
     return True
 
 
-def _place(error: _Error) -> str:
+def _origin(error: _Error) -> str:
     """Type and place of an error, the deepest call last."""
     kind, _, at = error
     frames = (f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(at))
@@ -120,6 +121,8 @@ def _place(error: _Error) -> str:
 
 
 class Json(JsonFormatter):
+    """One JSON object per line."""
+
     def __init__(self) -> None:
         super().__init__(
             ("asctime", "levelname", "name", "message"),
@@ -127,28 +130,33 @@ class Json(JsonFormatter):
         )
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """UTC, ISO 8601 with milliseconds."""
         return _time(record)
 
     def formatException(self, error: _Error) -> str:
-        return _place(error)
+        """Type and place of the error, without its message."""
+        return _origin(error)
 
 
 class Text(logging.Formatter):
+    """`time LEVEL logger message name=value …`, with control characters escaped."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """One line, without a line end."""
         line = f"{_time(record)} {record.levelname} {record.name} {record.getMessage()}"
         for name, value in record.__dict__.items():
             if name not in _STANDARD:
                 line += f" {name}={_quoted(value)}"
         if record.exc_info:
-            line += f" error={_place(record.exc_info)}"
+            line += f" error={_origin(record.exc_info)}"
         return _CONTROL.sub(_escaped, line)
 
 
-_AFTER_WORDS = re.compile(r"(?s)[^A-Za-z ].*")
+_REPRESENTATIONS = re.compile(r"(?s)[^A-Za-z ].*")
 _PLAIN = re.compile(r"[^\s\"'=]+")
 _STANDARD = frozenset(RESERVED_ATTRS)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""What a terminal or a reader of lines acts on: control characters, line ends, changes of direction."""
+"""Characters that terminals or line readers act on: control characters, line ends, changes of direction."""
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -156,7 +164,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def _quoted(value: object) -> str:
-    """Plain words as they are, anything else so that it ends where it ends."""
+    """Plain words as they are, anything else in quotes."""
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 

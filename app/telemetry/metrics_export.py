@@ -1,4 +1,4 @@
-"""Metrics on their way out: the whole picture from any worker, series that begin at 0, and those of the process."""
+"""Exporting metrics: those of all workers from any of them, series that start at 0, and those of the process."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from services import metrics
 from services.types import EventStatus
 
-LAG_SECONDS = 0.1
-PROCESS_SECONDS = 1.0
+LAG_INTERVAL = 0.1
+PROCESS_INTERVAL = 1.0
 CONSUMERS = ("memory", "policy", "ubi")
-"""Readers of the event log; the last where it is mirrored."""
-ANSWERS = ("422", "500", "503")
-"""What any route may answer with instead of its own status."""
-OUTCOMES = ("ok", "timeout", "error", "garbage", "unavailable", "circuit_open")
-SURVEYED = ("made", "incomplete", "dropped")
-SEARCH = "/v1/search"
+"""Consumers of the event log; the last one where it is mirrored."""
+ERROR_STATUSES = ("422", "500", "503")
+"""Statuses of any route, beside its own."""
+ARM_OUTCOMES = ("ok", "timeout", "error", "garbage", "unavailable", "circuit_open")
+SURVEY_OUTCOMES = ("made", "incomplete", "dropped")
+SEARCH_ROUTE = "/v1/search"
 PAGE_BYTES = resource.getpagesize()
 
 
 def version() -> str:
+    """The installed version of this package; "unknown" when it is not installed."""
     try:
         return importlib.metadata.version("ltrr")
     except importlib.metadata.PackageNotFoundError:
@@ -46,13 +47,14 @@ def render() -> bytes:
 
 
 class Exposition:
-    """/metrics, rendered in a thread; who asks while that goes on gets the next one, together with others."""
+    """/metrics, rendered in a thread; requests during one rendering share the next."""
 
     def __init__(self) -> None:
         self._next: asyncio.Task[bytes] | None = None
         self._lock = asyncio.Lock()
 
     async def response(self) -> Response:
+        """The metrics, rendered after this call began."""
         if self._next is None:
             self._next = asyncio.create_task(self._render())
         return Response(await asyncio.shield(self._next), media_type=CONTENT_TYPE_LATEST)
@@ -68,22 +70,22 @@ async def watch(worker: int) -> None:
     metrics.BUILD_INFO.labels(version()).set(1)
     metrics.WORKERS.set(1)
     name = str(worker)
-    counted = 0.0
-    described = 0.0
+    cpu_counted = 0.0
+    described_at = 0.0
     while True:
         start = time.perf_counter()
-        await asyncio.sleep(LAG_SECONDS)
+        await asyncio.sleep(LAG_INTERVAL)
         now = time.perf_counter()
-        metrics.LOOP_LAG.observe(max(0.0, now - start - LAG_SECONDS))
-        if now - described >= PROCESS_SECONDS:
-            described = now
+        metrics.LOOP_LAG.observe(max(0.0, now - start - LAG_INTERVAL))
+        if now - described_at >= PROCESS_INTERVAL:
+            described_at = now
             used = time.process_time()
-            metrics.PROCESS_CPU.labels(name).inc(used - counted)
-            counted = used
-            _describe(name)
+            metrics.PROCESS_CPU.labels(name).inc(used - cpu_counted)
+            cpu_counted = used
+            _measure_process(name)
 
 
-def _describe(worker: str) -> None:
+def _measure_process(worker: str) -> None:
     """From /proc; elsewhere the two gauges stay at 0."""
     try:
         with open("/proc/self/statm", "rb") as memory:
@@ -94,16 +96,16 @@ def _describe(worker: str) -> None:
 
 
 def begin(routers: Iterable[APIRouter], arms: Iterable[str]) -> None:
-    """Let series of closed label sets exist at 0 before the first event, so that no rate misses it."""
+    """Create series of closed label sets at 0 before the first event, so that no rate misses it."""
     for route in (route for router in routers for route in router.routes):
         if isinstance(route, APIRoute):
             metrics.REQUEST_SECONDS.labels(route.path)
-            for status in (str(route.status_code or 200), *ANSWERS):
+            for status in (str(route.status_code or 200), *ERROR_STATUSES):
                 metrics.REQUESTS.labels(route.path, status)
-    metrics.SHED.labels(SEARCH)
+    metrics.SHED.labels(SEARCH_ROUTE)
     for event in EventStatus:
         metrics.FEEDBACK.labels(event)
-    for outcome in SURVEYED:
+    for outcome in SURVEY_OUTCOMES:
         metrics.SURVEYS.labels(outcome)
     for consumer in CONSUMERS:
         metrics.LEARNER_LAG.labels(consumer)
@@ -112,5 +114,5 @@ def begin(routers: Iterable[APIRouter], arms: Iterable[str]) -> None:
         metrics.ARM_CANDIDATES.labels(arm)
         metrics.HITS_SHOWN.labels(arm)
         metrics.PROPENSITY.labels(arm)
-        for outcome in OUTCOMES:
+        for outcome in ARM_OUTCOMES:
             metrics.ARM_REQUESTS.labels(arm, outcome)

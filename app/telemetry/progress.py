@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error; silent where nobody watches."""
+"""Progress bars on standard error; none where it is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """One bar per kind of thing; nothing is drawn unless standard error is a terminal, notes are always written."""
+    """One bar per kind of work; nothing is drawn unless standard error is a terminal, notes are always written."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tqdm[None]] = {}
@@ -24,10 +24,11 @@ class Progress:
             bar.close()
 
     def done(self, what: str, count: int) -> None:
-        """`count` of `what` are done by now."""
+        """Move the bar `what` to `count`."""
         if what not in self._bars:
             self._bars[what] = tqdm(desc=what, unit="", file=sys.stderr, disable=None)
         self._bars[what].update(count - self._bars[what].n)
 
     def note(self, line: str) -> None:
+        """Write a line above the bars."""
         tqdm.write(line, file=sys.stderr)

@@ -1,8 +1,9 @@
-"""OpenTelemetry traces to a collector over OTLP/HTTP, when one is set; else nothing is even imported.
+"""OpenTelemetry traces to a collector over OTLP/HTTP, when one is set; otherwise OpenTelemetry is not even
+imported.
 
-A trace goes on where the caller's `traceparent` says (W3C Trace Context), sampled if the caller sampled it; where
-nobody decided, a share of `trace_ratio` is. The exporter is created in the process that serves, never at import: its
-thread does not survive a fork.
+A request continues the trace of its `traceparent` (W3C Trace Context) and is sampled if the caller sampled it; without
+one, a share of `trace_ratio` is sampled. The exporter is created in the serving process, never at import: its thread
+does not survive a fork.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span as TelemetrySpan
     from opentelemetry.trace import SpanKind
 
-SERVICE = "ltrr"
-NAMES = {
+SERVICE_NAME = "ltrr"
+ATTRIBUTE_NAMES = {
     "engine": "db.system.name",
     "method": "http.request.method",
     "route": "http.route",
@@ -34,14 +35,14 @@ NAMES = {
 }
 """OpenTelemetry's names of attributes; others are called ltrr.<name>."""
 EXPORT_SECONDS = 3.0
-"""What a collector may take to answer, and what it may take at the end of the process to take all that is left."""
+"""Timeout of one export, and of the last one at the end of the process."""
 
 _tracer: Telemetry | None = None
 
 
 @asynccontextmanager
 async def exporting(settings: Settings) -> AsyncIterator[None]:
-    """Traces of this process go to the collector for as long as the context lasts; those under way are sent at its end.
+    """Traces of this process go to the collector while the context lasts; those that are left are sent at its end.
 
     Raises SettingsInvalid when a collector is set and the packages of the extra "tracing" are not installed.
     """
@@ -68,16 +69,17 @@ def _begin(telemetry: Telemetry | None) -> None:
 
 
 def request(headers: Mapping[bytes, bytes], method: str) -> AbstractContextManager[tracing.Span]:
-    """The span of a request with these headers, which may say that it goes on with the caller's trace."""
+    """The span of a request, in the caller's trace if its headers name one."""
     return NOTHING if _tracer is None else _tracer.request(headers, method)
 
 
 def active() -> bool:
+    """Whether traces are exported."""
     return _tracer is not None
 
 
 class Telemetry:
-    """services.tracing.Tracer by OpenTelemetry. Raises ImportError."""
+    """services.tracing.Tracer with OpenTelemetry. Raises ImportError when it is not installed."""
 
     def __init__(self, endpoint: str, ratio: float) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -88,21 +90,23 @@ class Telemetry:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        resource = Resource.create({"service.name": SERVICE, "service.version": metadata.version(SERVICE)})
+        resource = Resource.create({"service.name": SERVICE_NAME, "service.version": metadata.version(SERVICE_NAME)})
         self._provider: TracerProvider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource, shutdown_on_exit=False
         )
         self._exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        self._tracer = self._provider.get_tracer(SERVICE)
+        self._tracer = self._provider.get_tracer(SERVICE_NAME)
         self._propagator = TraceContextTextMapPropagator()
         self._kinds = SpanKind
 
     def span(self, name: str, attributes: Mapping[str, Value]) -> AbstractContextManager[tracing.Span]:
+        """A span below the current one; a call to an engine when it has the attribute `engine`."""
         kind = self._kinds.CLIENT if "engine" in attributes else self._kinds.INTERNAL
         return self._entered(name, kind, attributes, None)
 
     def request(self, headers: Mapping[bytes, bytes], method: str) -> AbstractContextManager[tracing.Span]:
+        """The span of a request, in the caller's trace if its headers name one."""
         carrier = {
             name: headers[name.encode()].decode("latin-1")
             for name in ("traceparent", "tracestate")
@@ -112,16 +116,17 @@ class Telemetry:
         return self._entered(method, self._kinds.SERVER, {"method": method}, parent)
 
     def headers(self) -> dict[str, str]:
+        """Headers that carry the current trace on."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
         return carrier
 
     def close(self) -> None:
-        """Send what is left; blocks while the collector takes it, but not for long."""
-        impatience = threading.Timer(EXPORT_SECONDS, self._exporter.shutdown)
-        impatience.start()
+        """Send what is left; blocks for EXPORT_SECONDS at most."""
+        timer = threading.Timer(EXPORT_SECONDS, self._exporter.shutdown)
+        timer.start()
         self._provider.shutdown()
-        impatience.cancel()
+        timer.cancel()
 
     @contextmanager
     def _entered(
@@ -149,13 +154,15 @@ class _Span:
         self._name = name
 
     def set(self, name: str, value: Value) -> None:
-        self._span.set_attribute(NAMES.get(name, f"{SERVICE}.{name}"), value)
+        """Set an attribute; some also set the span's name or status."""
+        self._span.set_attribute(ATTRIBUTE_NAMES.get(name, f"{SERVICE_NAME}.{name}"), value)
         if name == "route":
             self._span.update_name(f"{self._name} {value}")
         if (name == "outcome" and value not in ("ok", "cancelled")) or (name == "status" and int(value) >= 500):
             self.fail()
 
     def fail(self) -> None:
+        """Mark the span as failed."""
         from opentelemetry.trace import StatusCode
 
         self._span.set_status(StatusCode.ERROR)

@@ -27,7 +27,7 @@ import yaml
 
 from app.__main__ import usage
 from app.http.application import create_app, create_learner_app
-from app.process.workers import STOP_SECONDS
+from app.process.workers import MAX_STOP_SECONDS
 from app.settings import PREFIX, Settings
 from app.system.learner_process import learning
 from services.backends.redis.server import Redis
@@ -192,7 +192,7 @@ class TestCompose:
 
     @pytest.mark.parametrize("name", OURS)
     def test_a_stopping_process_is_given_the_time_it_takes(self, name: str) -> None:
-        assert seconds(SERVICES[name]["stop_grace_period"]) > DEFAULTS["drain_seconds"] + 2 * STOP_SECONDS
+        assert seconds(SERVICES[name]["stop_grace_period"]) > DEFAULTS["drain_seconds"] + 2 * MAX_STOP_SECONDS
 
     def test_health_is_asked_where_it_is_told(self) -> None:
         for name, port in (("gateway", DEFAULTS["port"]), ("learner", DEFAULTS["learner_port"])):

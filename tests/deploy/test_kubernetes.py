@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from app.__main__ import usage
-from app.process.workers import STOP_SECONDS
+from app.process.workers import MAX_STOP_SECONDS
 from app.settings import PREFIX, Settings
 from tests.commands import ROOT
 from tests.deploy.test_deploy import ENGINES, IMAGE_ENVIRONMENT, OURS, PINNED, SERVICES, served_paths
@@ -148,7 +148,7 @@ class TestPods:
     def test_a_stopping_pod_is_given_the_time_it_takes(self, name: str) -> None:
         pause = CONTAINERS[name].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         assert (pause > 0) is (name == "gateway")
-        needed = pause + float(LITERALS["LTRR_DRAIN_SECONDS"]) + 2 * STOP_SECONDS
+        needed = pause + float(LITERALS["LTRR_DRAIN_SECONDS"]) + 2 * MAX_STOP_SECONDS
         assert PODS[name]["terminationGracePeriodSeconds"] > needed
 
 

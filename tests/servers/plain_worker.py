@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.process.workers import Place, Supervisor, WorkerFailed, take
+from app.process.workers import Place, Supervisor, WorkerFailed, become_worker
 
 SILENCE_SECONDS = 3.0
 STOP_SECONDS = 4.0
@@ -36,24 +36,24 @@ def supervise(port: int, workers: int, drain: float) -> int:
 
 
 def work(place: Place, drain: float) -> int:
-    take(place)
+    become_worker(place)
     if BROKEN.exists():
         print("ltrr: broken", file=sys.stderr)
         return 2
-    from app.process.server import WorkerServer, configured, run_server
+    from app.process.server import WorkerServer, run_server, uvicorn_config
 
     app = application()
-    server = WorkerServer(configured(app), app.state.draining, drain, place)
+    server = WorkerServer(uvicorn_config(app), app.state.draining, drain, place)
     run_server(server, app, socket.socket(fileno=place.listener))
     return 0
 
 
 def alone(port: int, drain: float) -> int:
-    from app.process.server import DrainingServer, configured, listening, run_server
+    from app.process.server import DrainingServer, listening, run_server, uvicorn_config
 
     with listening("127.0.0.1", port) as listener:
         app = application()
-        run_server(DrainingServer(configured(app), app.state.draining, drain), app, listener)
+        run_server(DrainingServer(uvicorn_config(app), app.state.draining, drain), app, listener)
     return 0
 
 

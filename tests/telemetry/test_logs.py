@@ -106,7 +106,7 @@ class TestForms:
     def test_what_was_configured_before_is_back_afterwards(self) -> None:
         def state() -> Any:
             root = logging.getLogger()
-            return root.handlers[:], root.level, *(logging.getLogger(name).level for name in logs.OURS)
+            return root.handlers[:], root.level, *(logging.getLogger(name).level for name in logs.OWN_PACKAGES)
 
         before = state()
         with logs.logging_to(io.StringIO()):

@@ -14,12 +14,14 @@ from app.telemetry import logs
 from services.types import Deadline
 
 TIMEOUT = 0.2
-"""Seconds: a completion that comes after the next key press is of no use."""
+"""Seconds: a completion after the next key press is useless."""
 
 router = APIRouter(tags=["search"])
 
 
 class Completion(Parameters):
+    """Parameters of a completion."""
+
     q: Text = Field("", description="what has been typed so far")
     session_id: Name | None = None
     limit: Integer = Field(8, ge=1, le=50)
@@ -27,6 +29,7 @@ class Completion(Parameters):
 
 @router.get("/v1/autocomplete", summary="Completions", response_model=AutocompleteResponse, responses=PROBLEM_RESPONSES)
 async def autocomplete(request: Request, parameters: Annotated[Completion, Query()]) -> Response:
+    """Titles and past queries that continue the text, best first."""
     system: System = request.app.state.system
     logs.note(query=parameters.q)
     found = await system.autocomplete.suggest(parameters.q, parameters.limit, Deadline.after(TIMEOUT))

@@ -24,7 +24,7 @@ _BODY = {
             "application/json": {
                 "schema": {"oneOf": [_EVENT, {"type": "array", "items": _EVENT, "maxItems": MAX_EVENTS}]}
             },
-            "application/x-ndjson": {"schema": {"type": "string", "description": "one event a line"}},
+            "application/x-ndjson": {"schema": {"type": "string", "description": "one event per line"}},
         },
     }
 }
@@ -33,7 +33,7 @@ _BODY = {
 @router.post(
     "/v1/feedback",
     status_code=202,
-    summary="Say what people did with an answer",
+    summary="Report what users did with an answer",
     description="Each event gets its own status. An accepted one is durable before the answer and counts once.",
     response_model=FeedbackResponse,
     responses=PROBLEM_RESPONSES,
@@ -63,7 +63,7 @@ def _events(body: bytes, content_type: str) -> list[object]:
     lines = [line for line in body.splitlines() if line.strip()]
     if not lines:
         raise InvalidRequest("the body is empty; send one event, an array of events, or NDJSON")
-    # Whatever clients call it: no JSON value has several lines that all begin an object.
+    # Whatever the content type says: no JSON value has several lines that all begin an object.
     objects = len(lines) > 1 and all(line.lstrip().startswith(b"{") for line in lines)
     if objects or "ndjson" in content_type or "jsonl" in content_type:
         return [read_json(line, f"line {number}") for number, line in enumerate(lines, 1)]

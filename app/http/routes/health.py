@@ -15,9 +15,13 @@ from app.telemetry.metrics_export import Exposition
 class Watched(Protocol):
     """What serves or learns, as its probes see it."""
 
-    async def ready(self) -> tuple[bool, dict[str, str]]: ...
+    async def ready(self) -> tuple[bool, dict[str, str]]:
+        """(ready, part -> "ok" or the kind of its failure)."""
+        ...
 
-    async def observe(self) -> object: ...
+    async def observe(self) -> object:
+        """Bring the gauges up to date."""
+        ...
 
 
 router = APIRouter(tags=["operations"])
@@ -26,6 +30,7 @@ metrics_router = APIRouter(tags=["operations"])
 
 @router.get("/livez", summary="Is the process alive", response_model=Health, responses=problems())
 async def livez() -> Response:
+    """Always ok while the process answers."""
     return json_response({"status": "ok"})
 
 
@@ -37,6 +42,7 @@ async def livez() -> Response:
     | {503: {"model": Health, "description": "it cannot, and `checks` names the part; or it is about to leave"}},
 )
 async def readyz(request: Request) -> Response:
+    """503 while draining, or while a part that searches need has failed."""
     if request.app.state.draining.active:
         return json_response({"status": "draining"}, 503)
     system: Watched = request.app.state.system
@@ -51,6 +57,7 @@ async def readyz(request: Request) -> Response:
     responses=ADMIN_RESPONSES,
 )
 async def prometheus(request: Request) -> Response:
+    """All metrics in Prometheus' text format."""
     system: Watched = request.app.state.system
     await system.observe()
     exposition: Exposition = request.app.state.exposition

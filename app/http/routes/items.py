@@ -15,18 +15,18 @@ from services.errors import InvalidRequest, NotFound
 router = APIRouter(tags=["items"])
 writes = APIRouter(tags=["items"])
 
-_BODY = {
+_ITEMS_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/x-ndjson": {"schema": {"type": "string", "description": "one item a line"}},
+            "application/x-ndjson": {"schema": {"type": "string", "description": "one item per line"}},
             "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
         },
     }
 }
-_ONE = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
-ADDRESS = "/v1/items/{object_id:path}"
-"""The rest of the address: ids may have slashes in them."""
+_ITEM_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
+PATH = "/v1/items/{object_id:path}"
+"""The rest of the path: ids may contain slashes."""
 ObjectId = Path(min_length=1, max_length=128)
 
 
@@ -35,11 +35,12 @@ ObjectId = Path(min_length=1, max_length=128)
     summary="Write items: each replaces an earlier one of the same id, and searches see it when this answers",
     response_model=ItemsResponse,
     responses=ADMIN_RESPONSES,
-    openapi_extra=_BODY,
+    openapi_extra=_ITEMS_BODY,
 )
 async def put_items(request: Request) -> Response:
+    """NDJSON or an array, of any length. Each item gets its own status."""
     system: System = request.app.state.system
-    results = await system.catalogue.put_stream(_something(request.stream()))
+    results = await system.catalogue.put_stream(_not_empty(request.stream()))
     return json_response(
         {
             "accepted": sum(result.status == "accepted" for result in results),
@@ -49,13 +50,14 @@ async def put_items(request: Request) -> Response:
 
 
 @writes.put(
-    ADDRESS,
+    PATH,
     summary="Write one item",
     response_model=ItemOutcome,
     responses=problems(401, 404),
-    openapi_extra=_ONE,
+    openapi_extra=_ITEM_BODY,
 )
 async def put_item(request: Request, object_id: str = ObjectId) -> Response:
+    """The id in the body, if any, must be the one in the path."""
     system: System = request.app.state.system
     document = read_json(await request.body(), "the body")
     if not isinstance(document, dict):
@@ -68,8 +70,9 @@ async def put_item(request: Request, object_id: str = ObjectId) -> Response:
     return json_response({"id": result.id, "status": result.status, "detail": result.detail})
 
 
-@router.get(ADDRESS, summary="One item as it was written", response_model=dict[str, Any], responses=problems(404))
+@router.get(PATH, summary="One item as it was written", response_model=dict[str, Any], responses=problems(404))
 async def get_item(request: Request, object_id: str = ObjectId) -> Response:
+    """The document as it was written."""
     system: System = request.app.state.system
     document = await system.catalogue.get(object_id)
     if document is None:
@@ -77,16 +80,17 @@ async def get_item(request: Request, object_id: str = ObjectId) -> Response:
     return json_response(document)
 
 
-@writes.delete(ADDRESS, summary="Delete one item", response_model=ItemDeleted, responses=problems(401, 404))
+@writes.delete(PATH, summary="Delete one item", response_model=ItemDeleted, responses=problems(401, 404))
 async def delete_item(request: Request, object_id: str = ObjectId) -> Response:
+    """Searches no longer find it when this answers."""
     system: System = request.app.state.system
     if not await system.catalogue.delete([object_id]):
         raise NotFound("no item has this id")
     return json_response({"id": object_id, "status": "deleted"})
 
 
-async def _something(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The chunks as they come. Raises InvalidRequest at the end of a body without anything in it."""
+async def _not_empty(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks as they arrive. Raises InvalidRequest at the end of an empty body."""
     empty = True
     async for chunk in chunks:
         empty = empty and not chunk.strip()

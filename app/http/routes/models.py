@@ -23,31 +23,34 @@ Force = Annotated[bool, Query(description="as `force` in the body")]
     responses=ADMIN_RESPONSES,
 )
 async def list_models(request: Request) -> Response:
+    """Every kind of model with its versions and their metrics."""
     system: System = request.app.state.system
     return json_response(await system.models.listing())
 
 
 @router.post(
     "/v1/models/{kind}/{version}/promote",
-    summary="Make a version the one in force",
+    summary="Activate a version",
     response_model=ModelInForce,
     responses=problems(401, 404, 409),
     openapi_extra=json_body(Promotion, required=False),
 )
 async def promote(request: Request, kind: ModelName, version: ModelName, force: Force = False) -> Response:
+    """A version that did not pass its gate is refused unless forced."""
     system: System = request.app.state.system
-    asked = parse(Promotion, await request.body() or b"{}")
-    await system.models.promote(kind, version, asked.reason, force=asked.force or force)
+    promotion = parse(Promotion, await request.body() or b"{}")
+    await system.models.promote(kind, version, promotion.reason, force=promotion.force or force)
     return json_response({"kind": kind, "version": version, "status": "promoted"})
 
 
 @router.post(
     "/v1/models/{kind}/rollback",
-    summary="Back to the version before",
+    summary="Return to the previous version",
     response_model=ModelInForce,
     responses=problems(401, 404, 409),
 )
 async def rollback(request: Request, kind: ModelName) -> Response:
+    """Passes no gate."""
     system: System = request.app.state.system
     version = await system.models.rollback(kind)
     return json_response({"kind": kind, "version": version, "status": "promoted"})

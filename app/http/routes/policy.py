@@ -11,16 +11,17 @@ from app.system.system import System
 router = APIRouter(tags=["policy"])
 
 
-@router.get("/v1/policy", summary="The mode in force", response_model=PolicyMode, responses=ADMIN_RESPONSES)
+@router.get("/v1/policy", summary="The active mode", response_model=PolicyMode, responses=ADMIN_RESPONSES)
 async def get_policy(request: Request) -> Response:
+    """learned, static or shadow."""
     system: System = request.app.state.system
     return json_response({"mode": await system.mode()})
 
 
 @router.put(
     "/v1/policy",
-    summary="Change the mode: in force before this answers, and after a restart",
-    description="`static` fixes the counts only: memory, ranker and learning go on. "
+    summary="Change the mode: active when this answers, and after a restart",
+    description="`static` fixes the counts only: memory, ranker and learning continue. "
     "`shadow` serves the static counts and logs what the learned policy would have chosen.",
     response_model=PolicyMode,
     responses=ADMIN_RESPONSES,

@@ -49,6 +49,7 @@ class SearchParameters(Parameters):
     query_id: str | None = Field(None, max_length=512)
 
     def request(self) -> dict[str, Any]:
+        """The same search as the JSON body of a POST. Raises InvalidRequest for a parameter that is not JSON."""
         facets = [name for value in self.facets for name in value.split(",") if name]
         return self.model_dump(exclude={"q"}, exclude_none=True) | {
             "query": self.q,
@@ -73,37 +74,39 @@ def _json(name: str, text: str) -> Any:
     openapi_extra=json_body(SearchRequest),
 )
 async def search(request: Request) -> Response:
+    """Hits with facets, what was understood and what was decided."""
     return await _answer(request, parse(SearchRequest, await request.body()))
 
 
-@router.get("/v1/search", summary="Search by address", response_model=SearchResponse, responses=PROBLEM_RESPONSES)
+@router.get("/v1/search", summary="Search by URL", response_model=SearchResponse, responses=PROBLEM_RESPONSES)
 async def search_by_address(request: Request, parameters: Annotated[SearchParameters, Query()]) -> Response:
+    """The same with query parameters."""
     return await _answer(request, parse(SearchRequest, orjson.dumps(parameters.request())))
 
 
-async def _answer(request: Request, asked: SearchRequest) -> Response:
+async def _answer(request: Request, search_request: SearchRequest) -> Response:
     system: System = request.app.state.system
-    logs.note(query=asked.query)
+    logs.note(query=search_request.query)
     with system.admission.admit("/v1/search"):
-        answer = await system.search.answer(query_of(asked, system.search.knowledge.schema))
+        answer = await system.search.answer(query_of(search_request, system.search.knowledge.schema))
     return json_response(views.answer(answer), headers={"X-Query-Id": answer.query_id})
 
 
-def query_of(asked: SearchRequest, schema: types.Schema) -> types.Query:
-    """The validated request as the services see it. Raises UnknownField, InvalidRequest."""
+def query_of(search_request: SearchRequest, schema: types.Schema) -> types.Query:
+    """The validated request as a services.types.Query. Raises UnknownField, InvalidRequest."""
     return types.Query(
-        text=asked.query,
-        filters=parse_filters(asked.filters, schema),
-        facets=check_facets(asked.facets, schema),
-        sort=parse_sort(asked.sort, schema),
-        limit=asked.limit,
-        offset=asked.offset,
-        user_id=asked.user_id,
-        session_id=asked.session_id,
-        client_id=asked.client_id,
-        context=asked.context,
-        timeout=asked.timeout_ms / 1000,
-        explain=asked.explain,
-        learn=asked.learn,
-        page_of=asked.query_id,
+        text=search_request.query,
+        filters=parse_filters(search_request.filters, schema),
+        facets=check_facets(search_request.facets, schema),
+        sort=parse_sort(search_request.sort, schema),
+        limit=search_request.limit,
+        offset=search_request.offset,
+        user_id=search_request.user_id,
+        session_id=search_request.session_id,
+        client_id=search_request.client_id,
+        context=search_request.context,
+        timeout=search_request.timeout_ms / 1000,
+        explain=search_request.explain,
+        learn=search_request.learn,
+        page_of=search_request.query_id,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Path, Request, Response
 
 from app.http.requests import ADMIN_RESPONSES, json_response
-from app.http.schemas import ID_LENGTH, UserForgotten
+from app.http.schemas import MAX_ID_CHARS, UserForgotten
 from app.system.system import System
 
 router = APIRouter(tags=["users"])
@@ -17,6 +17,7 @@ router = APIRouter(tags=["users"])
     response_model=UserForgotten,
     responses=ADMIN_RESPONSES,
 )
-async def forget(request: Request, user_id: str = Path(min_length=1, max_length=ID_LENGTH)) -> Response:
+async def forget(request: Request, user_id: str = Path(min_length=1, max_length=MAX_ID_CHARS)) -> Response:
+    """Blanks the person in the log; histories and memory follow when the learner reads on."""
     system: System = request.app.state.system
     return json_response({"user_id": user_id, "log_records": await system.forget_user(user_id)})
