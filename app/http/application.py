@@ -42,7 +42,7 @@ ADMIN_ROUTERS = (
     policy.router,
     users.router,
     health.metrics_router,
-    pages.data,
+    pages.console_data,
 )
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 Opened = Callable[[Settings], AbstractAsyncContextManager[health.Watched]]

@@ -24,9 +24,9 @@ REFUSE_SYN = (
 
 
 def refuse_connections(listener: socket.socket) -> None:
-    """From now on nobody new connects to `listener`. A client whose packet is dropped sends it again after a second, as
-    after any lost packet: by then nobody listens here, or the next process does. Linux only; elsewhere nothing
-    happens."""
+    """Accept no new connections to `listener` from now on. A client whose packet is dropped sends it again after a
+    second, as after any lost packet: by then the port is closed, or the next process listens. Linux only; elsewhere
+    nothing happens."""
     if sys.platform != "linux":
         return
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in REFUSE_SYN)

@@ -1,5 +1,5 @@
 """What is changed in a running uvicorn server without it offering a way: its default headers, and the signals that it
-raises again at its end. Checked against uvicorn 0.54; a new version of it is to be looked at here.
+raises again at its end. Checked against uvicorn 0.54; check again when uvicorn is upgraded.
 """
 
 from __future__ import annotations
@@ -20,5 +20,6 @@ def send_connection_close(server: uvicorn.Server) -> bool:
 
 
 def raise_at_exit(server: uvicorn.Server, number: int) -> None:
-    """Have the signal `number` raised once more when the server has ended, for whoever handled it before."""
+    """Have the signal `number` raised once more when the server has ended, for the handler that was installed
+    before."""
     server._captured_signals.append(number)

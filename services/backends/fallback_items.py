@@ -84,7 +84,7 @@ class FallbackItems:
         await self._primary.applied(index, sequence)
 
     async def close(self) -> None:
-        """Close the primary; whoever opened the second copy closes it."""
+        """Close the primary; the second copy belongs to the caller."""
         await self._primary.close()
 
     def _report(self, error: Exception) -> None:

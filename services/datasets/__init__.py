@@ -1,1 +1,1 @@
-"""Data sets on disk: the folder form that every command reads, and converters from forms people have."""
+"""Data sets on disk: the folder form that every command reads, and converters from common public formats."""

@@ -39,6 +39,7 @@ class Summary:
 
     @property
     def queries(self) -> int:
+        """How many queries were written."""
         return sum(self.splits.values())
 
 
@@ -63,6 +64,7 @@ class Conversion:
                 yield (path.name, line), row
 
     def skip(self, position: Position, detail: str) -> None:
+        """Count a line that cannot be used, and why."""
         self._summary.skipped += 1
         if len(self._summary.problems) < MAX_PROBLEMS:
             self._summary.problems.append(Problem(*position, detail))

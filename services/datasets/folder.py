@@ -38,6 +38,8 @@ _LINE_BREAKS = str.maketrans("\t\r\n", "   ")
 
 @dataclass(frozen=True, slots=True)
 class DatasetQuery:
+    """One row of queries.tsv."""
+
     query_id: str
     split: str
     """train | validation | test, or a name of the data's own"""
@@ -51,6 +53,8 @@ class DatasetQuery:
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
+    """One row of qrels.tsv: how relevant an item is to a query."""
+
     query_id: str
     object_id: str
     grade: float
@@ -59,6 +63,8 @@ class Judgment:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
+    """One row of history.tsv."""
+
     user_id: str
     object_id: str
     action_name: str

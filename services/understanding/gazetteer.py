@@ -71,6 +71,7 @@ class Gazetteer:
                         del self._parts[token]
 
     def knows(self, key: str) -> bool:
+        """Whether these tokens (joined with spaces) are a value."""
         return key in self._names
 
     def exact(self, key: str) -> list[Reading]:

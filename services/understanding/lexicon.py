@@ -24,6 +24,8 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
+    """Words that catalogues do not explain, for one schema."""
+
     synonyms: Mapping[str, tuple[str, ...]]
     """Phrase (tokens joined with spaces) -> keys of the values that it stands for."""
     hints: Mapping[str, Hint]
@@ -37,6 +39,7 @@ def _packaged() -> dict[str, Any]:
 
 
 def lexicon(schema: Schema) -> Lexicon:
+    """The packaged lexicon with the synonyms of `schema`."""
     packaged = _packaged()
     synonyms: dict[str, tuple[str, ...]] = {}
     for source in (packaged["values"], schema.synonyms):

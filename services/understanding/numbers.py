@@ -62,6 +62,7 @@ class Numbers:
         self._held: Counter[str] = Counter()
 
     def add(self, document: Document, sign: int = 1) -> None:
+        """Count (or with `sign` -1 remove) the years of a document."""
         for name in self._fields:
             value = document.get(name)
             if value is None:
@@ -84,6 +85,7 @@ class Numbers:
         return held > 0 and self._years[name].total() >= MIN_YEAR_SHARE * held
 
     def find(self, tokens: Sequence[str]) -> list[NumberSlot]:
+        """Slots of number and date fields that the tokens may mean."""
         found: list[NumberSlot] = []
         fields = self.year_fields()
         for i in range(len(tokens)):

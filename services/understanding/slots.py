@@ -44,6 +44,8 @@ class Hypothesis:
 
 
 class SlotFinder:
+    """Finds what the tokens of a query may name in one catalogue."""
+
     def __init__(
         self, schema: Schema, gazetteer: Gazetteer, numbers: Numbers, vocabulary: Vocabulary, lexicon: Lexicon
     ) -> None:

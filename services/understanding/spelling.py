@@ -61,18 +61,23 @@ class _Distance(AbstractDistanceComparer):  # type: ignore[misc]
     """Optimal string alignment distance in C."""
 
     def distance(self, string_1: str, string_2: str, max_distance: int) -> int:
+        """The distance of two strings; -1 when it is more than `max_distance`."""
         found: int = OSA.distance(string_1, string_2, score_cutoff=max_distance)
         return found if found <= max_distance else -1
 
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
+    """How the tokens of a query may be spelled."""
+
     words: tuple[tuple[Alternative, ...], ...]
     best: tuple[str, ...]
     """Per token its likeliest spelling: two words when it is split, "" when it is joined to the token before."""
 
 
 class Speller:
+    """Spelling correction over one vocabulary."""
+
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._index = SymSpell(

@@ -1,6 +1,6 @@
-"""Static files of the pages: our own, and the two libraries that come as packages and are served from where they lie.
+"""Static files of the pages: those of this repository, and two libraries served from their installed packages.
 
-Nothing of third parties is copied into this repository and nothing is fetched from another host.
+No third-party file is copied into this repository, and none is fetched from another host.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 STATIC = Path(__file__).parent / "static"
-TYPES = {
+MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -24,12 +24,14 @@ VENDOR = {
     "swagger-ui-bundle.js": ("fastapi_offline", "static/swagger-ui-bundle.js"),
     "swagger-ui.css": ("fastapi_offline", "static/swagger-ui.css"),
 }
-"""Name in an address -> package of the extra `pages`, and path in it."""
-COMPRESSION = 6
+"""Name in a URL -> package of the extra `pages`, and path in it."""
+COMPRESSION_LEVEL = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
+    """A static file, plain and compressed."""
+
     media_type: str
     body: bytes
     zipped: bytes
@@ -38,19 +40,20 @@ class Asset:
 
 @lru_cache(maxsize=64)
 def own(name: str) -> Asset | None:
-    """A file of ours; None when there is none of that name."""
+    """A file of static/; None when there is none of that name."""
     path = STATIC / name
-    return _read(path) if path.parent == STATIC and path.suffix in TYPES and path.is_file() else None
+    return _read(path) if path.parent == STATIC and path.suffix in MEDIA_TYPES and path.is_file() else None
 
 
 @lru_cache(maxsize=len(VENDOR))
 def vendor(name: str) -> Asset | None:
-    """A library's file; None when its package is not installed. The first call takes a moment (it compresses)."""
+    """A library's file; None when its package is not installed. The first call compresses it, which takes a moment."""
     path = _vendor_path(name)
     return _read(path) if path is not None else None
 
 
 def has_vendor(name: str) -> bool:
+    """Whether the library's package is installed."""
     return _vendor_path(name) is not None
 
 
@@ -66,4 +69,4 @@ def _vendor_path(name: str) -> Path | None:
 def _read(path: Path) -> Asset:
     body = path.read_bytes()
     etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-    return Asset(TYPES[path.suffix], body, gzip.compress(body, COMPRESSION, mtime=0), etag)
+    return Asset(MEDIA_TYPES[path.suffix], body, gzip.compress(body, COMPRESSION_LEVEL, mtime=0), etag)

@@ -14,7 +14,7 @@ QUANTILES = (0.5, 0.99)
 
 
 def figures() -> dict[str, Any]:
-    """Since the process started: times in seconds, memory in bytes (None where the platform does not tell)."""
+    """Since the process started: times in seconds, memory in bytes (None where the platform does not provide it)."""
     return {
         "arms": _arms(),
         "search_seconds": _stage("total"),

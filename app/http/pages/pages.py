@@ -1,4 +1,4 @@
-"""The search page, the learning console, the API reference, and what they are made of.
+"""The search page, the learning console, the API reference, and their files.
 
 Everything comes from this origin, which the Content-Security-Policy makes browsers enforce. The pages and their files
 are open (they hold no data); the console's figures need the admin key like every other admin route.
@@ -39,50 +39,56 @@ HEADERS = {
 }
 REVALIDATE = "no-cache"
 WEEK = "public, max-age=604800"
-MOST_FACETS = 8
+MAX_FACETS = 8
 
 router = APIRouter(include_in_schema=False)
-data = APIRouter(include_in_schema=False)
+console_data = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
 async def search_page(request: Request) -> Response:
+    """The search page."""
     return _page(request, "search.html", POLICY)
 
 
 @router.get("/console")
 async def console_page(request: Request) -> Response:
+    """The learning console."""
     return _page(request, "console.html", LIBRARY_POLICY)
 
 
 @router.get("/docs")
 async def docs_page(request: Request) -> Response:
+    """The API reference."""
     return _page(request, "docs.html", LIBRARY_POLICY)
 
 
 @router.get("/favicon.ico")
 async def favicon(request: Request) -> Response:
+    """The icon of all pages."""
     return _served(request, assets.own("favicon.svg"), WEEK)
 
 
 @router.get("/static/{name}")
 async def static(request: Request, name: str) -> Response:
+    """A file of the pages."""
     return _served(request, assets.own(name), REVALIDATE)
 
 
 @router.get("/static/vendor/{name}")
 async def vendor(request: Request, name: str) -> Response:
+    """A file of a packaged library."""
     return _served(request, await asyncio.to_thread(assets.vendor, name), WEEK)
 
 
 @router.get("/pages/fields")
 async def fields(request: Request) -> Response:
-    """What the search page can offer for this catalogue: fields to show, facet, limit and sort by."""
+    """What the search page offers for this catalogue: fields to show, facet, limit and sort by."""
     system: System = request.app.state.system
     return json_response(offered(system.search.knowledge.schema))
 
 
-@data.get("/pages/activity", responses=ADMIN_RESPONSES)
+@console_data.get("/pages/activity", responses=ADMIN_RESPONSES)
 async def activity(request: Request) -> Response:
     """The console's figures."""
     system: System = request.app.state.system
@@ -102,7 +108,7 @@ async def activity(request: Request) -> Response:
 
 
 def offered(schema: Schema) -> dict[str, Any]:
-    """Pure: `fields` in the schema's order with their roles, and which of them are facets, ranges and sorts."""
+    """`fields` in the schema's order with their roles, and those used as facets, range and sorts. Pure."""
     keywords = [field.name for field in schema.of(Role.KEYWORD) if field.name != "id"]
     created = schema.get(schema.created) if schema.created else None
     return {
@@ -110,7 +116,7 @@ def offered(schema: Schema) -> dict[str, Any]:
         "created": schema.created,
         "rating": schema.rating,
         "fields": [{"name": field.name, "role": field.role} for field in schema.fields],
-        "facets": keywords[:MOST_FACETS],
+        "facets": keywords[:MAX_FACETS],
         "range": created.name if created is not None and created.role is Role.NUMBER else None,
         "sorts": _sorts(schema, created),
     }
@@ -134,7 +140,7 @@ def _page(request: Request, name: str, policy: str) -> Response:
 
 
 def _served(request: Request, asset: assets.Asset | None, cache: str) -> Response:
-    """Raises NotFound when there is no such file."""
+    """The file, or 304 when the client has it. Raises NotFound when there is no such file."""
     if asset is None:
         raise NotFound("no such file; libraries come with the extra `pages`: pip install 'ltrr[pages]'")
     headers = HEADERS | {"ETag": asset.etag, "Cache-Control": cache, "Vary": "Accept-Encoding"}

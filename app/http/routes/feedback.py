@@ -40,6 +40,7 @@ _BODY = {
     openapi_extra=_BODY,
 )
 async def feedback(request: Request) -> Response:
+    """Record events; those accepted are durable before the answer."""
     system: System = request.app.state.system
     events = _events(await request.body(), request.headers.get("content-type", ""))
     if len(events) > MAX_EVENTS:

@@ -28,6 +28,7 @@ async def get_policy(request: Request) -> Response:
     openapi_extra=json_body(PolicyMode),
 )
 async def put_policy(request: Request) -> Response:
+    """Set the mode for every process and after a restart."""
     system: System = request.app.state.system
     mode = parse(PolicyMode, await request.body()).mode
     await system.set_mode(mode)

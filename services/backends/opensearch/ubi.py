@@ -85,7 +85,7 @@ class MappingUnfit(StorageFailed):
     """An index that was there before maps a field so that people could not be found in it, and so not be forgotten."""
 
     def __init__(self, index: str, field: str) -> None:
-        super().__init__(f"{index} maps {field} so that its values cannot be found; index it anew, as a keyword")
+        super().__init__(f"{index} maps {field} so that its values cannot be found; reindex it as a keyword")
 
 
 class OpenSearchUbi:

@@ -195,7 +195,7 @@ class RedisLog:
         await self._copy.put_entries(entries)
 
     async def close(self) -> None:
-        """Nothing: whoever opened the connection closes it."""
+        """Nothing to do: the caller that opened the connection closes it."""
 
     async def _append(self, record: Record, alone: str = "") -> int:
         """The offset. With `alone`, raises _Left when records of that user are left."""
@@ -295,6 +295,7 @@ class _Outgoing:
         return [*described, *event, "" if self.blank else _answer(record)]
 
     def blanked(self, pseudonym: str) -> _Outgoing:
+        """The same record without the person."""
         record = forgotten(self.record, pseudonym)
         return replace(self, record=record, body=encode(record), blank=True)
 

@@ -80,7 +80,7 @@ class Database:
         return await asyncio.shield(asyncio.wrap_future(future))
 
     async def close(self) -> None:
-        """Finish the reads and writes that are queued, then let go of the file."""
+        """Finish queued reads and writes, then close the file."""
         if self._closed:
             return
         self._closed = True

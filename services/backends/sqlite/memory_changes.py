@@ -145,7 +145,7 @@ class Changes:
     ) -> float:
         """Add to what `principal` has given at `place`, up to the cap; how much that changed the total.
 
-        An unknown principal ("") cannot be told apart, so nothing is stored by name or capped.
+        Contributions of an unknown principal ("") are neither stored by name nor capped together.
         """
         if not principal:
             return max(-self.limits.principal_cap, min(self.limits.principal_cap, weight))

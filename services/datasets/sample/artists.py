@@ -38,6 +38,8 @@ _THEME_WEIGHTS = tuple(theme.weight for theme in _THEMES)
 
 @dataclass(slots=True)
 class Artist:
+    """An artist, and what its albums and tracks are drawn from."""
+
     name: str
     genres: tuple[str, ...]
     """Its own first, then those that it also plays."""

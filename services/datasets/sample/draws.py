@@ -31,6 +31,7 @@ class Draws:
         return low + self.below(high - low + 1)
 
     def pick(self, values: Sequence[T]) -> T:
+        """One of `values`, all equally likely."""
         return values[self.below(len(values))]
 
     def weighted(self, values: Sequence[T], weights: Sequence[float]) -> T:

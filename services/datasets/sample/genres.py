@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Genre:
+    """A genre, and what its artists and recordings are drawn from."""
+
     name: str
     moods: tuple[str, ...]
     instruments: tuple[str, ...]

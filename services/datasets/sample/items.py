@@ -13,6 +13,8 @@ from services.datasets.sample.draws import Draws
 
 @dataclass(slots=True)
 class Item:
+    """An item while it is generated."""
+
     document: dict[str, Any]
     theme: str | None = None
     """What it is about; a key of words.THEMES."""
@@ -23,10 +25,12 @@ class Item:
 
     @property
     def id(self) -> str:
+        """Its id in the catalogue, such as "track-0123"."""
         return str(self.document["id"])
 
     @property
     def type(self) -> str:
+        """track, album, artist, playlist, station or podcast."""
         return str(self.document["type"])
 
     def has(self, field: str, value: object) -> bool:
@@ -36,6 +40,7 @@ class Item:
 
     @property
     def decade(self) -> int:
+        """First year of its decade."""
         return int(self.document["year"]) // 10 * 10
 
 
@@ -58,6 +63,7 @@ Shelves = Mapping[tuple[str, object], Sequence[Item]]
 
 
 def shelved(items: Iterable[Item], fields: Sequence[str]) -> Shelves:
+    """`items` grouped by each value of `fields`."""
     shelves: defaultdict[tuple[str, object], list[Item]] = defaultdict(list)
     for item in items:
         for name in fields:
@@ -74,4 +80,5 @@ def matching(shelves: Shelves, wanted: Iterable[tuple[str, object]]) -> list[Ite
 
 
 def unique(values: Sequence[str], limit: int) -> list[str]:
+    """The first `limit` distinct values, in order."""
     return list(dict.fromkeys(values))[:limit]

@@ -23,6 +23,8 @@ _MIN_EVENTS, _MAX_EVENTS = 36, 100
 
 @dataclass(frozen=True, slots=True)
 class Listener:
+    """A listener and their tastes."""
+
     user_id: str
     genres: tuple[str, ...]
     decades: tuple[int, ...]
@@ -31,6 +33,8 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """One action of a listener."""
+
     user_id: str
     object_id: str
     action_name: str

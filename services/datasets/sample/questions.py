@@ -25,6 +25,8 @@ _NEIGHBOUR_KEYS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wqretuyoipsadfhgjlkxzv
 
 @dataclass(slots=True)
 class Question:
+    """A query of the sample catalogue and its judgements."""
+
     slice: str
     text: str
     grades: dict[str, int]
@@ -41,6 +43,7 @@ class Question:
 
     @property
     def id(self) -> str:
+        """Stable for the same slice, listener and text."""
         digest = sha256(f"{self.slice}\t{self.user_id}\t{self.text}".encode()).hexdigest()
         return f"{self.slice}-{digest[:8]}"
 

@@ -20,6 +20,7 @@ class Theme:
 
     @property
     def the(self) -> str:
+        """The theme with its article, as in a sentence."""
         return definite(self.nouns[0])
 
 

@@ -26,8 +26,8 @@ local function drop_prediction(key, object)
   call('ZREM', P .. 'f:' .. object, key)
 end
 
--- Add to what `principal` has request at a place, up to the cap; how much that changed the total. Nobody ('') cannot be
--- told apart, so nothing is kept by name or capped.
+-- Add to what `principal` has given at a place, up to the cap; returns how much that changed the total. Contributions
+-- of an unknown principal ('') are neither stored by name nor capped together.
 local function contribute(kind, place, principal, weight, at, used)
   local cap = limits.principal_cap
   if principal == '' then return math.max(-cap, math.min(cap, weight)) end
