@@ -14,7 +14,7 @@ from app.system.admission import Admission
 from app.system.registry import Registry
 from services import metrics
 from services.backends.base import EventLog, ItemStore, MemoryIndex, StateStore
-from services.catalogue.index_sync import Upkeep
+from services.catalogue.index_sync import IndexSync
 from services.catalogue.writing import Catalogue
 from services.completion.suggest import Autocomplete
 from services.errors import StorageFailed
@@ -55,7 +55,7 @@ class System:
     memory: MemoryIndex
     state: StateStore
     switch: PolicySwitch
-    upkeep: Upkeep
+    index_sync: IndexSync
     pings: Mapping[str, Callable[[Deadline], Awaitable[Any]]] = field(default_factory=dict)
     """Per engine elsewhere, a call that fails when it is away."""
 

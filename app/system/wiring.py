@@ -33,9 +33,10 @@ from services.arms.structured import StructuredArm
 from services.arms.vector import VectorArm
 from services.backends.base import ItemStore
 from services.backends.fallback_items import FallbackItems
-from services.catalogue.current_schema import SchemaInForce
-from services.catalogue.index_sync import DerivedIndex, SharedIndex, Upkeep
-from services.catalogue.index_updaters import LexicalDerived, PredictionDerived, UnderstandingDerived, VectorDerived
+from services.catalogue.base import IndexUpdater, SharedIndexUpdater
+from services.catalogue.current_schema import CurrentSchema
+from services.catalogue.index_sync import IndexSync
+from services.catalogue.index_updaters import LexicalUpdater, PredictionUpdater, UnderstandingUpdater, VectorUpdater
 from services.catalogue.writing import Catalogue
 from services.completion.suggest import Autocomplete
 from services.errors import ModelInvalid, SettingsInvalid
@@ -111,7 +112,7 @@ async def opened(
     check(settings)
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, tell=True))
-        schema = SchemaInForce(stores.items, stores.locks)
+        schema = CurrentSchema(stores.items, stores.locks)
         await schema.refresh()
         text_encoder = await asyncio.to_thread(current_text_encoder, settings.encoder, stores.models)
         taste = await asyncio.to_thread(current_taste, stores.models)
@@ -134,7 +135,7 @@ async def opened(
         )
         knowledge = ActiveModels(schema.value, PassthroughRanker())
         predictor = await asyncio.to_thread(current_query_predictor, stores.models)
-        predictions = PredictionDerived(stores.memory, stores.items, stores.state, knowledge, stores.locks, predictor)
+        predictions = PredictionUpdater(stores.memory, stores.items, stores.state, knowledge, stores.locks, predictor)
         texts, tastes, upkeep = _upkeep(stores, indexes, schema, knowledge, vector_arm, personal_arm, predictions)
         catalogue = Catalogue(stores.items, schema, upkeep)
         stack.push_async_callback(upkeep.close)
@@ -212,25 +213,25 @@ async def _agree_on_encoder(settings: Settings, stores: Stores, version: str, se
 def _upkeep(
     stores: Stores,
     indexes: Indexes,
-    schema: SchemaInForce,
+    schema: CurrentSchema,
     knowledge: ActiveModels,
     vector_arm: VectorArm,
     personal_arm: PersonalArm,
-    predictions: PredictionDerived,
-) -> tuple[VectorDerived, VectorDerived, Upkeep]:
+    predictions: PredictionUpdater,
+) -> tuple[VectorUpdater, VectorUpdater, IndexSync]:
     """What must follow the catalogue, sorted into what is this process's own and what others share."""
     shared_vectors = indexes.qdrant is not None
     rest = (stores.items, stores.state, schema, stores.locks, shared_vectors)
     suffix = "" if shared_vectors else indexes.suffix
-    texts = VectorDerived(f"vector{suffix}", indexes.texts, vector_arm, *rest)
-    tastes = VectorDerived(f"taste{suffix}", indexes.tastes, personal_arm, *rest)
-    lexical = LexicalDerived(indexes.lexical, f"lexical{indexes.suffix if indexes.opensearch is None else ''}")
-    own: list[DerivedIndex] = [UnderstandingDerived(knowledge, stores.memory)]
-    shared: list[SharedIndex] = []
+    texts = VectorUpdater(f"vector{suffix}", indexes.texts, vector_arm, *rest)
+    tastes = VectorUpdater(f"taste{suffix}", indexes.tastes, personal_arm, *rest)
+    lexical = LexicalUpdater(indexes.lexical, f"lexical{indexes.suffix if indexes.opensearch is None else ''}")
+    own: list[IndexUpdater] = [UnderstandingUpdater(knowledge, stores.memory)]
+    shared: list[SharedIndexUpdater] = []
     (own if indexes.opensearch is None else shared).append(lexical)
     (own if indexes.qdrant is None else shared).extend((texts, tastes))
     (own if stores.redis is None else shared).append(predictions)
-    return texts, tastes, Upkeep(stores.items, schema, stores.locks, own, shared)
+    return texts, tastes, IndexSync(stores.items, schema, stores.locks, own, shared)
 
 
 def _system(
@@ -242,7 +243,7 @@ def _system(
     switch: PolicySwitch,
     learner: Learner | LearnerLink,
     catalogue: Catalogue,
-    upkeep: Upkeep,
+    upkeep: IndexSync,
     reloader: Reloader,
     around: Surroundings,
 ) -> System:
@@ -305,7 +306,7 @@ def _system(
         memory=stores.memory,
         state=stores.state,
         switch=switch,
-        upkeep=upkeep,
+        index_sync=upkeep,
         pings=pings,
     )
 
