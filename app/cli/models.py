@@ -12,11 +12,12 @@ import orjson
 
 from app.operations.client import Client
 from app.settings import Settings
+from app.system.learner import policy_gate
 from app.system.ownership import owned, owner
 from app.system.registry import BY_HAND, Registry, listing, previous, promote
 from app.system.reloading import Reloader
 from app.system.stores import model_store, open_stores
-from app.system.wiring import opened, policy_gate
+from app.system.wiring import opened
 from services.errors import NotFound
 from services.learning.learner_link import LearnerLink
 from services.learning.snapshots import ADOPTED

@@ -13,8 +13,8 @@ from app.http.application import create_app
 from app.process.server import DrainingServer, WorkerServer, configured, listening, run_server
 from app.process.workers import Place, Supervisor
 from app.settings import Settings
+from app.system.checks import check_settings
 from app.system.ownership import owned
-from app.system.wiring import check
 from services.errors import SettingsInvalid
 
 MAX_WORKERS = 64
@@ -35,7 +35,7 @@ def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises Owned when another process has the data folder, SettingsInvalid, StartFailed."""
     check_workers(settings, settings.workers)
     url = address(settings)
-    check(settings)
+    check_settings(settings)
     # Of a service whose engines are all elsewhere nothing is kept here.
     folder = owned(settings.data_dir, url) if settings.embedded else nullcontext()
     with folder, listening(settings.host, settings.port) as listener:

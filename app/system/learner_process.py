@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from app.settings import Settings
 from app.system.background import background
+from app.system.learner import new_learner
 from app.system.stores import Stores, model_store, open_stores
 from app.system.ubi import Work, mirroring
-from app.system.wiring import new_learner
 from services.backends.redis.locks import Lease
 from services.errors import LtrrError, StorageFailed
 from services.learning.learner import Learner

@@ -79,7 +79,7 @@ async def vendor(request: Request, name: str) -> Response:
 async def fields(request: Request) -> Response:
     """What the search page can offer for this catalogue: fields to show, facet, limit and sort by."""
     system: System = request.app.state.system
-    return json_response(offered(system.search.knowledge.schema))
+    return json_response(offered(system.search.active.schema))
 
 
 @data.get("/pages/activity", responses=ADMIN_RESPONSES)

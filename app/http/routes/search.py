@@ -85,7 +85,7 @@ async def _answer(request: Request, asked: SearchRequest) -> Response:
     system: System = request.app.state.system
     logs.note(query=asked.query)
     with system.admission.admit("/v1/search"):
-        answer = await system.search.answer(query_of(asked, system.search.knowledge.schema))
+        answer = await system.search.answer(query_of(asked, system.search.active.schema))
     return json_response(views.answer(answer), headers={"X-Query-Id": answer.query_id})
 
 
