@@ -39,7 +39,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser("train", help="train a model", description=__doc__)
     parser.add_argument("kind", choices=trainable(), help="what to train")
     parser.add_argument("--data", type=Path, metavar="DIR", help="data set folder (default: this service's log)")
-    parser.add_argument("--no-promote", action="store_true", help="store it, but leave in force what is in force")
+    parser.add_argument("--no-promote", action="store_true", help="store it, but leave the active version as it is")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of all chance in it (default: {SEED})")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     parser.set_defaults(run=run)
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         return
     print(f"{outcome.kind} {outcome.version}: {outcome.reason}")
     print(orjson.dumps(outcome.metrics, option=orjson.OPT_INDENT_2).decode())
-    print("in force (a running service follows within seconds)" if outcome.promoted else "stored, not in force")
+    print("active (a running service follows within seconds)" if outcome.promoted else "stored, not active")
 
 
 async def train_model(kind: str, settings: Settings, data: Path | None, seed: int, promote: bool) -> Outcome:

@@ -32,7 +32,9 @@ from services.search.survey import Surveyor
 from services.types import Deadline
 
 READY_SECONDS = 0.5
+"""How long a readiness probe waits for a part."""
 OBSERVE_SECONDS = 1.0
+"""How long a scrape waits for counts and the learner."""
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class System:
     switch: PolicySwitch
     policy_mode: PolicyMode
     pings: Mapping[str, Callable[[Deadline], Awaitable[Any]]] = field(default_factory=dict)
-    """Per engine elsewhere, a call that fails when it is away."""
+    """Per remote engine, a call that fails when it is away."""
 
     @property
     def log(self) -> EventLog:
@@ -123,6 +125,7 @@ class System:
 
 
 async def _state(call: Awaitable[Any]) -> str:
+    """ "ok", or the type of the error."""
     try:
         async with asyncio.timeout(READY_SECONDS):
             await call
