@@ -118,10 +118,10 @@ async def parts_alone(
     with recorder.installed():
         async with wired(Settings.load({}, data_dir=folder), learning=False) as system:
             await ask_all(system, warm_up)
-            ranker = system.search.knowledge.ranker
-            system.search.knowledge.ranker = PassthroughRanker()
+            ranker = system.search.active.ranker
+            system.search.active.ranker = PassthroughRanker()
             with_passthrough, _ = await stage_cpu(system, others)
-            system.search.knowledge.ranker = ranker
+            system.search.active.ranker = ranker
             with_ranker, stages = await stage_cpu(system, queries)
             for name in SQLITE:  # as they are before the statements that will be recorded
                 with sqlite3.connect(folder / f"{name}.sqlite3") as source:

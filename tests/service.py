@@ -158,12 +158,10 @@ class StubArm:
 @contextmanager
 def replaced(service: Service, names: Collection[str], behave: Callable[[int], Awaitable[Any]]) -> Iterator[None]:
     """The arms of these names behave like that for as long as the context lasts."""
-    asking = (service.system.search, service.system.surveyor)
-    real = service.system.search._arms
-    for engine in asking:
-        engine._arms = tuple(StubArm(arm, behave) if arm.name in names else arm for arm in real)
+    pool = service.system.search.arms
+    real = pool.arms
+    pool.arms = tuple(StubArm(arm, behave) if arm.name in names else arm for arm in real)
     try:
         yield
     finally:
-        for engine in asking:
-            engine._arms = real
+        pool.arms = real

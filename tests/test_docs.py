@@ -161,7 +161,7 @@ class TestApi:
 def test_the_arms_are_the_ones_that_are_asked_in_the_order_that_is_said(tmp_path: Path) -> None:
     async def asked() -> list[str]:
         async with opened(Settings.load({}, data_dir=tmp_path / "var"), learning=False) as system:
-            return [arm.name for arm in system.search._arms]
+            return [arm.name for arm in system.search.arms.arms]
 
     names = asyncio.run(asked())
     (order,) = re.findall(r"Arms are drawn in a fixed order \(([^)]+)\)", ARCHITECTURE)

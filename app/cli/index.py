@@ -18,8 +18,9 @@ from app.cli.train import train_encoders
 from app.operations.client import Client
 from app.operations.indexing import Summary, index_opened, index_served
 from app.settings import Settings
+from app.system.checks import check_settings
 from app.system.ownership import owned, owner
-from app.system.wiring import check, opened
+from app.system.wiring import opened
 from app.telemetry.progress import Progress
 from services.datasets.folder import SCHEMA, Dataset
 from services.errors import SettingsInvalid, Unavailable
@@ -66,7 +67,7 @@ def run(asked: argparse.Namespace) -> int:
 
 async def index(settings: Settings, source: Path, schema: Schema | None, rebuild: bool, train: bool) -> Summary:
     """Into the data folder itself, which nobody serves at the moment, or into the engines, beside those who serve."""
-    check(settings)
+    check_settings(settings)
     with owned(settings.data_dir) if settings.embedded else nullcontext(), Progress() as progress:
         if rebuild and settings.redis_url is None:
             _remove(settings.data_dir)
@@ -76,7 +77,7 @@ async def index(settings: Settings, source: Path, schema: Schema | None, rebuild
             progress.note(describe(system.catalogue.schema))
             if train:
                 await train_encoders(settings, summary, progress)
-            await system.models.take_up()
+            await system.models.reload()
             try:
                 await system.learner.catch_up()
             except Unavailable:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import orjson
 
-from app.cli.train import SEED, train_encoders, train_ranker
+from app.cli.train import SEED, train_encoders, train_model
 from app.settings import Settings
 from app.simulation.changes import Changes
 from app.simulation.ranker import ANSWERED_BY, with_ranker
@@ -30,6 +30,7 @@ from app.simulation.report import report
 from app.simulation.runs import BASELINES, FORGETFUL, LEARNED, ROWS, STATIC, Asked, Row, check, finished, repeating
 from app.simulation.runs import run as run_row
 from app.simulation.world import prepare
+from app.system.model_kinds import RANKER
 from app.telemetry.progress import Progress
 from services.errors import InvalidRequest, SettingsInvalid
 from services.policies.fixed import FIXED_COUNTS
@@ -179,7 +180,7 @@ def run(asked: argparse.Namespace) -> None:
 async def _ranked(settings: Settings, what: Asked, progress: Progress) -> Path:
     async def train(own: Settings) -> str | None:
         progress.note("training the ranker on the clicks")
-        outcome = await train_ranker(own, None, SEED, promote=True)
+        outcome = await train_model(RANKER, own, None, SEED, promote=True)
         progress.note(f"ranker {outcome.version}: {outcome.reason}")
         return None if outcome.promoted else outcome.reason
 

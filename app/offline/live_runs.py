@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from app.offline.sandbox import Searched
 from app.settings import Settings
+from app.system.model_kinds import RANKER
 from app.system.policies import fixed_policy, load_policy
 from app.system.stores import model_store
 from app.system.system import System
-from app.system.wiring import RANKER
 from app.telemetry.progress import Progress
 from services.errors import ModelInvalid
 from services.evaluation.runs import Run, Scored
@@ -30,7 +30,7 @@ from services.rankers.fusion import fuse
 from services.rankers.onnx import FILE as RANKER_FILE
 from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
-from services.search.engine import Collected
+from services.search.state import SearchState
 from services.types import ArmChoice, ArmOption
 
 T = TypeVar("T")
@@ -141,5 +141,5 @@ async def live_runs(
     )
 
 
-def _lacking(found: Collected) -> list[str]:
+def _lacking(found: SearchState) -> list[str]:
     return [f"{lack.arm}: {lack.reason}" for lack in found.degraded]

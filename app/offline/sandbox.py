@@ -16,7 +16,7 @@ from app.system.wiring import opened
 from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset
 from services.policies.base import Policy
-from services.search.engine import Collected
+from services.search.state import SearchState
 from services.types import ArmOption, Context, Decision, Document, Pooled, Query
 
 LIMIT = 10
@@ -48,7 +48,7 @@ async def indexed_apart(
         async with opened(apart, learning=False) as system:
             summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
             await train_encoders(apart, summary, progress)
-            await system.models.take_up()
+            await system.models.reload()
             await system.learner.catch_up()
             yield system
 
@@ -67,7 +67,7 @@ class Searched:
         found = await self.collect(asked)
         return found.context, found.pool, found.documents
 
-    async def collect(self, asked: Asked) -> Collected:
+    async def collect(self, asked: Asked) -> SearchState:
         query = Query(asked.text, user_id=asked.user_id, limit=LIMIT, timeout=PATIENCE)
         found = await self._engine.collect(query, self)
         self._done += 1

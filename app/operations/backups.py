@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.settings import Settings
+from app.system.checks import check_settings
 from app.system.ownership import owned
 from app.system.restore_marker import FOLDER, mark, refuse_folder, refuse_redis
 from app.system.stores import DAY, ITEMS_FILE, LOG_FILE, MEMORY_FILE, MODELS_FOLDER, STATE_FILE, open_redis
-from app.system.wiring import check
 from app.telemetry.metrics_export import version
 from services.backends.sqlite.items import SqliteItems
 from services.backends.sqlite.log import SqliteLog
@@ -111,7 +111,7 @@ def _fingerprint(keys: bytes) -> str:
 async def put_back(settings: Settings, archive: Archive, force: bool, progress: Progress) -> list[str]:
     """Put a backup that was checked in the place of what is there: nothing, unless `force`. Returns what its operator
     has to know. Raises SettingsInvalid when the place is not empty or in use, StorageFailed."""
-    check(settings)
+    check_settings(settings)
     with owned(settings.data_dir) if settings.embedded else nullcontext():
         if settings.redis_url is None:
             await _into_folder(settings, archive, force, progress)

@@ -62,7 +62,7 @@ async def index_opened(
     if replace:
         kept |= await _written_since(system, began)  # by others too: what was acknowledged meanwhile stays
         await system.catalogue.delete([d["id"] async for d in system.items.scan() if d["id"] not in kept])
-        await system.upkeep.rebuild()
+        await system.index_sync.rebuild()
 
     async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
         return [(result.status, result.detail) for result in await system.feedback.record(events, admin=True)]

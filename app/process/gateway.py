@@ -13,8 +13,8 @@ from app.http.application import create_app
 from app.process.server import DrainingServer, WorkerServer, listening, run_server, uvicorn_config
 from app.process.workers import Place, Supervisor
 from app.settings import Settings
+from app.system.checks import check_settings
 from app.system.ownership import owned
-from app.system.wiring import check
 from services.errors import SettingsInvalid
 
 MAX_WORKERS = 64
@@ -35,8 +35,8 @@ def serve(settings: Settings) -> None:
     """Serve until stopped. Raises Owned when another process uses the data folder, SettingsInvalid, StartFailed."""
     check_workers(settings, settings.workers)
     url = address(settings)
-    check(settings)
-    # A service whose engines are all remote keeps nothing here.
+    check_settings(settings)
+    # Of a service whose engines are all elsewhere nothing is kept here.
     folder = owned(settings.data_dir, url) if settings.embedded else nullcontext()
     with folder, listening(settings.host, settings.port) as listener:
         logging.getLogger(__name__).info("serving url=%s console=%s/console docs=%s/docs", url, url, url)

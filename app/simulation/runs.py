@@ -261,7 +261,7 @@ async def _judged(
         table = np.zeros((len(queries), len(MEASURES) + 1))
         for place, query in enumerate(queries):
             collected = await searched.collect(query)
-            ranked, _ = system.search.ranked(collected, system.search.knowledge.ranker)
+            ranked, _ = system.search.rank(collected, system.search.active.ranker)
             held = {c.object_id for listed in collected.lists.values() for c in listed}
             ranking = [pooled.object_id for pooled in ranked]
             table[place, 0] = judge.measures(ranking, query.query_id, done, MEASURES[:1])[MEASURES[0]]

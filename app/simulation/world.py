@@ -16,8 +16,9 @@ import numpy as np
 from app.offline.sandbox import EMBEDDED, PATIENCE, TrainEncoders
 from app.operations.indexing import index_opened
 from app.settings import Settings
+from app.system.surroundings import Surroundings
 from app.system.system import System
-from app.system.wiring import Surroundings, opened
+from app.system.wiring import opened
 from app.telemetry.progress import Progress
 from services.arms.base import Arm
 from services.datasets.folder import Dataset, state
@@ -30,6 +31,7 @@ from services.rankers.features import NAMES, rows
 from services.rankers.fusion import fuse
 from services.rankers.passthrough import PassthroughRanker
 from services.search.slate import Entry
+from services.search.steps import Steps
 from services.simulation.recorded import Lists, RecordedArm, RecordedIndex
 from services.simulation.simulate import PAGE, Shown
 from services.simulation.users import Habits, Search
@@ -81,7 +83,7 @@ async def _prepare(settings: Settings, data: Path, folder: Path, train: TrainEnc
     async with opened(apart, learning=False, surroundings=Surroundings(clock=lambda: World(0).now)) as system:
         summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
         await train(apart, summary, progress)
-        await system.models.take_up()
+        await system.models.reload()
         await system.learner.catch_up()
         await system.learner.publish()
 
@@ -96,7 +98,7 @@ async def simulated(
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
     try:
         async with lived(settings, prepared, folder, world, policy) as (system, service):
-            world.ranked = not isinstance(system.search.knowledge.ranker, PassthroughRanker)
+            world.ranked = not isinstance(system.search.active.ranker, PassthroughRanker)
             yield system, service
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -123,19 +125,21 @@ def _surroundings(world: World, lists: Lists) -> Surroundings:
     def recorded(arm: Arm) -> Arm:
         return RecordedArm(arm, lambda: world.dead, lambda: world.absent, lists)
 
-    def tabled(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Document], schema: Schema) -> Rows:
+    def build_rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Document], schema: Schema) -> Rows:
         return rows(context, pool, documents, schema) if world.ranked else _fused(pool)
 
     return Surroundings(
         clock=lambda: world.now,
         stopwatch=lambda: world.now,
-        seeds=world.draw,
-        arm=recorded,
-        index=lambda index: RecordedIndex(index, lists),
-        features=_nothing if world.blind else features,
-        fused=_by_ranks if world.by_ranks else fuse,
-        tabled=tabled,
-        presented=_plain,
+        wrap_arm=recorded,
+        wrap_index=lambda index: RecordedIndex(index, lists),
+        steps=Steps(
+            draw_seed=world.draw,
+            featurize=_nothing if world.blind else features,
+            fuse=_by_ranks if world.by_ranks else fuse,
+            build_rows=build_rows,
+            build_hits=_plain,
+        ),
     )
 
 
@@ -190,8 +194,8 @@ class Simulated:
 
     def _understand_once(self) -> None:
         """Every query."""
-        knowledge = self.system.search.knowledge
-        knowledge.understand = lru_cache(None)(getattr(knowledge.understand, "__wrapped__", knowledge.understand))
+        active = self.system.search.active
+        active.understand = lru_cache(None)(getattr(active.understand, "__wrapped__", active.understand))
 
     async def search(self, search: Search) -> Shown:
         self._world.now = max(self._world.now, search.at)

@@ -1,4 +1,4 @@
-"""Shed what cannot be answered in time: cheaply, at once, and before any work is done."""
+"""Load shedding: what cannot be answered in time is refused cheaply, at once, and before any work is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Admission:
 
     @contextmanager
     def admit(self, route: str) -> Iterator[None]:
-        """Raises Overloaded when the process already has its fill."""
+        """Count a search in for as long as the context lasts. Raises Overloaded when `limit` are in flight."""
         if self._in_flight >= self._limit:
             metrics.SHED.labels(route).inc()
             raise Overloaded("too many searches at once; try again shortly")

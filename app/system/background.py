@@ -1,4 +1,4 @@
-"""Work beside everything else: begun, watched, and ended in time."""
+"""Background work: started, watched, and ended in time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
-"""How long work may take to end once it is told to: what waits for another process is broken off then."""
+"""How long work may take to end once it is told to; then it is cancelled: it may wait for another process."""
 
 
 @asynccontextmanager
 async def background(work: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncIterator[None]:
-    """`work(stop)` runs beside everything else; at the end it is told to stop, and waited for."""
+    """Run `work(stop)` in the background for as long as the context lasts; at the end `stop` is set and the work waited
+    for."""
     stop = asyncio.Event()
     task = asyncio.ensure_future(work(stop))
-    task.add_done_callback(lambda done: _look(done, stop))
+    task.add_done_callback(lambda done: _report(done, stop))
     try:
         yield
     finally:
@@ -34,20 +35,20 @@ async def background(work: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncI
 
 
 async def briefly(work: Coroutine[Any, Any, None], seconds: float) -> None:
-    """Wait for `work` no longer than that; it goes on. A failure is said, not raised."""
+    """Wait for `work`, but no longer than `seconds`; it goes on in the background. A failure is logged, not raised."""
     task = asyncio.create_task(work)
-    task.add_done_callback(lambda done: _look(done, None))
-    _going_on.add(task)
-    task.add_done_callback(_going_on.discard)
+    task.add_done_callback(lambda done: _report(done, None))
+    _running.add(task)
+    task.add_done_callback(_running.discard)
     await asyncio.wait([task], timeout=seconds)
 
 
-_going_on: set[asyncio.Task[None]] = set()
-"""A task that nobody holds could be collected as garbage."""
+_running: set[asyncio.Task[None]] = set()
+"""A task without a reference could be garbage collected."""
 
 
-def _look(task: asyncio.Future[None], stop: asyncio.Event | None) -> None:
-    """Say why work ended that should have gone on."""
+def _report(task: asyncio.Future[None], stop: asyncio.Event | None) -> None:
+    """Log why work failed that should have gone on."""
     if task.cancelled() or (stop is not None and stop.is_set()):
         return
     error = task.exception()

@@ -1,5 +1,5 @@
-"""What the catalogue is searched in: folders of this process, or OpenSearch and Qdrant. The production clients are
-imported only where they are asked for."""
+"""The indexes of the catalogue: in folders of this process, or in OpenSearch and Qdrant. The clients of these are
+imported only where the settings name them."""
 
 from __future__ import annotations
 
@@ -26,21 +26,24 @@ FOLDER_NAME = "folder_id"
 
 @dataclass(frozen=True, slots=True)
 class Indexes:
+    """Open indexes, and the servers behind them."""
+
     lexical: LexicalIndex
     texts: VectorIndex
     tastes: VectorIndex
     opensearch: OpenSearchIndex | None
-    """`lexical`, when that is where it is."""
+    """`lexical`, when it is in OpenSearch."""
     qdrant: QdrantServer | None
-    """The server of `texts` and `tastes`, when that is where they are."""
+    """The server of `texts` and `tastes`, when they are in Qdrant."""
     suffix: str
-    """What tells the account of this folder's indexes from that of other folders beside the same Redis; "" for one."""
+    """Distinguishes the progress of this folder's indexes from that of other folders that use the same Redis; "" where
+    there is nothing to distinguish."""
 
 
 async def open_indexes(
     settings: Settings, schema: Schema, text_encoder: Any, taste: Any, stack: AsyncExitStack
 ) -> Indexes:
-    """Closed with `stack`. An engine that is away is no failure here: its arm is, until it is back."""
+    """Open them; closed with `stack`. An engine that is away is no failure here: its arms fail until it is back."""
     folder = settings.data_dir
     opensearch: OpenSearchIndex | None = None
     qdrant: QdrantServer | None = None
@@ -62,11 +65,12 @@ async def open_indexes(
         tastes = QdrantIndex(qdrant, settings.namespace, "taste", schema, taste.size, taste.version, *rest)
     stack.push_async_callback(texts.close)
     stack.push_async_callback(tastes.close)
-    alone = settings.redis_url is None or (settings.opensearch_url is not None and settings.qdrant_url is not None)
-    return Indexes(lexical, texts, tastes, opensearch, qdrant, "" if alone else f"@{_folder_id(folder)}")
+    undivided = settings.redis_url is None or (settings.opensearch_url is not None and settings.qdrant_url is not None)
+    return Indexes(lexical, texts, tastes, opensearch, qdrant, "" if undivided else f"@{_folder_id(folder)}")
 
 
 def open_qdrant(settings: Settings) -> QdrantServer:
+    """A client, not yet connected. Raises SettingsInvalid when no server is set."""
     from services.backends.qdrant.server import QdrantServer
 
     if settings.qdrant_url is None:
@@ -76,6 +80,7 @@ def open_qdrant(settings: Settings) -> QdrantServer:
 
 
 def open_opensearch(settings: Settings, schema: Schema) -> OpenSearchIndex:
+    """A client, not yet connected. Raises SettingsInvalid when no server is set."""
     from services.backends.opensearch.index import OpenSearchIndex
 
     if settings.opensearch_url is None:
@@ -86,6 +91,7 @@ def open_opensearch(settings: Settings, schema: Schema) -> OpenSearchIndex:
 
 
 def _folder_id(folder: Path) -> str:
+    """A random name of the data folder, drawn once and kept in it."""
     path = folder / FOLDER_NAME
     if not path.exists():
         replace_text(path, secrets.token_hex(4))

@@ -1,4 +1,4 @@
-"""The learner as a process of its own: it waits for the lease, learns while it holds it, and begins again."""
+"""The learner as a process of its own: it waits for the lease, learns while it holds it, and starts over."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from dataclasses import replace
 
 from app.settings import Settings
 from app.system.background import background
+from app.system.learner import new_learner
 from app.system.stores import Stores, model_store, open_stores
 from app.system.ubi import Work, mirroring
-from app.system.wiring import new_learner
 from services.backends.redis.locks import Lease
 from services.errors import LtrrError, StorageFailed
 from services.learning.learner import Learner
 from services.learning.learner_link import attend
+from services.resilience.polling import poll
 
 logger = logging.getLogger(__name__)
 
 LEASE = "learner"
 RETRY_SECONDS = 1.0
+"""Before the next try after a failure."""
 OBSERVE_SECONDS = 2.0
+"""How long a probe or a scrape may wait for Redis."""
 
 
 class LearnerSystem:
-    """`run` until told to stop; the rest may be asked meanwhile."""
+    """`run` learns until told to stop; the other methods may be called meanwhile."""
 
     def __init__(self, settings: Settings, stores: Stores, lease: Lease, mirror: Work) -> None:
         self._settings = settings
@@ -38,7 +41,8 @@ class LearnerSystem:
         self._learner: Learner | None = None
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
-        """Ready while it learns, and also while it waits for another process to give up the lease."""
+        """(whether it is ready, state by part). It is ready while it learns, and also while it waits for another
+        process to give up the lease."""
         try:
             async with asyncio.timeout(OBSERVE_SECONDS):
                 await self._stores.log.end()
@@ -48,36 +52,32 @@ class LearnerSystem:
         return log == "ok", {"log": log, "lease": f"held, epoch {self._lease.epoch}" if self._learner else "waiting"}
 
     async def observe(self) -> None:
-        """Bring the gauges up to date, as far as that can be had."""
+        """Update the learner's gauges, if it learns and Redis answers."""
         if self._learner is not None:
             with suppress(StorageFailed, TimeoutError):
                 async with asyncio.timeout(OBSERVE_SECONDS):
                     await self._learner.observe()
 
     async def run(self, stop: asyncio.Event) -> None:
+        """Acquire the lease, learn while it is held, and start over, until `stop` is set."""
         stopping = asyncio.create_task(stop.wait())
-        said = ""
+
+        async def hold_lease() -> float:
+            try:
+                if await self._acquired(stopping):
+                    await self._learn(stop, stopping)
+            finally:
+                self._learner = None
+                await self._lease.release()
+            return 0.0
+
         try:
-            while not stop.is_set():
-                try:
-                    if await self._acquired(stopping):
-                        await self._learn(stop, stopping)
-                    said = ""
-                except Exception as error:
-                    # Said once: Redis may be away for long. Our own errors say what to do.
-                    why = str(error) if isinstance(error, LtrrError) else type(error).__name__
-                    if why != said:
-                        logger.warning("learner_waits error=%s", why)
-                    said = why
-                    await asyncio.wait([stopping], timeout=RETRY_SECONDS)
-                finally:
-                    self._learner = None
-                    await self._lease.release()
+            await poll(hold_lease, stop, interval=RETRY_SECONDS, on_failure=_report)
         finally:
             stopping.cancel()
 
     async def _acquired(self, stopping: asyncio.Task[bool]) -> bool:
-        """Whether the lease is ours; False when told to stop before that."""
+        """Wait for the lease; returns whether it is held, False when told to stop before that."""
         acquiring = asyncio.create_task(self._lease.acquire())
         done, _ = await asyncio.wait([acquiring, stopping], timeout=RETRY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not done:
@@ -92,7 +92,7 @@ class LearnerSystem:
         return True
 
     async def _learn(self, stop: asyncio.Event, stopping: asyncio.Task[bool]) -> None:
-        """Until told to stop, or until the lease is lost: then nothing more is written by this learner."""
+        """Learn until told to stop, or until the lease is lost: from then on this learner writes nothing."""
         learner = new_learner(self._settings, self._stores, guard=self._lease.verify)
         await learner.restore()
         self._learner = learner
@@ -105,9 +105,16 @@ class LearnerSystem:
             lost.cancel()
 
 
+def _report(error: Exception) -> None:
+    """Errors of our own say what to do; the text of others may quote what was sent."""
+    logger.warning("learner_waits error=%s", str(error) if isinstance(error, LtrrError) else type(error).__name__)
+
+
 @asynccontextmanager
 async def learning(settings: Settings) -> AsyncIterator[LearnerSystem]:
-    """Raises StorageFailed when Redis cannot be reached at the start."""
+    """The learner process: it learns in the background for as long as the context lasts.
+
+    Raises StorageFailed when Redis cannot be reached at the start."""
     async with open_stores(settings, tell=True) as stores:
         if stores.redis is None:
             raise StorageFailed("the event log is a file: its learner runs inside `ltrr serve`")

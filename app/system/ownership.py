@@ -16,6 +16,8 @@ from services.errors import SettingsInvalid
 
 @dataclass(frozen=True, slots=True)
 class Owner:
+    """The process that uses a data folder."""
+
     pid: int
     url: str | None
     """Where the owner serves; None while it does other work on the folder."""
@@ -34,9 +36,8 @@ class Owned(SettingsInvalid):
 def owned(folder: Path, url: str | None = None) -> Iterator[None]:
     """Own `folder` for as long as the context lasts. Raises Owned when another process has it.
 
-    The lock is the kernel's (flock): it goes with its process however that ends. What the file says is for people and
-    for `owner`.
-    """
+    The lock is the kernel's (flock): it is released with its process however that ends. What the file says is for
+    people and for `owner`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _file(folder) as handle:
         try:
@@ -74,7 +75,7 @@ def _file(folder: Path) -> IO[str]:
 def _read(handle: IO[str]) -> Owner:
     handle.seek(0)
     try:
-        said = json.load(handle)
-        return Owner(int(said["pid"]), said["url"])
+        written = json.load(handle)
+        return Owner(int(written["pid"]), written["url"])
     except (ValueError, KeyError, TypeError):
         return Owner(0, None)

@@ -9,6 +9,7 @@ from services.policies.vw import VWPolicy
 
 
 def fixed_policy(settings: Settings) -> FixedPolicy:
+    """The static mix within the candidate budget."""
     return FixedPolicy(budget=settings.candidate_budget)
 
 

@@ -1,4 +1,4 @@
-"""The model registry as routes and commands use it: what there is, what is in force, and changing that by the rules."""
+"""The model registry as routes and commands use it: what there is, what is active, and changing that by the rules."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import logging
 from typing import Any
 
+from app.system.model_kinds import by_learner
 from app.system.reloading import Reloader
 from services.errors import ModelInvalid, NotFound
 from services.learning.learner_link import LearnerView
 from services.learning.snapshots import ADOPTED
-from services.learning.snapshots import KIND as POLICY
 from services.models.store import ModelStore, Version
 from services.offpolicy.gate import PolicyGate
 
@@ -20,7 +20,7 @@ BY_HAND = "rolled back by hand"
 
 
 class Registry:
-    """Of a running service: what is promoted or rolled back here is in force when the call returns."""
+    """Of a running service: what is promoted or rolled back here is active when the call returns."""
 
     def __init__(self, store: ModelStore, learner: LearnerView, reloader: Reloader, gate: PolicyGate) -> None:
         self._store = store
@@ -29,16 +29,18 @@ class Registry:
         self._gate = gate
 
     async def listing(self) -> dict[str, Any]:
+        """Every kind with its versions, newest first."""
         return await asyncio.to_thread(listing, self._store)
 
     async def promote(self, kind: str, version: str, reason: str, force: bool) -> None:
-        """A policy is judged now, against the one in force; any other kind was judged when it was trained.
+        """What the learner makes is judged now, against the active version; any other kind was judged when it was
+        trained. A version that does not pass goes live only by `force`.
 
         Raises NotFound, or ModelInvalid for a version that does not pass its gate.
         """
-        if kind == POLICY:
+        if by_learner(kind):
             verdict = await self._gate.judge(version)
-            why = _allowed(kind, version, verdict.promote, verdict.reason, reason, force)
+            why = _allowed_reason(kind, version, verdict.promote, verdict.reason, reason, force)
             adopted = await self._learner.adopt(version)
             await asyncio.to_thread(self._store.note, kind, adopted, why)
             await self._reloader.reload(kind)
@@ -46,16 +48,16 @@ class Registry:
         await asyncio.to_thread(promote, self._store, kind, version, reason, force)
         await self._reloader.reload(kind)
 
-    async def take_up(self) -> None:
-        """Put in force whatever the store says is current by now."""
+    async def reload(self) -> None:
+        """Make active whatever the store says is current by now."""
         await self._reloader.reload_all()
 
     async def rollback(self, kind: str) -> str:
-        """The version that is in force again. It passes no gate: it is the way out.
+        """Go back to the version before, and return it. It passes no gate: it is the way out.
 
         Raises NotFound when there is none to go back to.
         """
-        if kind == POLICY:
+        if by_learner(kind):
             version = await self._learner.adopt(await asyncio.to_thread(previous, self._store, kind))
             await self._reloader.reload(kind)
             return version
@@ -65,8 +67,8 @@ class Registry:
 
 
 def previous(store: ModelStore, kind: str) -> str:
-    """The version before the one in force; one that was adopted counts as the one it was adopted from, so that asking
-    again goes back further. Raises NotFound when there is none."""
+    """The version before the active one. An adopted version counts as the one it was adopted from, so that asking again
+    goes back further. Raises NotFound when there is none."""
     versions = store.versions(kind)
     places = {version.version: place for place, version in enumerate(versions)}
     place = next((place for place, version in enumerate(versions) if version.current), len(versions))
@@ -91,16 +93,18 @@ def listing(store: ModelStore) -> dict[str, Any]:
 
 
 def promote(store: ModelStore, kind: str, version: str, reason: str, force: bool) -> None:
-    """Promote if the version passed its gate when it was trained (those without one pass), or by force; the history
-    then says so."""
+    """Promote if the version passed its gate when it was trained (those without one pass), or by force, which the
+    history records. Raises NotFound or ModelInvalid."""
     verdict = store.load(kind, version).meta.get("gate")
     if verdict is not None:
-        reason = _allowed(kind, version, bool(verdict.get("promote", True)), str(verdict.get("reason")), reason, force)
+        reason = _allowed_reason(
+            kind, version, bool(verdict.get("promote", True)), str(verdict.get("reason")), reason, force
+        )
     store.promote(kind, version, reason)
 
 
-def _allowed(kind: str, version: str, passed: bool, verdict: str, reason: str, force: bool) -> str:
-    """What the history is to say. Raises ModelInvalid when the version may not go live."""
+def _allowed_reason(kind: str, version: str, passed: bool, verdict: str, reason: str, force: bool) -> str:
+    """The reason to record in the history. Raises ModelInvalid when the version may not go live."""
     if passed:
         return f"{reason}; gate passed: {verdict}"
     if not force:

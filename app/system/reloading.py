@@ -1,34 +1,37 @@
-"""Puts in force, in this process, what the model store says is current: at the start, and when that changes."""
+"""Makes active, in this process, what the model store says is current: at the start, and when that changes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from services.models.store import ModelStore
+from services.resilience.polling import poll
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 
 Load = Callable[[], Awaitable[None]]
-"""Takes up the store's current version of one kind, or what stands in where there is none."""
+"""Loads the store's current version of one kind, or what stands in where there is none, and makes it active."""
 
 
 class Reloader:
     """Watches the kinds of `loads`, each by itself: one that takes long holds up no other. A version that cannot be
-    taken up leaves the one in force where it is."""
+    loaded leaves the active one where it is."""
 
     def __init__(self, store: ModelStore, loads: Mapping[str, Load]) -> None:
         self._store = store
         self._loads = dict(loads)
         self._versions: dict[str, str | None] = {}
-        """What was taken up; a kind is not among them before it was for the first time, also of no version."""
+        """Per kind that was loaded at least once, the version (None: there was none)."""
         self._locks = {kind: asyncio.Lock() for kind in loads}
 
     async def reload(self, kind: str) -> None:
-        """Take up the current version of `kind` now, if it is another one than before."""
+        """Load the current version of `kind` now, if it differs from the one loaded last. Kinds that are not watched
+        are left alone. Raises what loading raises."""
         if kind not in self._loads:
             return
         async with self._locks[kind]:
@@ -37,7 +40,9 @@ class Reloader:
                 return
             await self._loads[kind]()
             self._versions[kind] = version
-            if version is not None:
+            if version is None:
+                logger.info("model_missing kind=%s", kind)
+            else:
                 logger.info("model_in_force kind=%s version=%s", kind, version)
 
     async def reload_all(self) -> None:
@@ -48,20 +53,14 @@ class Reloader:
                 raise outcome
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look every POLL_SECONDS until `stop` is set."""
-        await asyncio.gather(*(self._watch(kind, stop) for kind in self._loads))
+        """Look every POLL_SECONDS until `stop` is set. A failure is logged: the store, or an engine, may be away."""
+        await asyncio.gather(
+            *(
+                poll(partial(self.reload, kind), stop, interval=POLL_SECONDS, on_failure=partial(_report, kind))
+                for kind in self._loads
+            )
+        )
 
-    async def _watch(self, kind: str, stop: asyncio.Event) -> None:
-        failing = False
-        while not stop.is_set():
-            try:
-                await self.reload(kind)
-                failing = False
-            except Exception as error:
-                if not failing:  # said once: the store, or an engine, may be away for a while
-                    logger.warning("model_not_taken_up kind=%s error=%s", kind, type(error).__name__)
-                failing = True
-            try:
-                await asyncio.wait_for(stop.wait(), POLL_SECONDS)
-            except TimeoutError:
-                continue
+
+def _report(kind: str, error: Exception) -> None:
+    logger.warning("model_not_taken_up kind=%s error=%s", kind, type(error).__name__)

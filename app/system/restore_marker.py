@@ -1,4 +1,4 @@
-"""A restore that was broken off leaves a mark, and what bears it is not served."""
+"""A restore that was interrupted leaves a marker, and a folder or Redis with the marker is not served."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
     from services.backends.redis.server import Redis
 
 FOLDER = "restoring"
-"""In a data folder, while the stores of a backup take the places of those before."""
+"""In a data folder while a backup replaces its stores."""
 
 
 def mark(redis: Redis) -> str:
-    """The key that is there while a backup is being put into Redis."""
+    """The key that exists while a backup is being restored into Redis."""
     return redis.key("restoring")
 
 
 def refuse_folder(folder: Path) -> None:
-    """Raises StorageFailed when a restore into the data folder was broken off."""
+    """Raises StorageFailed when a restore into the data folder was interrupted."""
     if (folder / FOLDER).exists():
-        raise _broken_off(str(folder))
+        raise _interrupted(str(folder))
 
 
 async def refuse_redis(redis: Redis) -> None:
-    """Raises StorageFailed while a backup is being put into this Redis, or when that was broken off."""
+    """Raises StorageFailed while a backup is being restored into this Redis, or when that was interrupted."""
     if await redis.read(lambda c: c.exists(mark(redis))):
-        raise _broken_off("Redis")
+        raise _interrupted("Redis")
 
 
-def _broken_off(where: str) -> StorageFailed:
+def _interrupted(where: str) -> StorageFailed:
     return StorageFailed(
         f"a restore into {where} is under way or was broken off; run `ltrr restore FILE --force` to the end"
     )

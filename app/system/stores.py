@@ -1,5 +1,5 @@
-"""Where what must last is kept: in files of the data folder, or in Redis. The production clients are imported only
-where they are asked for: an embedded service starts without them."""
+"""The durable stores: in files of the data folder, or in Redis. The client of Redis is imported only where the settings
+name it: an embedded service starts without it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DAY = 86400.0
+"""Seconds."""
 LOG_FILE = "log.sqlite3"
 ITEMS_FILE = "items.sqlite3"
 MEMORY_FILE = "memory.sqlite3"
@@ -37,6 +38,8 @@ MODELS_FOLDER = "models"
 
 @dataclass(frozen=True, slots=True)
 class Stores:
+    """Everything durable but the indexes, which can be rebuilt."""
+
     log: EventLog
     items: ItemStore
     memory: MemoryIndex
@@ -49,8 +52,10 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings, tell: bool = False) -> AsyncIterator[Stores]:
-    """With `tell`, what may lose data is said in the log. Raises StorageFailed when a file does not open, Redis cannot
-    be reached, or a restore was broken off."""
+    """Open for as long as the context lasts. With `tell`, settings of Redis that may lose data are logged.
+
+    Raises StorageFailed when a file does not open, Redis cannot be reached, or a restore was interrupted.
+    """
     async with AsyncExitStack() as stack:
         if settings.redis_url is None:
             refuse_folder(settings.data_dir)
@@ -63,8 +68,10 @@ async def open_stores(settings: Settings, tell: bool = False) -> AsyncIterator[S
 
 @asynccontextmanager
 async def open_redis(settings: Settings, tell: bool = False) -> AsyncIterator[Redis]:
-    """Connected and looked at: with `tell`, what may lose data is said in the log. Raises StorageFailed when it is
-    away."""
+    """Connected for as long as the context lasts. With `tell`, settings of it that may lose data are logged.
+
+    Raises StorageFailed when it cannot be reached, SettingsInvalid when none is set.
+    """
     from services.backends.redis.server import Redis
 
     if settings.redis_url is None:
@@ -123,7 +130,8 @@ async def open_items(settings: Settings) -> AsyncIterator[ItemStore]:
 
 
 def model_store(settings: Settings, fence: Fence | None = None) -> ModelStore:
-    """With a `fence` (key and number of a lease's epoch), nothing is written to Redis once that epoch is over."""
+    """The store of model versions. With a `fence` (key and number of a lease's epoch), nothing is written to Redis once
+    that epoch is over."""
     if settings.redis_url is None:
         return ModelStore(settings.data_dir / MODELS_FOLDER)
     from services.models.redis_files import RedisFiles

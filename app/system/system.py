@@ -11,10 +11,12 @@ from typing import Any
 
 from app.settings import Settings
 from app.system.admission import Admission
+from app.system.policy_mode import PolicyMode
 from app.system.registry import Registry
+from app.system.stores import Stores
 from services import metrics
 from services.backends.base import EventLog, ItemStore, MemoryIndex, StateStore
-from services.catalogue.index_sync import Upkeep
+from services.catalogue.index_sync import IndexSync
 from services.catalogue.writing import Catalogue
 from services.completion.suggest import Autocomplete
 from services.errors import StorageFailed
@@ -29,9 +31,10 @@ from services.search.explain import Explainer
 from services.search.survey import Surveyor
 from services.types import Deadline
 
-MODE = "policy_mode"
 READY_SECONDS = 0.5
+"""How long a readiness probe waits for a part."""
 OBSERVE_SECONDS = 1.0
+"""How long a scrape waits for counts and the learner."""
 
 
 @dataclass(slots=True)
@@ -39,59 +42,80 @@ class System:
     """What routes and commands use."""
 
     settings: Settings
+    stores: Stores
     admission: Admission
     search: SearchEngine
-    feedback: FeedbackService
-    autocomplete: Autocomplete
-    catalogue: Catalogue
     explain: Explainer
-    store: ModelStore
+    autocomplete: Autocomplete
+    surveyor: Surveyor
+    feedback: FeedbackService
+    catalogue: Catalogue
+    index_sync: IndexSync
     models: Registry
     learner: LearnerView
-    surveyor: Surveyor
     activity: Activity
-    log: EventLog
-    items: ItemStore
-    memory: MemoryIndex
-    state: StateStore
     switch: PolicySwitch
-    upkeep: Upkeep
+    policy_mode: PolicyMode
     pings: Mapping[str, Callable[[Deadline], Awaitable[Any]]] = field(default_factory=dict)
-    """Per engine elsewhere, a call that fails when it is away."""
+    """Per remote engine, a call that fails when it is away."""
+
+    @property
+    def log(self) -> EventLog:
+        """The event log."""
+        return self.stores.log
+
+    @property
+    def items(self) -> ItemStore:
+        """The catalogue's items."""
+        return self.stores.items
+
+    @property
+    def memory(self) -> MemoryIndex:
+        """Clicks by query, and people's histories."""
+        return self.stores.memory
+
+    @property
+    def state(self) -> StateStore:
+        """What processes share beside everything else."""
+        return self.stores.state
+
+    @property
+    def store(self) -> ModelStore:
+        """Versions of models."""
+        return self.stores.models
 
     @property
     def admin_key(self) -> str | None:
+        """The key that administration asks for; None when none is set."""
         return self.settings.admin_key.get_secret_value() if self.settings.admin_key else None
 
     async def mode(self) -> str:
-        """The one in force by now, whichever process set it; the last one known while that cannot be asked."""
+        """The current one, whichever process set it; the last one known while that cannot be read."""
         with suppress(StorageFailed, TimeoutError):
-            await follow_mode(self.state, self.switch)
-        return self.switch.mode
+            await self.policy_mode.load()
+        return self.policy_mode.value
 
     async def set_mode(self, mode: str) -> None:
-        """Durable and in force when this returns."""
-        await self.state.set(MODE, mode)
-        self.switch.mode = mode
+        """Durable and active when this returns. Raises StorageFailed when it could not be stored."""
+        await self.policy_mode.set(mode)
 
     async def forget_user(self, user_id: str) -> int:
-        """How many log records were blanked; histories and memory have followed when this returns."""
+        """Returns how many log records were blanked; histories and memory have followed when this returns."""
         blanked = await self.log.forget(user_id, time.time())
         await self.learner.catch_up(policy=False)
         return blanked
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
-        """Whether searches can be answered, and the state of what they need: items, from one place or another. What
-        else is away degrades answers, and taking this process out of service would help nobody."""
+        """(whether searches can be answered, "ok" or an error per part). All they need is items, from one store or
+        another: whatever else is away degrades answers, and taking this process out of service would help nobody."""
         deadline = Deadline.after(READY_SECONDS)
-        asked: dict[str, Awaitable[Any]] = {"log": self.log.end(), "items": self.items.count()}
-        asked |= {name: ping(deadline) for name, ping in self.pings.items()}
-        checks = dict(zip(asked, await asyncio.gather(*map(_state, asked.values())), strict=True))
+        calls: dict[str, Awaitable[Any]] = {"log": self.log.end(), "items": self.items.count()}
+        calls |= {name: ping(deadline) for name, ping in self.pings.items()}
+        checks = dict(zip(calls, await asyncio.gather(*map(_state, calls.values())), strict=True))
         return "ok" in (checks["items"], checks.get("opensearch")), checks
 
     async def observe(self) -> Progress | None:
-        """Bring the gauges that nobody else keeps up to date; where the learner stands, None while that cannot be
-        said."""
+        """Update the gauges that nobody else keeps; returns where the learner stands, None while that is unknown."""
         try:
             async with asyncio.timeout(OBSERVE_SECONDS):
                 metrics.ITEMS.set(await self.items.count())
@@ -100,14 +124,8 @@ class System:
             return None
 
 
-async def follow_mode(state: StateStore, switch: PolicySwitch) -> None:
-    """Go by the mode that is in force, whichever process set it."""
-    mode = await state.get(MODE) or "learned"
-    if mode != switch.mode:
-        switch.mode = mode
-
-
 async def _state(call: Awaitable[Any]) -> str:
+    """ "ok", or the type of the error."""
     try:
         async with asyncio.timeout(READY_SECONDS):
             await call

@@ -1,4 +1,4 @@
-"""Whether, and where to, what people searched and did is mirrored (LTRR_UBI)."""
+"""Whether queries and events are mirrored into OpenSearch by the UBI schema (LTRR_UBI)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Work = Callable[[asyncio.Event], Awaitable[None]]
 async def mirroring(
     settings: Settings, stores: Stores, guard: Callable[[], Awaitable[None]] | None = None
 ) -> AsyncIterator[Work]:
-    """`work(stop)` mirrors until told to stop, and may be begun again. Without LTRR_UBI it only sees to it that the log
-    keeps nothing for a mirror of before. Raises SettingsInvalid for certificates that are none."""
+    """Gives `work(stop)`, which mirrors until told to stop, and may be started again. Without LTRR_UBI it only ensures
+    that the log keeps nothing for a mirror that ran before. Raises SettingsInvalid for malformed certificates."""
     if not settings.ubi or settings.opensearch_url is None:
-        yield lambda stop: _no_more(stores.log)
+        yield lambda stop: _forget_mirror(stores.log)
         return
     from services.backends.opensearch.ubi import OpenSearchUbi
 
@@ -36,7 +36,7 @@ async def mirroring(
         await sink.close()
 
 
-async def _no_more(log: EventLog) -> None:
+async def _forget_mirror(log: EventLog) -> None:
     try:
         await log.forget_consumer(CONSUMER)
     except StorageFailed as error:  # the next start does it

@@ -31,12 +31,12 @@ import orjson
 from numpy.typing import NDArray
 
 from app.cli.simulate import seeds
-from app.cli.train import SEED, train_encoders, train_query_predictor
+from app.cli.train import SEED, train_encoders, train_model
 from app.offline.sandbox import EMBEDDED, Searched
 from app.settings import Settings
 from app.simulation.world import LISTS, World, lived, prepare
+from app.system.model_kinds import QUERY_PREDICTOR
 from app.system.policies import fixed_policy
-from app.system.query_predictor import QUERY_PREDICTOR
 from app.system.system import System
 from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset, DatasetQuery
@@ -46,7 +46,7 @@ from services.evaluation.intervals import Interval, bootstraps
 from services.memory.keys import memory_key
 from services.models.query_predictor.model import QueryPredictor
 from services.policies.fixed import FIXED_COUNTS, FixedPolicy
-from services.search.engine import Collected
+from services.search.state import SearchState
 from services.simulation.click_models import click_model
 from services.simulation.judge import Judge
 from services.simulation.simulate import simulate
@@ -136,7 +136,7 @@ async def one_run(
         await simulate(service, people, judge, asked.impressions, progress=searched)
         await service.learn()
     own = settings.model_copy(update={"data_dir": folder} | EMBEDDED)
-    outcome = await train_query_predictor(own, None, SEED, promote=False)
+    outcome = await train_model(QUERY_PREDICTOR, own, None, SEED, promote=False)
     progress.note(f"query predictor, seed {seed}: {outcome.reason}")
 
     reached: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in groups}
@@ -171,7 +171,7 @@ def _predictor(system: System, row: str, version: str) -> QueryPredictor | None:
 
 async def predict(system: System, predictor: QueryPredictor | None) -> None:
     """Put what `predictor` says of the whole catalogue into the memory; nothing without one."""
-    schema = system.search.knowledge.schema
+    schema = system.search.active.schema
     documents = [document async for document in system.items.scan()]
     await system.memory.predict(
         {one["id"]: [] if predictor is None else predictor.predict(one, schema) for one in documents}
@@ -197,7 +197,7 @@ async def measured(
     return found
 
 
-def _count(collected: Collected, drowned: Drowned) -> None:
+def _count(collected: SearchState, drowned: Drowned) -> None:
     clicked = 0
     for entry in reversed(collected.context.memory):  # worst first: how many clicked ones stand behind each
         if entry.clicks > 0.0:

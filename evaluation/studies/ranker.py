@@ -117,7 +117,7 @@ async def searched(settings: Settings, data: Path, progress: Progress) -> dict[s
         search = Searched(system, fixed_policy(settings), progress)
         for query in Dataset.open(data).queries():
             if query.split in found:
-                found[query.split][query.query_id] = await _pool(query, search, system.search.knowledge.schema)
+                found[query.split][query.query_id] = await _pool(query, search, system.search.active.schema)
     return found
 
 

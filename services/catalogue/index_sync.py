@@ -1,203 +1,171 @@
-"""Every index kept up with the item store, which is the one truth.
+"""Keeps every index in step with the item store, which is the one truth.
 
-What each index has taken in is written down by the store, so a crash at any moment is repaired by doing what is still
-pending, and writers that wait together share one round. Indexes are rebuilt as a whole when the schema changes: by new
-fields, or because the catalogue has outgrown what its schema was guessed and its priors were measured on.
+The item store records how far each index has come, so a crash at any moment is repaired by doing what is still pending,
+and writers that wait together share one round. Indexes are rebuilt as a whole when the schema changes: by new fields,
+or because the catalogue has outgrown what its schema was inferred from and its priors were measured on.
 
-Where several processes share a store, the indexes that they share are brought up to date by whoever wrote, one process
-at a time; every process follows by itself with what it keeps in memory, and finishes what a writer left behind that
-died in between.
+Where several processes share a store, whoever wrote updates the shared indexes, one process at a time. Every process
+keeps what it holds in its own memory in step by itself, and finishes what a writer that died has left undone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Sequence
 
 from services.backends.base import ItemStore, Locks
-from services.catalogue.current_schema import SchemaInForce
+from services.catalogue.base import INDEXING, IndexUpdater, SharedIndexUpdater
+from services.catalogue.current_schema import CurrentSchema
 from services.errors import StorageFailed
-from services.schema.schema import infer, measure
+from services.resilience.polling import poll
 from services.types import Document, Schema
 
 logger = logging.getLogger(__name__)
 
-GROWTH = 2.0
-"""A catalogue this many times as large as when it was last measured is measured again ..."""
-SETTLED = 20_000
-"""... until it was measured on this many items: its constants hardly move any more."""
-SAMPLE = 2_000
-"""Items that a schema is guessed from. A guess from fewer is revised as the catalogue grows."""
-INDEXING = "indexing"
-"""Name of the lock under which shared indexes change."""
 START_SECONDS = 5.0
-"""How long a start waits for shared indexes to be brought up to date; it goes on beside the service."""
+"""How long a start waits for shared indexes to be updated; after that the work goes on beside the service."""
 FOLLOW_SECONDS = 0.25
-MEND_SECONDS = 2.0
+REPAIR_SECONDS = 2.0
 CHECK_EVERY = 5
-"""Rounds of mending after which the shared indexes are asked whether they are still there."""
+"""Rounds of repair after which the shared indexes are asked whether they are still there."""
 
 
-class DerivedIndex(Protocol):
-    """Whatever must follow the catalogue: a search index, a vocabulary, predicted queries."""
-
-    @property
-    def name(self) -> str:
-        """Under which the item store keeps what the index has confirmed; never renamed."""
-        ...
-
-    @property
-    def volatile(self) -> bool:
-        """Whether it is kept in this process's memory alone, so that it is built anew at every start."""
-        ...
-
-    async def stale(self) -> bool:
-        """Whether the index needs a rebuild whatever it had confirmed (its files are gone, it was made with another
-        encoder). Not asked of volatile ones."""
-        ...
-
-    async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        """Searches see it when this returns. Idempotent."""
-        ...
-
-    async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None: ...
-
-
-class SharedIndex(DerivedIndex, Protocol):
-    """An index that several processes search and, under the lock INDEXING, change."""
-
-    async def refresh(self) -> None:
-        """Take up, in this process, what others have put in force."""
-        ...
-
-
-class Upkeep:
-    """`own` indexes belong to this process, `shared` ones to all that share the store; each is brought up to date in
-    the order given, the own ones first. Call `recover` before anything else, and run `follow` where other processes
-    write too."""
+class IndexSync:
+    """`own` indexes belong to this process, `shared` ones to all processes that share the store; each is updated in the
+    order given, the own ones first. Call `recover` before anything else, and run `follow` where other processes write
+    too."""
 
     def __init__(
         self,
         items: ItemStore,
-        schema: SchemaInForce,
+        schema: CurrentSchema,
         locks: Locks,
-        own: Sequence[DerivedIndex],
-        shared: Sequence[SharedIndex] = (),
+        own: Sequence[IndexUpdater],
+        shared: Sequence[SharedIndexUpdater] = (),
     ) -> None:
         self._items = items
         self._schema = schema
         self._locks = locks
         self._own = own
         self._shared = shared
-        self._working = asyncio.Lock()
+        self._updating = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
-        self._places: dict[str, tuple[int, Schema]] = {}
-        """Of volatile indexes: what they have taken in, and under which schema."""
-        self._doubtful = {index.name for index in (*own, *shared) if not index.volatile}
+        self._volatile: dict[str, tuple[int, Schema]] = {}
+        """Per volatile index, the last change it has applied and the schema it did so under."""
+        self._unchecked = {index.name for index in (*own, *shared) if not index.volatile}
         """Indexes to be asked whether they are stale."""
-        self._forced: set[str] = set()
+        self._to_rebuild: set[str] = set()
         """Indexes to be rebuilt whatever they say."""
 
     async def recover(self) -> None:
         """Repair at the start: rebuild the indexes that need it, give the others what they missed. A shared index that
-        cannot be reached is left to `follow`: what is there can be searched meanwhile."""
+        cannot be reached is left to `follow`: what it holds can be searched meanwhile."""
         await self._schema.refresh()
         if not self._shared:
-            await self.settle()
+            await self.sync()
             return
-        await self._catch_up_own()
-        settling = asyncio.create_task(self._settle_shared())
-        self._running.add(settling)
-        settling.add_done_callback(self._running.discard)
-        await asyncio.wait([settling], timeout=START_SECONDS)
+        await self._sync_own()
+        syncing = asyncio.create_task(self._sync_shared())
+        self._running.add(syncing)
+        syncing.add_done_callback(self._running.discard)
+        await asyncio.wait([syncing], timeout=START_SECONDS)
 
-    async def settle(self) -> None:
-        """Bring every index up to date with the store. What writers before us left is done with ours. Raises what an
-        index raises, after the others had their turn."""
-        async with self._locks.hold(INDEXING), self._working:
-            while not await self._round():
-                pass
+    async def sync(self) -> None:
+        """Bring every index in step with the store; what other writers left pending is done too. Raises what an index
+        raises, after the others had their turn."""
+        async with self._locks.hold(INDEXING), self._updating:
+            await self._sync_until_done()
+
+    async def rebuild(self) -> None:
+        """Rebuild every index while searches go on. An inferred schema is inferred again before."""
+        async with self._locks.hold(INDEXING), self._updating:
+            await self._schema.refresh()
+            await self._schema.revise(await _read_all(self._items), infer_again=True)
+            self._to_rebuild = {index.name for index in (*self._own, *self._shared)}
+            await self._sync_until_done()
+
+    async def follow(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set, apply what other processes write, and do what a writer that died left undone."""
+        repair = _Repair(self)
+
+        def report(error: Exception) -> None:
+            logger.warning("upkeep_failed error=%s", type(error).__name__)
+
+        await asyncio.gather(
+            poll(self._follow_once, stop, interval=FOLLOW_SECONDS, on_failure=report),
+            poll(repair.once, stop, interval=REPAIR_SECONDS, on_failure=report),
+        )
+
+    async def lagging(self) -> dict[str, int | None]:
+        """Shared indexes that have not applied every change, with the last one that they have (None: nothing yet)."""
+        newest = await self._items.sequence()
+        confirmed = {index.name: await self._items.confirmed(index.name) for index in self._shared}
+        return {name: applied for name, applied in confirmed.items() if applied is None or applied < newest}
+
+    async def check_shared(self) -> bool:
+        """Ask the shared indexes whether they are still there; returns whether one is not, which `sync` repairs."""
+        self._unchecked |= {index.name for index in self._shared if await index.stale()}
+        return bool(self._unchecked)
 
     async def close(self) -> None:
-        """Break off what a start left to go on."""
+        """Cancel what a start left running."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _settle_shared(self) -> None:
+    # --- what calls `sync`, in the background -----------------------------------------------------------------------
+
+    async def _sync_shared(self) -> None:
         try:
-            await self._refresh()
-            await self.settle()
+            await self._refresh_shared()
+            await self.sync()
         except (StorageFailed, TimeoutError) as error:
             logger.warning("index_behind error=%s", type(error).__name__)
 
-    async def rebuild(self) -> None:
-        """Build every index anew, under a new guess where the schema is a guess, while searches go on."""
-        async with self._locks.hold(INDEXING), self._working:
-            await self._schema.refresh()
-            await self._measure(await self._scan(), again=True)
-            self._forced = {index.name for index in (*self._own, *self._shared)}
-            while not await self._round():
-                pass
-
-    async def follow(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set, take in what other processes write, and do what a writer that died left undone."""
-        await asyncio.gather(
-            _repeat(self._catch_up_alone, FOLLOW_SECONDS, stop), _repeat(_Mending(self).once, MEND_SECONDS, stop)
-        )
-
-    async def behind(self) -> dict[str, int | None]:
-        """Shared indexes that have not taken in everything, with what they have confirmed."""
-        sequence = await self._items.sequence()
-        places = {index.name: await self._items.confirmed(index.name) for index in self._shared}
-        return {name: place for name, place in places.items() if place is None or place < sequence}
-
-    async def doubt(self) -> bool:
-        """Look whether the shared indexes are still there; whether one is not, which `settle` will mend."""
-        self._doubtful |= {index.name for index in self._shared if await index.stale()}
-        return bool(self._doubtful)
-
-    async def _catch_up_alone(self) -> None:
+    async def _follow_once(self) -> None:
         """What concerns this process alone: its own indexes, and its view of the shared ones."""
-        await self._catch_up_own()
-        await self._refresh()
+        await self._sync_own()
+        await self._refresh_shared()
 
-    async def _catch_up_own(self) -> None:
+    async def _sync_own(self) -> None:
         await self._schema.refresh()
-        async with self._working:
-            while not await self._bring_all(self._own):
+        async with self._updating:
+            while not await self._update_all(self._own):
                 await self._schema.refresh()
 
-    async def _refresh(self) -> None:
-        """Look at every shared index; one that is away does not keep the others from being looked at."""
+    async def _refresh_shared(self) -> None:
+        """Refresh every shared index; one that is away does not keep the others from being refreshed."""
         outcomes = await asyncio.gather(*(index.refresh() for index in self._shared), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
 
+    # --- one round over all indexes ---------------------------------------------------------------------------------
+
+    async def _sync_until_done(self) -> None:
+        while not await self._round():
+            pass
+
     async def _round(self) -> bool:
         """Whether every index got there under one schema; a writer may have changed it meanwhile."""
         await self._schema.refresh()
-        count = await self._items.count()
-        measured = self._schema.value.stats.get("items", 0.0)
-        if measured < SETTLED and count > GROWTH * measured:
-            await self._measure(await self._scan())
+        if self._schema.outgrown(await self._items.count()):
+            await self._schema.revise(await _read_all(self._items))
         failures: list[Exception] = []
-        if not await self._bring_all((*self._own, *self._shared), failures):
+        if not await self._update_all((*self._own, *self._shared), failures):
             return False
         if failures:
             raise failures[0]
         return True
 
-    async def _bring_all(self, indexes: Sequence[DerivedIndex], failures: list[Exception] | None = None) -> bool:
-        """With `failures` given, one index that fails does not keep the others from being brought up to date."""
-        scanned = _Scanned(self)
+    async def _update_all(self, indexes: Sequence[IndexUpdater], failures: list[Exception] | None = None) -> bool:
+        """Whether all of `indexes` got there under one schema. With `failures` given, a shared index that fails adds to
+        them, and does not keep the others from being updated."""
+        catalogue = _CatalogueOnce(self._items)
         for index in indexes:
             try:
-                if not await self._bring(index, scanned):
+                if not await self._update(index, catalogue):
                     return False
             except Exception as error:
                 if failures is None or index in self._own:
@@ -205,107 +173,79 @@ class Upkeep:
                 failures.append(error)
         return True
 
-    async def _bring(self, index: DerivedIndex, scanned: _Scanned) -> bool:
-        """Whether `index` is up to date under the schema that was in force when it began."""
+    async def _update(self, index: IndexUpdater, catalogue: _CatalogueOnce) -> bool:
+        """Whether `index` is in step under the schema that was current at the beginning."""
         schema = self._schema.value
-        stale = index.name in self._doubtful and await index.stale()
-        place = None if stale or index.name in self._forced else await self._place(index)
-        if place is None:
+        stale = index.name in self._unchecked and await index.stale()
+        applied = None if stale or index.name in self._to_rebuild else await self._applied(index)
+        if applied is None:
             if not index.volatile:
                 await index.stale()  # raises while its engine is away: before the whole catalogue is read for it
-            # Before the scan: what changes while it goes on is pending after it, and told to the index again.
-            sequence, documents = await scanned.documents()
+            applied, documents = await catalogue.read()
             if documents or not index.volatile:
                 logger.info("rebuilding %s: %d items", index.name, len(documents))
             await index.rebuild(schema, documents)
-            place = sequence
-            if not await self._confirm(index, place, schema):
+            if not await self._confirm(index, applied, schema):
                 return False
-            self._forced.discard(index.name)
-        self._doubtful.discard(index.name)
+            self._to_rebuild.discard(index.name)
+        self._unchecked.discard(index.name)
         while True:
-            place, upserts, deletes = await self._items.changes(place)
+            applied, upserts, deletes = await self._items.changes(applied)
             if not upserts and not deletes:
                 return True
             await index.apply(upserts, deletes)
-            if not await self._confirm(index, place, schema):
+            if not await self._confirm(index, applied, schema):
                 return False
 
-    async def _place(self, index: DerivedIndex) -> int | None:
+    async def _applied(self, index: IndexUpdater) -> int | None:
+        """The last change that `index` has applied; None when it needs a rebuild."""
         if not index.volatile:
             return await self._items.confirmed(index.name)
-        place, schema = self._places.get(index.name, (0, None))
-        # A store that stands before what we have seen is not the one that we saw: it was restored from a backup.
-        known = schema is self._schema.value and place <= await self._items.sequence()
-        return place if known else None
+        applied, schema = self._volatile.get(index.name, (0, None))
+        # A store whose newest change is older than one we have applied is another store: a restored backup.
+        known = schema is self._schema.value and applied <= await self._items.sequence()
+        return applied if known else None
 
-    async def _confirm(self, index: DerivedIndex, sequence: int, schema: Schema) -> bool:
-        """Note what `index` has, unless it has it under a schema that is no longer in force."""
+    async def _confirm(self, index: IndexUpdater, applied: int, schema: Schema) -> bool:
+        """Record what `index` has applied, unless it did so under a schema that is no longer current."""
         if index.volatile:
-            self._places[index.name] = (sequence, schema)
+            self._volatile[index.name] = (applied, schema)
             return self._schema.value is schema
-        return await self._schema.while_in_force(schema, lambda: self._items.applied(index.name, sequence))
-
-    async def _measure(self, documents: Sequence[Document], again: bool = False) -> None:
-        """Measure the constants of the priors; guess the roles anew if they were guessed from few items, or `again`."""
-
-        def measured(schema: Schema) -> Schema:
-            if schema.inferred and (again or schema.stats.get("items", 0.0) < SAMPLE):
-                # Spread over the catalogue: ids that begin alike are often items that are alike.
-                spread = documents[:: max(1, len(documents) // SAMPLE)]
-                schema = replace(infer(spread), synonyms=schema.synonyms)
-            return measure(schema, documents)
-
-        await self._schema.change(measured, slow=True)
-
-    async def _scan(self) -> list[Document]:
-        return [document async for document in self._items.scan()]
+        return await self._schema.if_current(schema, lambda: self._items.applied(index.name, applied))
 
 
-class _Scanned:
-    """The whole catalogue, read at most once for all indexes of a round that need it, with the number of the last
-    change before it was read."""
+class _CatalogueOnce:
+    """The whole catalogue, read at most once for all indexes of a round that need it."""
 
-    def __init__(self, upkeep: Upkeep) -> None:
-        self._upkeep = upkeep
+    def __init__(self, items: ItemStore) -> None:
+        self._items = items
         self._found: tuple[int, list[Document]] | None = None
 
-    async def documents(self) -> tuple[int, list[Document]]:
+    async def read(self) -> tuple[int, list[Document]]:
+        """(number of the last change before reading began, all items). What changes during the reading is pending
+        after that number, so the index is told of it again."""
         if self._found is None:
-            sequence = await self._upkeep._items.sequence()
-            self._found = sequence, await self._upkeep._scan()
+            sequence = await self._items.sequence()
+            self._found = sequence, await _read_all(self._items)
         return self._found
 
 
-class _Mending:
-    """Finishes what nobody finishes: a shared index that is behind and has not moved for a while."""
+class _Repair:
+    """Finishes what nobody finishes: a shared index that lags and has not moved for a round."""
 
-    def __init__(self, upkeep: Upkeep) -> None:
-        self._upkeep = upkeep
-        self._before: dict[str, int | None] = {}
+    def __init__(self, indexes: IndexSync) -> None:
+        self._indexes = indexes
+        self._lagged: dict[str, int | None] = {}
         self._rounds = 0
 
     async def once(self) -> None:
-        behind = await self._upkeep.behind()
-        stuck = [name for name, place in behind.items() if self._before.get(name, -1) == place]
-        self._before = behind
+        lagging = await self._indexes.lagging()
+        stuck = [name for name, applied in lagging.items() if self._lagged.get(name, -1) == applied]
+        self._lagged = lagging
         self._rounds += 1
-        if stuck or (self._rounds % CHECK_EVERY == 0 and await self._upkeep.doubt()):
-            await self._upkeep.settle()
+        if stuck or (self._rounds % CHECK_EVERY == 0 and await self._indexes.check_shared()):
+            await self._indexes.sync()
 
 
-async def _repeat(work: Callable[[], Awaitable[None]], seconds: float, stop: asyncio.Event) -> None:
-    """Until `stop` is set. A failure is said once, when it begins: it may go on for as long as an engine is away."""
-    failing = False
-    while not stop.is_set():
-        try:
-            await work()
-            failing = False
-        except Exception as error:
-            if not failing:
-                logger.warning("upkeep_failed error=%s", type(error).__name__)
-            failing = True
-        try:
-            await asyncio.wait_for(stop.wait(), seconds)
-        except TimeoutError:
-            continue
+async def _read_all(items: ItemStore) -> list[Document]:
+    return [document async for document in items.scan()]

@@ -1,4 +1,4 @@
-"""What is derived from the catalogue: every index that an item write reaches before it is acknowledged."""
+"""The indexes that an item write must reach before it is acactived: how each is updated and rebuilt."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.backends.base import ItemStore, LexicalIndex, Locks, MemoryIndex, StateStore, VectorIndex
-from services.catalogue.current_schema import SchemaInForce
-from services.catalogue.index_sync import INDEXING
+from services.catalogue.base import INDEXING
+from services.catalogue.current_schema import CurrentSchema
 from services.errors import StorageFailed
 from services.models.active import ActiveModels
 from services.models.query_predictor.model import QueryPredictor
@@ -19,16 +19,19 @@ from services.types import Deadline, Document, Schema
 from services.understanding.pipeline import Understander
 
 PAST_QUERIES = 5_000
-PATIENCE = 10.0
-ENCODED_AT_ONCE = 500
-PREDICTED_AT_ONCE = 500
+"""Most popular past queries that the vocabulary is made with."""
+PAST_QUERIES_SECONDS = 10.0
+ENCODE_BATCH = 500
+PREDICT_BATCH = 500
 PREDICTED_BY = "predictions_made_by"
-"""Where the predictor in force is written down."""
-TAKEN_AT_ONCE = 25
-"""Items whose words are taken in at a time: some milliseconds."""
+"""Key of the shared state that names the predictor whose predictions are stored."""
+ABSORB_BATCH = 25
+"""Items whose words are added between two yields to the event loop: some milliseconds of work."""
 
 
-class LexicalDerived:
+class LexicalUpdater:
+    """Words and structure; `name` is the key of its progress in the item store."""
+
     volatile = False
 
     def __init__(self, index: LexicalIndex, name: str = "lexical") -> None:
@@ -45,30 +48,36 @@ class LexicalDerived:
         await self._index.rebuild(schema, documents)
 
     async def refresh(self) -> None:
-        """Search what another process has put in force."""
+        """Search the index that another process has rebuilt."""
         await self._index.refresh()
 
 
 class Encoder(Protocol):
-    """What makes a vector of an item: of its text, or of who liked it."""
+    """Makes a vector of an item: of its text, or of who liked it."""
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Two encoders of one version give the same vectors."""
+        ...
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Dimensions of a vector."""
+        ...
 
-    def encode_documents(self, documents: Sequence[Document], schema: Schema) -> NDArray[np.float32]: ...
+    def encode_documents(self, documents: Sequence[Document], schema: Schema) -> NDArray[np.float32]:
+        """float32 [n documents, size]."""
+        ...
 
 
-class Encoding(Protocol):
-    """The arm that searches the vectors: it holds the encoder in force."""
+class EncoderHolder(Protocol):
+    """The arm that searches the vectors: it holds the active encoder."""
 
     encoder: Any
 
 
-class VectorDerived:
-    """Vectors by the encoder in force; another encoder or schema means encoding the whole catalogue again."""
+class VectorUpdater:
+    """Vectors by the active encoder; another encoder or schema means encoding the whole catalogue again."""
 
     volatile = False
 
@@ -76,13 +85,14 @@ class VectorDerived:
         self,
         name: str,
         index: VectorIndex,
-        arm: Encoding,
+        arm: EncoderHolder,
         items: ItemStore,
         state: StateStore,
-        schema: SchemaInForce,
+        schema: CurrentSchema,
         locks: Locks,
         shared: bool = False,
     ) -> None:
+        """name: key of its progress in the item store. shared: whether other processes use the same vectors."""
         self.name = name
         self._shared = shared
         self._index = index
@@ -91,16 +101,16 @@ class VectorDerived:
         self._state = state
         self._schema = schema
         self._locks = locks
-        self._lock = asyncio.Lock()
-        self._under = schema.value
-        """The schema that the index goes by."""
+        self._changing = asyncio.Lock()
+        self._index_schema = schema.value
+        """The schema that the index was made with."""
 
     @property
     def _encoded_by(self) -> str:
         return f"{self.name}_encoded_by"
 
     async def stale(self) -> bool:
-        """Where the index is shared, another encoder than ours is not: we may be the one that is behind (see adopt)."""
+        """A shared index by another encoder is not stale: this process may be the one that lags (see `adopt`)."""
         stale = await self._index.stale()  # asked first: raises while the engine is away
         encoded_by = await self._state.get(self._encoded_by)
         if encoded_by is None:
@@ -110,99 +120,99 @@ class VectorDerived:
         return stale
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        """Raises StorageFailed while another process has put another encoder in force than this one has."""
-        async with self._lock:
+        """Raises StorageFailed while the vectors are of another encoder than this process has."""
+        async with self._changing:
             encoded_by = await self._state.get(self._encoded_by)
             if encoded_by != self._arm.encoder.version:
-                raise self._out_of_step(encoded_by)
+                raise self._encoder_mismatch(encoded_by)
             points = await asyncio.to_thread(_encode, self._arm.encoder, upserts, self._schema.value)
             await self._index.apply(points, deletes)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        """Raises StorageFailed as `apply` does: an encoder is changed by `adopt` alone."""
-        async with self._lock:
+        """Raises StorageFailed as `apply` does: the encoder is changed by `adopt` alone."""
+        async with self._changing:
             encoded_by = await self._state.get(self._encoded_by)
             if self._shared and encoded_by not in (None, self._arm.encoder.version):
-                raise self._out_of_step(encoded_by)
+                raise self._encoder_mismatch(encoded_by)
             await self._rebuild(self._arm.encoder, schema, documents)
 
     async def adopt(self, encoder: Encoder) -> None:
-        """Put another encoder in force together with its vectors: those that another process has made by now, or else
-        the catalogue is encoded here and now."""
-        async with self._locks.hold(INDEXING), self._lock:
+        """Activate another encoder together with its vectors: those that another process has made by now, or else the
+        catalogue is encoded here, before this returns."""
+        async with self._locks.hold(INDEXING), self._changing:
             if encoder.version == await self._state.get(self._encoded_by):
-                self._adopt(encoder)
+                self._activate(encoder)
                 if not await self._index.stale():
                     return
             documents = [document async for document in self._items.scan()]
             await self._rebuild(encoder, self._schema.value, documents)
 
     async def refresh(self) -> None:
-        """Use the fields that another process has rebuilt the index with."""
-        if self._under is not self._schema.value and not self._lock.locked():
-            self._adopt(self._arm.encoder)
+        """Switch to the schema that another process has rebuilt the index under."""
+        if self._index_schema is not self._schema.value and not self._changing.locked():
+            self._activate(self._arm.encoder)
 
-    def _out_of_step(self, encoded_by: str | None) -> StorageFailed:
+    def _encoder_mismatch(self, encoded_by: str | None) -> StorageFailed:
         return StorageFailed(
             f"{self.name}: the vectors are of encoder {encoded_by}, this process has {self._arm.encoder.version};"
             " every process needs the same LTRR_ENCODER"
         )
 
-    def _adopt(self, encoder: Encoder) -> None:
-        # No await in between: a search never meets the one without the other.
+    def _activate(self, encoder: Encoder) -> None:
+        # No await in between: a search never sees one without the other.
         self._index.adopt(self._schema.value, encoder.size, encoder.version)
         self._arm.encoder = encoder
-        self._under = self._schema.value
+        self._index_schema = self._schema.value
 
     async def _rebuild(self, encoder: Encoder, schema: Schema, documents: Iterable[Document]) -> None:
         points = await asyncio.to_thread(_encode, encoder, list(documents), schema)
         await self._index.rebuild(schema, encoder.size, points, encoder.version)
-        # No await in between: a search never meets the one without the other.
-        self._arm.encoder, self._under = encoder, schema
+        # No await in between: a search never sees one without the other.
+        self._arm.encoder, self._index_schema = encoder, schema
         await self._state.set(self._encoded_by, encoder.version)
 
 
-class UnderstandingDerived:
-    """Vocabulary and gazetteer. In memory alone, so rebuilt at every start, past queries with it."""
+class UnderstandingUpdater:
+    """Vocabulary and gazetteer, made from items and past queries. In memory alone, so rebuilt at every start."""
 
     name = "understanding"
     volatile = True
 
-    def __init__(self, knowledge: ActiveModels, memory: MemoryIndex) -> None:
-        self._knowledge = knowledge
+    def __init__(self, active: ActiveModels, memory: MemoryIndex) -> None:
+        self._active = active
         self._memory = memory
-        self._understander = Understander(knowledge.schema)
+        self._understander = Understander(active.schema)
         self._documents: dict[str, Document] = {}
-        knowledge.understand = self._understander.understand
+        active.understand = self._understander.understand
 
     async def stale(self) -> bool:
         return True
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        self._take([self._documents[i] for i in deletes if i in self._documents], ())
-        for start in range(0, len(upserts), TAKEN_AT_ONCE):
-            part = upserts[start : start + TAKEN_AT_ONCE]
-            self._take([self._documents[d["id"]] for d in part if d["id"] in self._documents], part)
+        self._replace([self._documents[i] for i in deletes if i in self._documents], ())
+        for start in range(0, len(upserts), ABSORB_BATCH):
+            part = upserts[start : start + ABSORB_BATCH]
+            self._replace([self._documents[d["id"]] for d in part if d["id"] in self._documents], part)
             await asyncio.sleep(0)  # searches share this thread
 
-    def _take(self, gone: Sequence[Document], new: Sequence[Document]) -> None:
-        self._understander.remove(gone)
-        for document in gone:
+    def _replace(self, removed: Sequence[Document], added: Sequence[Document]) -> None:
+        self._understander.remove(removed)
+        for document in removed:
             del self._documents[document["id"]]
-        self._understander.add(new)
-        self._documents.update((document["id"], document) for document in new)
+        self._understander.add(added)
+        self._documents.update((document["id"], document) for document in added)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
         known: Mapping[str, Document] = {document["id"]: document for document in documents}
-        queries = await self._memory.popular_queries("", PAST_QUERIES, Deadline.after(PATIENCE))
+        queries = await self._memory.popular_queries("", PAST_QUERIES, Deadline.after(PAST_QUERIES_SECONDS))
         fresh = await asyncio.to_thread(_understander, schema, known.values(), queries)
         self._understander, self._documents = fresh, dict(known)
-        self._knowledge.schema, self._knowledge.understand = schema, fresh.understand
+        self._active.schema, self._active.understand = schema, fresh.understand
 
 
-class PredictionDerived:
-    """Predicted queries of every item, so that the memory arm knows items before anybody took them; by the predictor in
-    force, another one or another schema means predicting for the whole catalogue again."""
+class PredictionUpdater:
+    """Predicted queries of every item, so that the memory arm knows items before anybody has clicked them. Another
+    predictor or schema means predicting for the whole catalogue again."""
 
     name = "predictions"
     volatile = False
@@ -212,14 +222,14 @@ class PredictionDerived:
         memory: MemoryIndex,
         items: ItemStore,
         state: StateStore,
-        knowledge: ActiveModels,
+        active: ActiveModels,
         locks: Locks,
         predictor: QueryPredictor,
     ) -> None:
         self._memory = memory
         self._items = items
         self._state = state
-        self._knowledge = knowledge
+        self._active = active
         self._locks = locks
         self._predictor = predictor
 
@@ -227,31 +237,31 @@ class PredictionDerived:
         return False
 
     async def refresh(self) -> None:
-        """Nothing: predictions are asked of the memory each time."""
+        """Nothing to do: predictions are read from the memory each time."""
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         if deletes:
             await self._memory.forget_items(deletes)
-        await self._predict(self._knowledge.schema, upserts)
+        await self._predict(self._active.schema, upserts)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
         await self._predict(schema, documents)
         await self._state.set(PREDICTED_BY, self._predictor.version)
 
     async def adopt(self, predictor: QueryPredictor) -> None:
-        """Put another predictor in force together with its predictions: those that another process has made by now, or
-        else they are made here and now. What a process that has not heard of it yet writes meanwhile keeps the
-        predictions of the one before until it is written again."""
+        """Activate another predictor together with its predictions: those that another process has made by now, or else
+        they are made here, before this returns. Items that a process with the old predictor writes meanwhile keep its
+        predictions until they are written again."""
         async with self._locks.hold(INDEXING):
             self._predictor = predictor
             if await self._state.get(PREDICTED_BY) == predictor.version:
                 return
-            await self.rebuild(self._knowledge.schema, [document async for document in self._items.scan()])
+            await self.rebuild(self._active.schema, [document async for document in self._items.scan()])
 
     async def _predict(self, schema: Schema, documents: Iterable[Document]) -> None:
         documents = list(documents)
-        for start in range(0, len(documents), PREDICTED_AT_ONCE):
-            part = documents[start : start + PREDICTED_AT_ONCE]
+        for start in range(0, len(documents), PREDICT_BATCH):
+            part = documents[start : start + PREDICT_BATCH]
             await self._memory.predict(await asyncio.to_thread(_predicted, self._predictor, part, schema))
 
 
@@ -263,8 +273,8 @@ def _predicted(
 
 def _encode(encoder: Encoder, documents: Sequence[Document], schema: Schema) -> list[tuple[Document, list[float]]]:
     points: list[tuple[Document, list[float]]] = []
-    for start in range(0, len(documents), ENCODED_AT_ONCE):
-        part = documents[start : start + ENCODED_AT_ONCE]
+    for start in range(0, len(documents), ENCODE_BATCH):
+        part = documents[start : start + ENCODE_BATCH]
         points += zip(part, encoder.encode_documents(part, schema).tolist(), strict=True)
     return points
 
@@ -272,7 +282,7 @@ def _encode(encoder: Encoder, documents: Sequence[Document], schema: Schema) -> 
 def _understander(schema: Schema, documents: Iterable[Document], queries: Iterable[tuple[str, float]]) -> Understander:
     understander = Understander(schema)
     understander.add(documents)
-    # A past query that the catalogue's own words would correct teaches nothing but its slip.
+    # A past query that the catalogue's own words would correct teaches nothing but its typo.
     sound = [(text, times) for text, times in queries if understander.understand(text).corrected is None]
     for text, times in sound:
         understander.add_queries([text], times)

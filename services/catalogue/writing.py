@@ -1,4 +1,4 @@
-"""Writing to the catalogue: items are checked, stored, and taken in by every index before they are acknowledged."""
+"""Writing to the catalogue: items are checked, stored, and in every index before they are acknowledged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from services.backends.base import ItemStore
-from services.catalogue.current_schema import SchemaInForce
-from services.catalogue.index_sync import Upkeep
+from services.catalogue.current_schema import CurrentSchema
+from services.catalogue.index_sync import IndexSync
 from services.errors import InvalidRequest, StorageFailed
 from services.ndjson import Line, stream
 from services.schema.schema import check, extend, infer, measure
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 BATCH = 500
 """Items that are checked and stored at a time."""
-_GET_SECONDS = 5.0
+GET_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
 STORED = "what was sent is stored, but an index does not answer: searches see it when that is back"
 
@@ -38,24 +38,27 @@ class ItemResult:
 
 
 class Catalogue:
-    def __init__(self, items: ItemStore, schema: SchemaInForce, upkeep: Upkeep) -> None:
+    """The items and their schema, for whoever writes items or reads single ones."""
+
+    def __init__(self, items: ItemStore, schema: CurrentSchema, indexes: IndexSync) -> None:
         self._items = items
         self._schema = schema
-        self._upkeep = upkeep
+        self._indexes = indexes
         self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def schema(self) -> Schema:
-        """Empty until the first items came."""
+        """Empty until the first items have come."""
         return self._schema.value
 
     async def set_schema(self, schema: Schema) -> None:
-        """Put a given schema in force: every index is rebuilt under it before this returns."""
+        """Make a given schema the current one: every index is rebuilt under it before this returns."""
         await self._schema.change(lambda old: old if replace(schema, stats=old.stats) == old else schema)
-        await self._whole(self._index())
+        await self._to_the_end(self._sync())
 
     async def get(self, object_id: str) -> Document | None:
-        found = await self._items.get([object_id], Deadline.after(_GET_SECONDS))
+        """The item as stored, or None."""
+        found = await self._items.get([object_id], Deadline.after(GET_SECONDS))
         return found.get(object_id)
 
     async def put(self, documents: Iterable[Any]) -> list[ItemResult]:
@@ -68,7 +71,7 @@ class Catalogue:
             while batch := list(islice(lines, BATCH)):
                 results += await self._store(batch)
         finally:
-            await self._whole(self._index())
+            await self._to_the_end(self._sync())
         return results
 
     async def put_stream(self, chunks: AsyncIterable[bytes]) -> list[ItemResult]:
@@ -77,35 +80,35 @@ class Catalogue:
         try:
             async for batch in _batches(stream(chunks)):
                 results += await self._store(batch)
-        finally:  # what was stored before the sender broke off is to be found as well
-            await self._whole(self._index())
+        finally:  # what was stored before the sender broke off must be findable as well
+            await self._to_the_end(self._sync())
         return results
 
     async def delete(self, object_ids: Sequence[str]) -> int:
-        """How many were there. When this returns, no search that starts finds them."""
+        """Returns how many there were. Once this has returned, no search that starts finds them."""
         deleted = await self._items.delete(object_ids)
-        await self._whole(self._index())
+        await self._to_the_end(self._sync())
         return deleted
 
     async def close(self) -> None:
-        """Wait for the writing that callers have turned away from. What still waits for other processes after
-        CLOSE_SECONDS is broken off: it is stored, and they will bring the indexes up to date."""
+        """Wait for writes that their callers have abandoned. Those that still wait for other processes after
+        CLOSE_SECONDS are cancelled: the items are stored, and the others will update the indexes."""
         if self._running:
             await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _index(self) -> None:
+    async def _sync(self) -> None:
         try:
-            await self._upkeep.settle()
+            await self._indexes.sync()
         except (StorageFailed, TimeoutError) as error:
             raise StorageFailed(f"{STORED} ({error or 'no answer in time'})") from error
 
     # --- storing --------------------------------------------------------------------------------------------------
 
     async def _store(self, lines: Sequence[Line]) -> list[ItemResult]:
-        """Put the valid items of `lines` into the store; indexes do not know them yet."""
+        """Put the valid items of `lines` into the store; the indexes do not have them yet."""
         schema = self._schema.value
         results = [self._check(line, schema) for line in lines]
         changed = await self._fit_schema([document for _, document in results if document is not None])
@@ -132,20 +135,21 @@ class Catalogue:
         return ItemResult(line.number, document["id"], "accepted"), document
 
     async def _fit_schema(self, documents: Sequence[Document]) -> Schema:
-        """The schema in force, grown by the fields that `documents` bring."""
+        """The current schema, extended by new fields of `documents`."""
 
-        def grown(schema: Schema) -> Schema:
+        def extended(schema: Schema) -> Schema:
             if not schema.inferred:
                 return schema
             return extend(schema, documents) if schema.fields else measure(infer(documents), documents)
 
-        # Asked without the lock first: hardly any write changes the schema.
-        if not documents or grown(self._schema.value) is self._schema.value:
+        # Checked without the lock first: hardly any write changes the schema.
+        if not documents or extended(self._schema.value) is self._schema.value:
             return self._schema.value
-        return await self._schema.change(grown)
+        return await self._schema.change(extended)
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` to its end also when the caller gives up: an index must not be left while its thread goes on."""
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end even if the caller is cancelled: an index must not be abandoned while a thread still
+        changes it."""
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

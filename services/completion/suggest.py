@@ -14,10 +14,12 @@ from services.types import Deadline
 logger = logging.getLogger(__name__)
 
 QUERY_SHARE = 0.6
-"""Weight of what people asked beside what the catalogue calls its items."""
+"""Weight of past queries; titles have the rest."""
 
 
 class Autocomplete:
+    """Completes what is being typed, from past queries and titles."""
+
     def __init__(self, index: LexicalIndex, memory: MemoryIndex) -> None:
         self._index = index
         self._memory = memory
@@ -28,10 +30,10 @@ class Autocomplete:
         An empty prefix gives the most popular. A source that fails or is late gives nothing; the other still answers.
         """
         typed = normalize(prefix)
-        wanted = 2 * limit  # some fall together
+        wanted = 2 * limit  # some are the same text
         queries, titles = await asyncio.gather(
-            self._ask("queries", self._memory.popular_queries(typed, wanted, deadline), deadline),
-            self._ask("titles", self._index.titles(typed, wanted, deadline), deadline),
+            self._source("queries", self._memory.popular_queries(typed, wanted, deadline), deadline),
+            self._source("titles", self._index.titles(typed, wanted, deadline), deadline),
         )
         texts: dict[str, str] = {}
         scores: dict[str, float] = {}
@@ -42,9 +44,10 @@ class Autocomplete:
         ranked = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
         return [(texts[key], score) for key, score in ranked[:limit]]
 
-    async def _ask(
+    async def _source(
         self, name: str, answer: Awaitable[list[tuple[str, float]]], deadline: Deadline
     ) -> list[tuple[str, float]]:
+        """What the source answers in time; nothing when it fails."""
         try:
             return await asyncio.wait_for(answer, deadline.remaining())
         except Exception as error:  # whatever a source does, completions from the other are worth having

@@ -1,4 +1,4 @@
-"""What a search goes by at this moment."""
+"""The schema, the vocabulary and the models that searches use at this moment."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from services.types import Schema, Understanding
 
 @dataclass(slots=True)
 class ActiveModels:
-    """What a search reads and what is swapped while searches run: each is replaced whole, never changed in place."""
+    """Swapped while searches run: each value is replaced as a whole, never changed in place."""
 
     schema: Schema
     ranker: Ranker
     understand: Callable[[str], Understanding] = field(init=False)
+    """A query's text -> what it means in the catalogue at hand."""

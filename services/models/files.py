@@ -1,4 +1,4 @@
-"""Where model versions are kept: names and bytes, nothing of what they mean (that is services/models/store.py)."""
+"""Where model versions are kept: names and bytes. What they mean is the business of services/models/store.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Guard = Callable[[], None]
 class Files(Protocol):
     """Blocking; safe for threads. Kinds, versions and file names are letters, digits, `.`, `_`, `-`.
 
-    What changes something is durable when it returns, and a process killed at any point leaves the state before or the
-    state after. Where the keeper is away, everything raises StorageFailed (a shared one) or OSError (a disk).
+    Changes are durable when they return, and a process killed at any point leaves the state before or the state after.
+    While the files cannot be reached, everything raises StorageFailed (a server) or OSError (a disk).
     """
 
     def kinds(self) -> list[str]:
@@ -24,7 +24,9 @@ class Files(Protocol):
         """Names of the versions, in order."""
         ...
 
-    def has(self, kind: str, version: str) -> bool: ...
+    def has(self, kind: str, version: str) -> bool:
+        """Whether there is such a version, intact or not."""
+        ...
 
     def read(self, kind: str, version: str, name: str) -> bytes:
         """A file of a version. Raises FileNotFoundError."""
@@ -33,7 +35,8 @@ class Files(Protocol):
     def write(
         self, kind: str, version: str, files: Mapping[str, bytes], replace: bool, guard: Guard | None = None
     ) -> None:
-        """A whole version, visible at once. Raises FileExistsError when there is one, unless it is to be replaced."""
+        """Write a version as a whole: readers see all of it or nothing. Raises FileExistsError when it exists, unless
+        with `replace`."""
         ...
 
     def promotions(self, kind: str) -> list[int]:
@@ -41,14 +44,15 @@ class Files(Protocol):
         ...
 
     def promotion(self, kind: str, number: int) -> bytes:
-        """Raises FileNotFoundError."""
+        """The promotion record of that number. Raises FileNotFoundError."""
         ...
 
     def promote(self, kind: str, version: str, number: int, record: bytes, guard: Guard | None = None) -> None:
-        """Add a record that puts `version` in force. Raises FileExistsError when there is a record of that number, and
-        FileNotFoundError when the version is gone: somebody else was faster."""
+        """Add a record that makes `version` current. Raises FileExistsError when there is a record of that number, and
+        FileNotFoundError when the version is gone: in both cases another process was faster."""
         ...
 
     def remove(self, kind: str, versions: Sequence[str], promotions: Sequence[int], newest: int) -> None:
-        """Raises FileExistsError, having removed nothing, when there is a promotion record after number `newest`."""
+        """Remove versions and promotion records. Raises FileExistsError, having removed nothing, when there is a
+        promotion record after number `newest`."""
         ...

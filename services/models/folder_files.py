@@ -22,12 +22,13 @@ from pathlib import Path
 from services.models.files import Guard
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_LEFT_OVER_SECONDS = 3600.0
-"""A temporary folder this old belongs to nobody any more."""
+_ABANDONED_SECONDS = 3600.0
+"""A temporary folder this old belongs to no process any more."""
 
 
 class FolderFiles:
-    """Safe for many readers and for the writing threads of one process."""
+    """Files (services/models/files.py) in a folder. Safe for many readers and for the writing threads of one
+    process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -114,12 +115,12 @@ class FolderFiles:
 
 
 def _names(folder: Path) -> list[str]:
-    """What lies in a folder, in order, without what is half written."""
+    """Names in a folder, in order, without what is half written; none when there is no such folder."""
     return sorted(p.name for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def _make(folder: Path) -> None:
-    """`folder` and its parents, each new one flushed into the folder that holds it."""
+    """Make `folder` and its parents, and flush each new one's entry to disk."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -133,11 +134,12 @@ def _sweep(folder: Path) -> None:
     """Remove what a killed process left half written."""
     for path in folder.glob(".*"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _LEFT_OVER_SECONDS:
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Write a file and flush it to disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -145,6 +147,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _flush(folder: Path) -> None:
+    """Flush the entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

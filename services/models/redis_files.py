@@ -27,24 +27,26 @@ from redis.retry import Retry
 from services.errors import StorageFailed, Unavailable
 from services.models.files import Guard
 
-SECONDS = 5.0
-"""For one reply of the server; models are up to some hundred megabytes."""
+REPLY_SECONDS = 5.0
+"""Longest wait for one reply of the server; models are up to some hundred megabytes."""
 CONNECT_SECONDS = 1.0
 IDLE_SECONDS = 15.0
+"""A connection that was idle for longer is checked before it is used."""
 TRIES = 20
 """Of a transaction that others get in the way of."""
-PAUSE = 0.002
+MAX_PAUSE = 0.002
 """Most seconds before the next try, for each try so far."""
 
 Pipeline = Any
-"""The client's types do not tell that every reply is bytes."""
+"""The client's types do not say that every reply is bytes."""
 Fence = Callable[[], tuple[str, int]]
-"""The key under which Redis has the number of the newest epoch, and the number of the writer's own."""
+"""Gives (key under which Redis has the number of the newest epoch, number of the writer's own)."""
 
 
 class RedisFiles:
-    """The server at `url`, keys under `namespace`. With a `fence`, whoever's epoch is over can change nothing: that is
-    checked in the transaction that would change it. Raises StorageFailed then, and Unavailable when Redis is away."""
+    """Files (services/models/files.py) on the server at `url`, keys under `namespace`. With a `fence`, a writer whose
+    epoch is over can change nothing: the transaction that would change something checks that. Raises StorageFailed
+    then, and Unavailable when Redis is away."""
 
     def __init__(self, url: str, namespace: str = "ltrr", fence: Fence | None = None) -> None:
         self._prefix = f"{{{namespace}}}:models"
@@ -54,7 +56,7 @@ class RedisFiles:
             protocol=2,
             decode_responses=False,
             retry=Retry(NoBackoff(), 0),
-            socket_timeout=SECONDS,
+            socket_timeout=REPLY_SECONDS,
             socket_connect_timeout=CONNECT_SECONDS,
             health_check_interval=IDLE_SECONDS,
         )
@@ -125,6 +127,7 @@ class RedisFiles:
             self._transaction([key], check, change)
 
     def close(self) -> None:
+        """Close the connections."""
         self._client.close()
 
     def _key(self, *parts: str) -> str:
@@ -148,10 +151,11 @@ class RedisFiles:
         change: Callable[[Pipeline], Any],
         guard: Guard | None = None,
     ) -> None:
-        """Make the change unless `check` raises or the epoch is over; again when `watched` changed meanwhile."""
+        """Make the change unless `check` raises or the epoch is over; again when keys in `watched` changed
+        meanwhile."""
         with _named():
             for attempt in range(TRIES):
-                time.sleep(random.uniform(0.0, PAUSE * attempt))  # noqa: S311 - out of step with whoever was faster
+                time.sleep(random.uniform(0.0, MAX_PAUSE * attempt))  # noqa: S311 - out of step with whoever was faster
                 with self._client.pipeline(transaction=True) as pipeline, suppress(WatchError):
                     fence = self._fence() if self._fence is not None else None
                     pipeline.watch(*watched, *([fence[0]] if fence else []))
@@ -174,7 +178,7 @@ def _numbers(fields: Sequence[bytes]) -> list[int]:
 
 @contextmanager
 def _named() -> Iterator[None]:
-    """Errors of the client by our names, without the client's words: they may quote what was sent."""
+    """Translate the client's errors, leaving out its messages: they may quote what was sent."""
     try:
         yield
     except (Disconnected, TimedOut) as error:

@@ -1,8 +1,9 @@
-"""Model versions: written whole, named by checksum, promoted by one atomic step, never pickled.
+"""Model versions: written as a whole, named by checksum, promoted by one atomic step, never pickled.
 
-A version is meta.json (its manifest) and its files. Promotion records are numbered; the highest intact number says what
-is in force and how it came to be. SHA-256 sums find what a disk or a hand damaged; a damaged model is never served: the
-newest intact one that was promoted earlier takes its place. Where the bytes lie is the matter of services/models/files.
+A version is meta.json (its manifest) and its files. Promotion records are numbered; the highest intact one says which
+version is current and how that came about. SHA-256 sums detect damage by disks or by hand; a damaged model is never
+served: the newest intact one that was promoted earlier takes its place. Where the bytes are kept is the business of
+services/models/files.py.
 """
 
 from __future__ import annotations
@@ -29,28 +30,32 @@ T = TypeVar("T")
 
 FORMAT = 1
 META = "meta.json"
-HISTORY = 100
+MAX_HISTORY = 100
 """Promotions remembered per kind."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _TRIES = 20
-"""To promote or prune while other processes promote, too."""
-_PAUSE = 0.002
+"""Of a promotion or a pruning that other processes get in the way of."""
+_MAX_PAUSE = 0.002
 """Most seconds before the next try, for each try so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
+    """A version with its files, as it is loaded."""
+
     kind: str
     version: str
     created: float
     meta: Mapping[str, Any]
     files: Mapping[str, bytes]
-    """Contents, as verified against their SHA-256."""
+    """Name -> content, verified against its SHA-256."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
+    """An entry of a kind's history."""
+
     version: str
     at: float
     action: str
@@ -60,6 +65,8 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class Version:
+    """A version as it is listed, without its files."""
+
     version: str
     created: float
     meta: Mapping[str, Any]
@@ -70,7 +77,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One promotion record. `stack` ends with the version in force; before it, those that it took over from."""
+    """One promotion record. `stack` ends with the current version; before it, those that it took over from."""
 
     number: int
     stack: tuple[str, ...]
@@ -78,9 +85,11 @@ class _Record:
 
 
 class ModelStore:
-    """Safe for many readers and for writing threads; in a folder (`Path`) for those of one process, else of many.
+    """Safe for many readers and for writing threads: those of one process where the files are a folder (`Path`), those
+    of many processes elsewhere.
 
-    Blocking. Everything raises StorageFailed when the keeper of the files is away, and OSError when a disk fails.
+    Blocking. Everything raises StorageFailed when the server that keeps the files is away, and OSError when a disk
+    fails.
     """
 
     def __init__(self, files: Files | Path, clock: Callable[[], float] = time.time) -> None:
@@ -97,8 +106,9 @@ class ModelStore:
         version: str | None = None,
         guard: Guard | None = None,
     ) -> str:
-        """Store a version, not yet in force; durable when this returns. Publishing the same files again under the same
-        version changes nothing. `guard` is called right before the write and may raise to prevent it.
+        """Store a version without making it current, and return its name; durable when this returns. Publishing the
+        same files again under the same version changes nothing. `guard` is called right before the write and may raise
+        to prevent it.
 
         Raises ModelInvalid for unsafe names, or other files under a version that exists.
         """
@@ -119,13 +129,13 @@ class ModelStore:
             replace = True
         try:
             self._files.write(kind, version, {**files, META: _seal(manifest)}, replace, guard)
-        except FileExistsError:  # somebody was faster
+        except FileExistsError:  # another process was faster
             if self._replaceable(kind, version, sums):
                 raise ModelInvalid(f"{kind} {version} is damaged") from None
         return version
 
     def promote(self, kind: str, version: str, reason: str, guard: Guard | None = None) -> None:
-        """Put a version in force. `guard` is called right before and may raise to prevent it.
+        """Make a version the current one. `guard` is called right before and may raise to prevent it.
 
         Raises NotFound, or ModelInvalid when the version is damaged.
         """
@@ -136,12 +146,11 @@ class ModelStore:
             stack = (*(v for v in record.stack if v != version), version)
             self._put(kind, record, stack, Promotion(version, self._clock(), "promote", reason), guard)
 
-        self._unhindered(put)
+        self._retried(put)
 
     def rollback(self, kind: str, reason: str) -> str:
-        """Put the newest intact version before the one in force back; asked again, it goes back further.
-
-        Returns it; raises NotFound when there is none.
+        """Make the newest intact version before the current one current again, and return it; called again, this goes
+        back further. Raises NotFound when there is none.
         """
 
         def put() -> str:
@@ -153,10 +162,10 @@ class ModelStore:
                     return version
             raise NotFound(f"{kind}: no earlier version to go back to")
 
-        return self._unhindered(put)
+        return self._retried(put)
 
     def note(self, kind: str, version: str, reason: str) -> None:
-        """Say in a version's history why it went live, or what was known of it; what is in force stays in force.
+        """Add to a version's history why it went live, or what was known of it; the current version stays current.
 
         Raises NotFound.
         """
@@ -167,10 +176,11 @@ class ModelStore:
 
         if not self._files.has(_safe(kind), _safe(version)):
             raise NotFound(f"{kind} {version}: no such version")
-        self._unhindered(put)
+        self._retried(put)
 
     def current(self, kind: str) -> StoredModel | None:
-        """The version in force, verified; a damaged one is passed over for the newest intact one before it."""
+        """The current version, verified; a damaged one is passed over for the newest intact one before it. None when
+        there is none."""
         for version in reversed(self._record(kind).stack):
             model = self._intact(kind, version)
             if model is not None:
@@ -178,7 +188,7 @@ class ModelStore:
         return None
 
     def current_version(self, kind: str) -> str | None:
-        """Name of the version in force without reading it: cheap enough to ask every second."""
+        """Name of the current version, without reading it: cheap enough to call every second."""
         stack = self._record(kind).stack
         return stack[-1] if stack else None
 
@@ -205,11 +215,11 @@ class ModelStore:
         return sorted(found, key=lambda v: (v.created, v.version), reverse=True)
 
     def prune(self, kind: str, keep: int = 10) -> list[str]:
-        """Remove all but the newest `keep` versions and the one in force; returns what went."""
-        return self._unhindered(lambda: self._prune(kind, keep))
+        """Remove all but the newest `keep` versions and the current one; returns the names of those removed."""
+        return self._retried(lambda: self._prune(kind, keep))
 
     def _prune(self, kind: str, keep: int) -> list[str]:
-        # In this order, so that what is published or promoted meanwhile is not taken for old.
+        # In this order, so that what is published or promoted meanwhile is not mistaken for old.
         names = self._files.versions(_safe(kind))
         record = self._record(kind)
         kept = {v.version for v in self.versions(kind)[:keep]} | set(record.stack[-1:])
@@ -263,7 +273,8 @@ class ModelStore:
             return None
 
     def _replaceable(self, kind: str, version: str, sums: Mapping[str, str]) -> bool:
-        """Whether the stored version is damaged; False when it holds just these files; raises when it holds others."""
+        """Whether the stored version is damaged; False when it holds just these files. Raises ModelInvalid when it
+        holds others."""
         try:
             stored = self._load(kind, version)
         except ModelInvalid:
@@ -279,23 +290,23 @@ class ModelStore:
 
     # --- writing ---
 
-    def _unhindered(self, change: Callable[[], T]) -> T:
-        """Make a change that begins with reading what is in force, again when another process was faster."""
+    def _retried(self, change: Callable[[], T]) -> T:
+        """Make a change that begins with reading the current record; again when another process was faster."""
         with self._lock:
             for attempt in range(_TRIES):
                 try:
                     return change()
                 except FileExistsError:
-                    # Out of step with whoever was faster, or the two of us would meet again and again.
-                    time.sleep(random.uniform(0.0, _PAUSE * attempt))  # noqa: S311
+                    # Out of step with whoever was faster, or both would collide again and again.
+                    time.sleep(random.uniform(0.0, _MAX_PAUSE * attempt))  # noqa: S311
         raise StorageFailed("other processes promote models all the time")
 
     def _put(
         self, kind: str, record: _Record, stack: tuple[str, ...], promotion: Promotion, guard: Guard | None = None
     ) -> None:
         known = {*self._files.versions(kind), promotion.version}
-        stack = tuple(v for v in stack if v in known)[-HISTORY:]
-        history = (*(p for p in record.history if p.version in known), promotion)[-HISTORY:]
+        stack = tuple(v for v in stack if v in known)[-MAX_HISTORY:]
+        history = (*(p for p in record.history if p.version in known), promotion)[-MAX_HISTORY:]
         body = {"format": FORMAT, "stack": stack, "history": [asdict(p) for p in history]}
         try:
             self._files.promote(kind, promotion.version, record.number + 1, _seal(body), guard)
@@ -304,7 +315,8 @@ class ModelStore:
 
 
 def _safe(name: str) -> str:
-    """Names become paths and keys: letters, digits, `.`, `_`, `-`, beginning with no sign: never out of the folder."""
+    """`name`, if it can be a part of a path and of a key (letters, digits, `.`, `_`, `-`, a letter or digit first): it
+    never leads out of the folder. Raises ModelInvalid."""
     if not _NAME.fullmatch(name):
         raise ModelInvalid(f"{name[:40]!r} is no name for a model, version or file")
     return name
@@ -315,7 +327,7 @@ def _canonical(body: Mapping[str, Any]) -> bytes:
 
 
 def _seal(body: Mapping[str, Any]) -> bytes:
-    """`body` as JSON for people to read, with a checksum of its canonical form."""
+    """`body` as readable JSON, with a checksum of its canonical form."""
     checksum = hashlib.sha256(_canonical(body)).hexdigest()
     return json.dumps({**body, "checksum": checksum}, sort_keys=True, indent=1, allow_nan=False).encode()
 

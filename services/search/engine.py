@@ -1,4 +1,4 @@
-"""A search, top to bottom: understand, recall, decide, retrieve, fuse, rank, log, answer.
+"""A search, top to bottom: understand, recall, decide, retrieve, fuse, fetch documents, rank, log, answer.
 
 Later pages of an answer are in services/search/paging.py; listings without a decision (browsing, sorting) in
 services/search/listing.py.
@@ -8,50 +8,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from services import metrics
-from services.arms.base import Arm
 from services.arms.matching import index_query
-from services.arms.retrieval import retrieve
-from services.backends.base import EventLog, IndexQuery, IndexResult, ItemStore, MemoryIndex
+from services.backends.base import IndexResult
 from services.errors import StorageFailed, Unavailable
-from services.memory.keys import memory_key
 from services.models.active import ActiveModels
 from services.policies.base import Decider
-from services.policies.features import features
 from services.query_ids import Signer
 from services.rankers.base import Ranker, Rows
 from services.rankers.cascade import pool_scores
-from services.rankers.features import rows
-from services.rankers.fusion import adapt, explained, fuse, order
-from services.resilience.circuit import Circuit
+from services.rankers.fusion import FUSION_WEIGHTS, adapt, explained, order
 from services.resilience.log_throttle import LogThrottle
-from services.search import serializers as views
-from services.search.impressions import record
+from services.search.arm_pool import ArmPool
+from services.search.impressions import impression, record
 from services.search.listing import Lister
 from services.search.paging import Pager
 from services.search.recall import recall
-from services.search.signature import signature
-from services.search.slate import Entry, slate
-from services.search.survey import Answered, Surveyor
+from services.search.slate import Entry
+from services.search.state import Mode, SearchState, SearchStores
+from services.search.steps import Steps
+from services.search.survey import Surveyor, SurveyRequest
 from services.text import normalize
 from services.types import (
     Answer,
-    ArmOption,
     Candidate,
     Context,
     Deadline,
     Decision,
     Degraded,
     Document,
-    Hit,
-    Impression,
     Person,
     Pooled,
     Query,
@@ -62,46 +52,14 @@ from services.types import (
 logger = logging.getLogger(__name__)
 
 HISTORY_LIMIT = 100
-RECALL = 0.3
+"""Actions of a person that are recalled, newest first."""
+RECALL_SHARE = 0.3
 """Share of the time that memory and histories may take: without them there is still an answer."""
-RESERVE = 0.15
+RANKING_SHARE = 0.15
 """Share of the time that is kept for ranking and logging after the arms."""
-RESCUED = 25
-"""Candidates asked of each other arm when all that were chosen failed."""
 TOP_UP_STEP = 1e-6
+"""Difference in score of two items that only fill a page up."""
 _log_throttle = LogThrottle()
-
-Told = Callable[[Context, Sequence[ArmOption], str | None], dict[str, float]]
-"""(context, options, title field) -> features, by name."""
-Fused = Callable[[Mapping[str, Sequence[Candidate]], Mapping[str, float]], list[Pooled]]
-"""As services.rankers.fusion.fuse."""
-Tabled = Callable[[Context, Sequence[Pooled], Mapping[str, Document], Schema], Rows]
-"""As services.rankers.features.rows."""
-Presented = Callable[[Sequence[Entry], Mapping[str, Document], int, Understanding, Schema], tuple[Hit, ...]]
-"""As services.search.slate.slate."""
-
-
-class Matching(Protocol):
-    """What an index offers to a search beside its arms (services.backends.base.LexicalIndex)."""
-
-    async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """All that is known of a search when its candidates are to be ranked."""
-
-    context: Context
-    deadline: Deadline
-    schema: Schema
-    features: Mapping[str, float]
-    options: tuple[ArmOption, ...]
-    decision: Decision
-    lists: Mapping[str, Sequence[Candidate]]
-    matched: IndexResult
-    pool: list[Pooled]
-    documents: Mapping[str, Document]
-    degraded: list[Degraded]
 
 
 class SearchEngine:
@@ -110,143 +68,103 @@ class SearchEngine:
     def __init__(
         self,
         *,
-        knowledge: ActiveModels,
-        arms: Sequence[Arm],
+        active: ActiveModels,
+        arms: ArmPool,
         decider: Decider,
-        index: Matching,
-        items: ItemStore,
-        memory: MemoryIndex,
-        log: EventLog,
+        mode: Mode,
+        stores: SearchStores,
         signer: Signer,
-        fusion_weights: Mapping[str, float],
-        pager: Pager,
-        lister: Lister,
         surveyor: Surveyor,
-        follow_mode: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
-        stopwatch: Callable[[], float] = time.monotonic,
-        seeds: Callable[[], int] = lambda: secrets.randbits(63),
-        told: Told = features,
-        fused: Fused = fuse,
-        tabled: Tabled = rows,
-        presented: Presented = slate,
+        steps: Steps | None = None,
     ) -> None:
-        """`clock` dates answers, `stopwatch` times the circuits of arms, `seeds` gives each decision its own, `told` is
-        what policies are told of a request, `fused` makes the pool, `tabled` what the ranker is told of it, `presented`
-        makes the hits.
-        """
-        self.knowledge = knowledge
-        self._arms = tuple(arms)
-        # The engine behind an arm has a circuit of its own, which is slower to trust it again.
-        self._circuits = {arm.name: Circuit(stopwatch, successes=1, max_successes=2) for arm in self._arms}
+        """clock: unix seconds, dates answers. steps: what a simulation may replace (default: what serves)."""
+        self.active = active
+        self.arms = arms
         self._decider = decider
-        self._index = index
-        self._items = items
-        self._memory = memory
-        self._log = log
+        self._mode = mode
+        self.stores = stores
         self._signer = signer
-        self._fusion_weights = fusion_weights
-        self._pager = pager
-        self._lister = lister
         self._surveyor = surveyor
-        self._follow_mode = follow_mode
         self._clock = clock
-        self._seeds = seeds
-        self._told = told
-        self._fused = fused
-        self._tabled = tabled
-        self._presented = presented
+        self._steps = steps or Steps()
+        self._pager = Pager(stores, signer, clock)
+        self._lister = Lister(stores, signer, [arm.name for arm in arms.arms], mode, clock)
 
     async def answer(self, query: Query) -> Answer:
-        """Any search: a first page under a decision, a later page of an earlier answer, or a listing."""
-        knowledge = self.knowledge
+        """Any search: a first page under a decision, a later page of an earlier answer, or a listing.
+
+        Raises InvalidRequest for a page of an answer that is not known, Overloaded where there is nothing to show
+        without the index.
+        """
+        active = self.active
         if query.page_of is not None:
-            return await self._pager.page(query, knowledge.understand(query.text), knowledge.schema)
+            return await self._pager.page(query, active.understand(query.text), active.schema)
         if query.sort is not None or not normalize(query.text):
             with suppress(StorageFailed, TimeoutError):
-                await self._mode(Deadline.after(RECALL * query.timeout))
-            return await self._lister.list(query, knowledge.understand(query.text), knowledge.schema)
+                await self._follow_mode(Deadline.after(RECALL_SHARE * query.timeout))
+            return await self._lister.list(query, active.understand(query.text), active.schema)
         return await self.search(query)
 
     async def search(self, query: Query) -> Answer:
         """The first page of an answer, under a decision. Parts that fail are named in `degraded`, never raised."""
         start = time.perf_counter()
-        found = await self.collect(query, self._decider)
-        ranker = self.knowledge.ranker
+        state = await self.collect(query, self._decider)
+        ranker = self.active.ranker
         with metrics.stage("rank"):
-            pool, table = self.ranked(found, ranker)
-        window = slice(query.offset, query.offset + query.limit)
-        shown, table = pool[window], table[window]
-        query_id = self._signer.issue(found.context.at)
+            pool, table = self.rank(state, ranker)
+        page = slice(query.offset, query.offset + query.limit)
+        shown, table = pool[page], table[page]
+        query_id = self._signer.issue(state.context.at)
         with metrics.stage("log"):
-            unlogged = await record(
-                self._log, _impression(query_id, found, pool, shown, table, ranker.version), found.deadline
-            )
+            shown_record = impression(query_id, state, pool, shown, table, ranker.version)
+            unlogged = await record(self.stores.log, shown_record, state.deadline)
         if not unlogged:
-            self._survey(query_id, found, shown)
+            self._offer_survey(query_id, state, shown)
         explanations = ranker.contributions(table) if query.explain else [None] * len(shown)
         entries = [Entry(p.object_id, p.score, p.arms, explanation=e) for p, e in zip(shown, explanations, strict=True)]
         with metrics.stage("present"):
-            hits = self._presented(entries, found.documents, query.offset, found.context.understanding, found.schema)
+            understanding = state.context.understanding
+            hits = self._steps.build_hits(entries, state.documents, query.offset, understanding, state.schema)
         answer = Answer(
             query_id=query_id,
             took=time.perf_counter() - start,
-            total=found.matched.total,
+            total=state.matched.total,
             hits=hits,
-            facets=found.matched.facets,
-            understanding=found.context.understanding,
-            decision=found.decision,
-            degraded=(*found.degraded, *unlogged),
+            facets=state.matched.facets,
+            understanding=understanding,
+            decision=state.decision,
+            degraded=(*state.degraded, *unlogged),
         )
-        _count(answer, found.lists)
+        _count(answer, state.lists)
         return answer
 
-    def _survey(self, query_id: str, found: Collected, shown: Sequence[Pooled]) -> None:
-        """Have the whole answer surveyed, if the policy is curious about it."""
-        query = found.context.query
-        if not query.learn or query.offset or found.degraded:
-            return
-        ids = tuple(pooled.object_id for pooled in shown)
-        answered = Answered(query_id, found.context, found.options, found.schema, ids)
-        self._surveyor.offer(answered, found.decision.seed)
-
-    async def collect(self, query: Query, decider: Decider) -> Collected:
-        """Everything up to the ranking: what was understood, remembered, decided, and found in time."""
+    async def collect(self, query: Query, decider: Decider) -> SearchState:
+        """Everything up to the ranking: what was understood, recalled, decided, and found in time."""
         now = self._clock()
         deadline = Deadline.after(query.timeout)
-        schema = self.knowledge.schema
+        schema = self.active.schema
         with metrics.stage("understand"):
-            understanding = self.knowledge.understand(query.text)
+            understanding = self.active.understand(query.text)
         with metrics.stage("recall"):
-            context, degraded = await self._recall(query, understanding, schema, now, deadline)
+            context, unrecalled = await self._recall(query, understanding, schema, now, deadline)
         with metrics.stage("decide"):
-            options, left_out = self._options(context)
-            seen = self._told(context, options, schema.title)
-            decision = decider.decide(seen, options, self._seeds())
+            options, tripped = self.arms.options(context)
+            features = self._steps.featurize(context, options, schema.title)
+            decision = decider.decide(features, options, self._steps.draw_seed())
         with metrics.stage("retrieve"):
-            until = deadline.less(RESERVE * query.timeout)
-            lists, matched, failed = await self._retrieve(context, decision, until)
-            if failed and not matched.candidates and not any(lists.values()):
-                # Nothing was found for want of an engine: not to be learned from, and others may know something.
-                context = replace(context, query=replace(query, learn=False))
-                lists |= await self._rescue(context, decision, until)
+            until = deadline.less(RANKING_SHARE * query.timeout)
+            context, lists, matched, failed = await self._retrieve(context, decision, until)
         with metrics.stage("fuse"):
-            weights = adapt(self._fusion_weights, *explained(understanding, schema.title))
-            pool = _top_up(self._fused(lists, weights), matched.candidates, query.offset + query.limit)
+            weights = adapt(FUSION_WEIGHTS, *explained(understanding, schema.title))
+            pool = _top_up(self._steps.fuse(lists, weights), matched.candidates, query.offset + query.limit)
         with metrics.stage("documents"):
-            try:
-                ids = [pooled.object_id for pooled in pool]
-                async with deadline.enforced():
-                    documents = await self._items.get(ids, deadline)
-            except (TimeoutError, StorageFailed) as error:
-                # Nothing can be shown, which says nothing about what the arms found: not to be learned from.
-                context, documents = replace(context, query=replace(query, learn=False)), {}
-                failed = [*failed, _unavailable("catalogue", error)]
-        return Collected(
+            context, documents, unread = await self._documents(context, pool, deadline)
+        return SearchState(
             context=context,
             deadline=deadline,
             schema=schema,
-            features=seen,
+            features=features,
             options=options,
             decision=decision,
             lists=lists,
@@ -254,27 +172,20 @@ class SearchEngine:
             # An item deleted since an arm listed it has no document any more.
             pool=[pooled for pooled in pool if pooled.object_id in documents],
             documents=documents,
-            degraded=[*degraded, *left_out, *failed],
+            degraded=[*unrecalled, *tripped, *failed, *unread],
         )
 
-    def ranked(self, found: Collected, ranker: Ranker) -> tuple[list[Pooled], Rows]:
-        """The pool in the ranker's order, and its feature rows in the same order."""
-        with metrics.stage("features"):
-            table = self._tabled(found.context, found.pool, found.documents, found.schema)
-        for pooled, score in zip(found.pool, pool_scores(ranker, table).tolist(), strict=True):
-            pooled.score = score
-        best = order(found.pool)
-        return [found.pool[i] for i in best], table[best]
+    # --- the steps of `collect`, in their order ---------------------------------------------------------------------
 
     async def _recall(
         self, query: Query, understanding: Understanding, schema: Schema, now: float, deadline: Deadline
     ) -> tuple[Context, list[Degraded]]:
         """What memory and history know: part of the context, because the policy decides with it."""
-        deadline = deadline.less((1.0 - RECALL) * query.timeout)
+        deadline = deadline.less((1.0 - RECALL_SHARE) * query.timeout)
         remembered, person, _ = await asyncio.gather(
-            recall(self._memory, self._items, query, understanding, schema, deadline),
+            recall(self.stores.memory, self.stores.items, query, understanding, schema, deadline),
             self._person(query, deadline),
-            self._mode(deadline),
+            self._follow_mode(deadline),
             return_exceptions=True,
         )
         degraded: list[Degraded] = []
@@ -290,53 +201,74 @@ class SearchEngine:
         if query.person is None:
             return Person()
         async with deadline.enforced():
-            return await self._memory.person(query.person, HISTORY_LIMIT, deadline)
+            return await self.stores.memory.person(query.person, HISTORY_LIMIT, deadline)
 
-    async def _mode(self, deadline: Deadline) -> None:
-        """Where others may change the policy's mode: the one in force now, or, if that cannot be had, the last."""
-        if self._follow_mode is not None:
-            async with deadline.enforced():
-                await self._follow_mode()
-
-    def _options(self, context: Context) -> tuple[tuple[ArmOption, ...], list[Degraded]]:
-        """What may be chosen, and the arms that are left out because they keep failing: others are chosen instead."""
-        able = [arm for arm in self._arms if arm.available(context)]
-        tired = [arm.name for arm in able if not self._circuits[arm.name].would_admit]
-        asked = {arm.name for arm in able if arm.name not in tired}
-        options = tuple(ArmOption(arm.name, arm.counts if arm.name in asked else (0,)) for arm in self._arms)
-        return options, [Degraded(name, "circuit_open") for name in tired]
+    async def _follow_mode(self, deadline: Deadline) -> None:
+        """Decide under the mode that is set now or, if that cannot be read, under the last one known."""
+        async with deadline.enforced():
+            await self._mode.follow()
 
     async def _retrieve(
         self, context: Context, decision: Decision, deadline: Deadline
-    ) -> tuple[dict[str, list[Candidate]], IndexResult, list[Degraded]]:
-        """The arms' lists, and everything that matches (its count, facets, static order), all at the same time."""
-        counts = {name: choice.count for name, choice in decision.arms.items()}
-        (lists, degraded), matched = await asyncio.gather(
-            retrieve(self._arms, counts, context, deadline, self._circuits), self._matched(context, deadline)
+    ) -> tuple[Context, dict[str, list[Candidate]], IndexResult, list[Degraded]]:
+        """The context, the arms' lists, everything that matches (its count, facets, static order), and what failed.
+        When nothing was found for want of an engine, other arms are asked, and the context says not to learn from it.
+        """
+        (lists, failed), matched = await asyncio.gather(
+            self.arms.retrieve(decision, context, deadline), self._match(context, deadline)
         )
         if isinstance(matched, Degraded):
-            degraded.append(matched)
+            failed.append(matched)
             found = {candidate.object_id for listed in lists.values() for candidate in listed}
             matched = IndexResult((), len(found), dict.fromkeys(context.query.facets, ()))
-        return lists, matched, degraded
+        if failed and not matched.candidates and not any(lists.values()):
+            context = _not_learned_from(context)
+            lists |= await self.arms.retrieve_unchosen(decision, context, deadline)
+        return context, lists, matched, failed
 
-    async def _rescue(self, context: Context, decision: Decision, deadline: Deadline) -> dict[str, list[Candidate]]:
-        """Lists of the arms that the decision left out, RESCUED candidates each."""
-        counts = {
-            arm.name: RESCUED
-            for arm in self._arms
-            if decision.arms[arm.name].count == 0 and self._circuits[arm.name].would_admit and arm.available(context)
-        }
-        lists, _ = await retrieve(self._arms, counts, context, deadline, self._circuits)
-        return lists
-
-    async def _matched(self, context: Context, deadline: Deadline) -> IndexResult | Degraded:
+    async def _match(self, context: Context, deadline: Deadline) -> IndexResult | Degraded:
         try:
-            asked = index_query(context.query, context.understanding)
+            query = index_query(context.query, context.understanding)
             async with deadline.enforced():
-                return await self._index.search(asked, deadline)
+                return await self.stores.index.search(query, deadline)
         except Exception as error:
             return _unavailable("catalogue", error)
+
+    async def _documents(
+        self, context: Context, pool: Sequence[Pooled], deadline: Deadline
+    ) -> tuple[Context, Mapping[str, Document], list[Degraded]]:
+        """Documents of the pool by id. Without them nothing can be shown, which says nothing about what the arms found:
+        the context then says not to learn from it."""
+        try:
+            async with deadline.enforced():
+                return context, await self.stores.items.get([pooled.object_id for pooled in pool], deadline), []
+        except (TimeoutError, StorageFailed) as error:
+            return _not_learned_from(context), {}, [_unavailable("catalogue", error)]
+
+    # --- after `collect` --------------------------------------------------------------------------------------------
+
+    def rank(self, state: SearchState, ranker: Ranker) -> tuple[list[Pooled], Rows]:
+        """The pool in the ranker's order, and its feature rows in the same order."""
+        with metrics.stage("features"):
+            table = self._steps.build_rows(state.context, state.pool, state.documents, state.schema)
+        for pooled, score in zip(state.pool, pool_scores(ranker, table).tolist(), strict=True):
+            pooled.score = score
+        best = order(state.pool)
+        return [state.pool[i] for i in best], table[best]
+
+    def _offer_survey(self, query_id: str, state: SearchState, shown: Sequence[Pooled]) -> None:
+        """Have the answer surveyed, if the policy wants that and the answer may be learned from."""
+        query = state.context.query
+        if not query.learn or query.offset or state.degraded:
+            return
+        ids = tuple(pooled.object_id for pooled in shown)
+        self._surveyor.offer(
+            SurveyRequest(query_id, state.context, state.options, state.schema, ids), state.decision.seed
+        )
+
+
+def _not_learned_from(context: Context) -> Context:
+    return replace(context, query=replace(context.query, learn=False))
 
 
 def _top_up(pool: list[Pooled], matched: Sequence[Candidate], need: int) -> list[Pooled]:
@@ -351,48 +283,17 @@ def _top_up(pool: list[Pooled], matched: Sequence[Candidate], need: int) -> list
     return pool
 
 
-def _impression(
-    query_id: str, found: Collected, pool: Sequence[Pooled], shown: Sequence[Pooled], table: Rows, ranker: str
-) -> Impression:
-    query, understanding = found.context.query, found.context.understanding
-    return Impression(
-        query_id=query_id,
-        root_id=query_id,
-        at=found.context.at,
-        text=query.text,
-        normalized=understanding.normalized,
-        memory_key=memory_key(understanding.normalized),
-        signature=signature(query),
-        user_id=query.user_id,
-        session_id=query.session_id,
-        client_id=query.client_id,
-        learn=query.learn,
-        understanding=views.understanding(understanding),
-        features=found.features,
-        options=found.options,
-        decision=found.decision,
-        lists={name: tuple((c.object_id, c.score) for c in listed) for name, listed in found.lists.items()},
-        degraded=tuple(found.degraded),
-        ranking=tuple(pooled.object_id for pooled in pool),
-        scores=tuple(round(pooled.score, 6) for pooled in pool),
-        offset=query.offset,
-        shown=tuple(pooled.object_id for pooled in shown),
-        total=found.matched.total,
-        ranker=ranker,
-        rows=tuple(tuple(row) for row in table.tolist()),
-    )
-
-
-def _unavailable(arm: str, error: BaseException) -> Degraded:
+def _unavailable(part: str, error: BaseException) -> Degraded:
+    """How an answer names a part that failed. Raises a cancellation on."""
     if isinstance(error, asyncio.CancelledError):
         raise error
     if isinstance(error, TimeoutError):
-        return Degraded(arm, "timeout")
-    if isinstance(error, Unavailable):  # counted, and said, where the engine is called
-        return Degraded(arm, error.reason)
-    if _log_throttle.allow(arm, type(error).__name__):
-        logger.warning("part_failed part=%s error=%s", arm, type(error).__name__)
-    return Degraded(arm, "unavailable")
+        return Degraded(part, "timeout")
+    if isinstance(error, Unavailable):  # counted and logged where the engine is called
+        return Degraded(part, error.reason)
+    if _log_throttle.allow(part, type(error).__name__):
+        logger.warning("part_failed part=%s error=%s", part, type(error).__name__)
+    return Degraded(part, "unavailable")
 
 
 def _count(answer: Answer, lists: Mapping[str, Sequence[Candidate]]) -> None:

@@ -1,4 +1,4 @@
-"""Why an answer was what it was, from the log alone: nothing is worked out again that was decided then."""
+"""Why an answer was what it was, from the log alone: nothing that was decided then is computed again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from services.errors import NotFound
 from services.query_ids import Signer
 from services.rankers.base import Ranker
 from services.rankers.features import NAMES
-from services.search import serializers as views
+from services.search import serializers
 from services.types import Deadline, Impression, Interaction
 
 TIMEOUT = 2.0
+"""Seconds to read the log."""
 
 
 class Explainer:
+    """Explains answers of this service, as long as the log has them."""
+
     def __init__(
         self,
         log: EventLog,
@@ -27,13 +30,17 @@ class Explainer:
         ranker: Callable[[], Ranker],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """ranker: gives the active one."""
         self._log = log
         self._signer = signer
         self._ranker = ranker
         self._clock = clock
 
     async def explain(self, query_id: str) -> dict[str, Any]:
-        """Raises NotFound for an id that is not of an answer of this service (an expired id is fine)."""
+        """What was understood, decided, found, shown and clicked, as JSON values. An expired id is fine.
+
+        Raises NotFound for an id that is not of an answer of this service.
+        """
         deadline = Deadline.after(TIMEOUT)
         known = self._signer.verify(query_id, self._clock()) != "forged"
         page = await self._log.impression(query_id, deadline) if known else None
@@ -42,12 +49,12 @@ class Explainer:
             root = await self._log.impression(page.root_id, deadline)
         if page is None or root is None:
             raise NotFound("no answer has this query_id")
-        happened = await self._log.interactions(query_id, deadline)
-        return self._view(page, root, happened)
+        events = await self._log.interactions(query_id, deadline)
+        return self._view(page, root, events)
 
-    def _view(self, page: Impression, root: Impression, happened: Sequence[Interaction]) -> dict[str, Any]:
+    def _view(self, page: Impression, root: Impression, events: Sequence[Interaction]) -> dict[str, Any]:
         decision = root.decision
-        asked = [name for name, choice in decision.arms.items() if choice.count > 0]
+        called = [name for name, choice in decision.arms.items() if choice.count > 0]
         form: dict[str, Any] = {
             "query_id": page.query_id,
             "root_query_id": root.query_id,
@@ -55,9 +62,9 @@ class Explainer:
             "query": page.text,
             "understanding": page.understanding,
             "context": root.features,
-            "decision": views.decision(decision)
-            | {"seed": decision.seed, "arms": views.distributions(decision.arms)}
-            | ({"shadow": views.distributions(decision.shadow)} if decision.shadow else {}),
+            "decision": serializers.decision(decision)
+            | {"seed": decision.seed, "arms": serializers.distributions(decision.arms)}
+            | ({"shadow": serializers.distributions(decision.shadow)} if decision.shadow else {}),
             "arms": {
                 name: [
                     {"object_id": object_id, "rank": rank, "score": score}
@@ -68,9 +75,9 @@ class Explainer:
             "not_called": [
                 {"arm": option.name, "reason": "chosen count 0" if len(option.counts) > 1 else "nothing to go on"}
                 for option in root.options
-                if option.name not in asked
+                if option.name not in called
             ],
-            "degraded": [views.degraded(d) for d in root.degraded],
+            "degraded": [serializers.degraded(d) for d in root.degraded],
             "ranker": root.ranker,
             "ranking": list(root.ranking),
             "hits": self._hits(page),
@@ -84,7 +91,7 @@ class Explainer:
                     "at": event.at,
                     "status": event.status,
                 }
-                for event in happened
+                for event in events
             ],
         }
         return form
@@ -105,7 +112,8 @@ class Explainer:
         ]
 
     def _contributions(self, page: Impression) -> list[dict[str, float] | None]:
-        """Contributions need the ranker that ordered this answer; once another is in force they are left out."""
+        """Per item shown, feature name -> what it added to the score; None once another ranker than the one that
+        ordered this answer is active."""
         ranker = self._ranker()
         if not page.rows or ranker.version != page.ranker or len(page.rows[0]) != len(NAMES):
             return [None] * len(page.shown)

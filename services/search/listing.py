@@ -7,37 +7,32 @@ from collections.abc import Callable, Sequence
 
 from services import metrics
 from services.arms.matching import index_query
-from services.backends.base import EventLog, ItemStore, LexicalIndex
 from services.errors import Overloaded
 from services.query_ids import Signer
 from services.rewards.windows import NO_POLICY
-from services.search import serializers as views
+from services.search import serializers
 from services.search.impressions import record
 from services.search.signature import signature
 from services.search.slate import Entry, slate
+from services.search.state import Mode, SearchStores
 from services.types import Answer, ArmChoice, Deadline, Decision, Impression, Query, Schema, Understanding
 
 
 class Lister:
-    """Lists what matches: everything under the filters for an empty query, popular first; else in the asked order."""
+    """Lists what matches: for an empty query everything under the filters, popular first; else in the given order."""
 
     def __init__(
         self,
-        *,
-        arm_names: Sequence[str],
-        mode: Callable[[], str],
-        index: LexicalIndex,
-        items: ItemStore,
-        log: EventLog,
+        stores: SearchStores,
         signer: Signer,
+        arm_names: Sequence[str],
+        mode: Mode,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._stores = stores
+        self._signer = signer
         self._arm_names = tuple(arm_names)
         self._mode = mode
-        self._index = index
-        self._items = items
-        self._log = log
-        self._signer = signer
         self._clock = clock
 
     async def list(self, query: Query, understanding: Understanding, schema: Schema) -> Answer:
@@ -47,16 +42,16 @@ class Lister:
         deadline = Deadline.after(query.timeout)
         try:
             async with deadline.enforced():
-                found = await self._index.search(index_query(query, understanding), deadline)
+                found = await self._stores.index.search(index_query(query, understanding), deadline)
                 ids = [candidate.object_id for candidate in found.candidates]
-                documents = await self._items.get(ids[query.offset :], deadline)
+                documents = await self._stores.items.get(ids[query.offset :], deadline)
         except TimeoutError as error:
             raise Overloaded("the catalogue did not answer in time; try again, or allow a longer timeout_ms") from error
         decision = self._no_decision()
         query_id = self._signer.issue(now)
         entries = [Entry(c.object_id, c.score) for c in found.candidates[query.offset :] if c.object_id in documents]
         unlogged = await record(
-            self._log,
+            self._stores.log,
             Impression(
                 query_id=query_id,
                 root_id=query_id,
@@ -69,7 +64,7 @@ class Lister:
                 session_id=query.session_id,
                 client_id=query.client_id,
                 learn=query.learn,
-                understanding=views.understanding(understanding),
+                understanding=serializers.understanding(understanding),
                 features={},
                 options=(),
                 decision=decision,
@@ -100,4 +95,4 @@ class Lister:
 
     def _no_decision(self) -> Decision:
         nothing = ArmChoice(0, 1.0, ((0, 1.0),))
-        return Decision(NO_POLICY, self._mode(), None, 0, dict.fromkeys(self._arm_names, nothing))
+        return Decision(NO_POLICY, self._mode.value, None, 0, dict.fromkeys(self._arm_names, nothing))

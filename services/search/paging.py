@@ -1,7 +1,7 @@
 """Later pages of an answer: the same frozen list under the same decision, no repeats and no gaps.
 
 The list of a first answer is frozen in its Impression. What comes after it (the tail: everything else that matches, in
-static order) is worked out when somebody first pages that far and is then frozen as well, under a name derived from the
+static order) is computed when somebody first pages that far and is then frozen as well, under a name derived from the
 first answer's id, so that writes to the catalogue between two pages shift nothing.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import replace
 
 from services import metrics
 from services.arms.matching import index_query
-from services.backends.base import EventLog, ItemStore, LexicalIndex
 from services.errors import InvalidRequest, Overloaded
 from services.query_ids import Signer
 from services.rewards.windows import NO_POLICY
 from services.search.impressions import record
 from services.search.signature import signature
 from services.search.slate import Entry, slate
+from services.search.state import SearchStores
 from services.types import Answer, Deadline, FacetCount, Found, Impression, Query, Schema, Understanding
 
 DEPTH = 1000
@@ -27,25 +27,18 @@ DEPTH = 1000
 
 
 class Pager:
-    def __init__(
-        self,
-        *,
-        index: LexicalIndex,
-        items: ItemStore,
-        log: EventLog,
-        signer: Signer,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._index = index
-        self._items = items
-        self._log = log
+    """Gives later pages of answers that are in the log."""
+
+    def __init__(self, stores: SearchStores, signer: Signer, clock: Callable[[], float] = time.time) -> None:
+        self._stores = stores
         self._signer = signer
         self._clock = clock
 
     async def page(self, query: Query, understanding: Understanding, schema: Schema) -> Answer:
         """The page of `query.page_of`'s list that `query` asks for.
 
-        Raises InvalidRequest when the id is not ours, has expired, or belongs to another query, filters or sort.
+        Raises InvalidRequest when the id is not of this service, has expired, or belongs to another query, filters or
+        sort; Overloaded when the page is not there in time.
         """
         start = time.perf_counter()
         now = self._clock()
@@ -54,13 +47,13 @@ class Pager:
             async with deadline.enforced():
                 root = await self._root(query, now, deadline)
                 entries = await self._entries(root, query, understanding, deadline)
-                documents = await self._items.get([entry.object_id for entry in entries], deadline)
+                documents = await self._stores.items.get([entry.object_id for entry in entries], deadline)
                 facets = await self._facets(query, understanding, deadline)
         except TimeoutError as error:
             raise Overloaded("the page could not be put together in time; allow a longer timeout_ms") from error
         query_id = self._signer.issue(now)
         unlogged = await record(
-            self._log,
+            self._stores.log,
             replace(
                 root,
                 query_id=query_id,
@@ -92,15 +85,16 @@ class Pager:
         )
 
     async def _root(self, query: Query, now: float, deadline: Deadline) -> Impression:
+        """The record of the first answer that `query.page_of` goes back to."""
         page_of = query.page_of or ""
         verdict = self._signer.verify(page_of, now)
-        earlier = await self._log.impression(page_of, deadline) if verdict == "valid" else None
+        earlier = await self._stores.log.impression(page_of, deadline) if verdict == "valid" else None
         if earlier is None:
             reason = "has expired" if verdict == "expired" else "is not the id of an answer of this service"
             raise InvalidRequest(f"query_id {reason}; search again without it", "query_id")
         root = earlier
         if earlier.root_id != earlier.query_id:
-            found = await self._log.impression(earlier.root_id, deadline)
+            found = await self._stores.log.impression(earlier.root_id, deadline)
             if found is None:
                 raise InvalidRequest("query_id belongs to an answer that is gone; search again without it", "query_id")
             root = found
@@ -111,6 +105,7 @@ class Pager:
     async def _entries(
         self, root: Impression, query: Query, understanding: Understanding, deadline: Deadline
     ) -> list[Entry]:
+        """The places of the page, from the frozen list and, beyond it, from the tail."""
         end = query.offset + query.limit
         provenance = _provenance(root)
         ranked = [
@@ -126,22 +121,23 @@ class Pager:
     async def _tail(
         self, root: Impression, query: Query, understanding: Understanding, deadline: Deadline
     ) -> tuple[str, ...]:
+        """Ids of everything that matches and is not in the frozen list, in static order; frozen by the first call."""
         name = f"{root.query_id}:tail"
-        frozen = await self._log.impression(name, deadline)
+        frozen = await self._stores.log.impression(name, deadline)
         if frozen is None:
             everything = replace(query, offset=0, limit=DEPTH, facets=())
-            found = await self._index.search(index_query(everything, understanding), deadline)
+            found = await self._stores.index.search(index_query(everything, understanding), deadline)
             ranked = set(root.ranking)
             rest = [c.object_id for c in found.candidates if c.object_id not in ranked]
             tail = replace(
                 root, query_id=name, ranking=tuple(rest), scores=(), lists={}, shown=(), rows=(), learn=False
             )
             try:
-                await self._log.append(tail)
+                await self._stores.log.append(tail)
                 return tail.ranking
             except ValueError:
-                # Two first pagers raced, and the other one's list is in the log: both go by that.
-                frozen = await self._log.impression(name, deadline)
+                # Two requests raced to page this far, and the other one's list is in the log: both use that.
+                frozen = await self._stores.log.impression(name, deadline)
         return frozen.ranking if frozen is not None else ()
 
     async def _facets(
@@ -149,11 +145,12 @@ class Pager:
     ) -> Mapping[str, tuple[FacetCount, ...]]:
         if not query.facets:
             return {}
-        found = await self._index.search(index_query(replace(query, offset=0, limit=1), understanding), deadline)
+        found = await self._stores.index.search(index_query(replace(query, offset=0, limit=1), understanding), deadline)
         return found.facets
 
 
 def _provenance(root: Impression) -> dict[str, dict[str, Found]]:
+    """Item id -> arm -> rank and score in that arm's list."""
     found: dict[str, dict[str, Found]] = {}
     for arm, candidates in root.lists.items():
         for rank, (object_id, score) in enumerate(candidates, 1):

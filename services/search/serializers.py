@@ -1,4 +1,4 @@
-"""The public JSON forms of values, as the API answers them and the log keeps them. Pure."""
+"""Values as JSON, in the form in which the API answers and the log keeps them. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from services.types import Answer, ArmChoice, Decision, Degraded, Hit, Understan
 
 
 def understanding(value: Understanding) -> dict[str, Any]:
+    """The query's normal form, correction, language and slots."""
     return {
         "normalized": value.normalized,
         "corrected": value.corrected,
@@ -27,6 +28,7 @@ def understanding(value: Understanding) -> dict[str, Any]:
 
 
 def decision(value: Decision) -> dict[str, Any]:
+    """Policy, mode, model, and per arm the count and its probability."""
     return {
         "policy": value.policy,
         "mode": value.mode,
@@ -36,7 +38,7 @@ def decision(value: Decision) -> dict[str, Any]:
 
 
 def distributions(arms: Mapping[str, ArmChoice]) -> dict[str, Any]:
-    """Per arm, what was drawn and every count's probability."""
+    """Per arm, the count that was drawn and the probability of every count."""
     return {
         name: {
             "count": choice.count,
@@ -48,10 +50,12 @@ def distributions(arms: Mapping[str, ArmChoice]) -> dict[str, Any]:
 
 
 def degraded(value: Degraded) -> dict[str, str]:
+    """A part that is missing from the answer, and why."""
     return {"arm": value.arm, "reason": value.reason}
 
 
 def hit(value: Hit) -> dict[str, Any]:
+    """An item of the page; `tail` and `explanation` are there only where they apply."""
     form: dict[str, Any] = {
         "object_id": value.object_id,
         "position": value.position,
@@ -68,6 +72,7 @@ def hit(value: Hit) -> dict[str, Any]:
 
 
 def answer(value: Answer) -> dict[str, Any]:
+    """The whole answer of a search."""
     return {
         "query_id": value.query_id,
         "took_ms": round(value.took * 1000, 3),

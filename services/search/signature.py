@@ -1,4 +1,4 @@
-"""What makes two requests the same search: later pages must carry it unchanged. Pure."""
+"""Which requests are the same search: a later page must ask for the same one. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from services.types import Condition, Query
 
 
 def signature(query: Query) -> str:
-    """Digest of normalised text, filters (in any order) and sort; facets, limit and offset may differ between pages."""
+    """32 hex digits of a digest of normalised text, filters (in any order) and sort; facets, limit and offset may
+    differ between pages."""
     filters = sorted(repr(_ordered(condition)) for condition in query.filters)
     canonical = "\x1f".join([normalize(query.text), *filters, repr(query.sort)])
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]

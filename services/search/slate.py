@@ -1,4 +1,4 @@
-"""The slate: the ordered list as shown. Pure."""
+"""The slate: the page of results as shown. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from services.types import Document, Found, Hit, Schema, Understanding
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One place of the list before its document is known."""
+    """One position of the list, before its document is known."""
 
     object_id: str
     score: float
     arms: Mapping[str, Found] = field(default_factory=dict)
     tail: bool = False
+    """Whether it comes after the ranked list (services/search/paging.py)."""
     explanation: Mapping[str, float] | None = None
+    """Feature name -> what it added to the score."""
 
 
 def slate(
@@ -27,7 +29,7 @@ def slate(
     understanding: Understanding,
     schema: Schema,
 ) -> tuple[Hit, ...]:
-    """Hits of `entries`, the first at position offset + 1. An item that is gone leaves its place empty."""
+    """Hits of `entries`, the first at position offset + 1. An item without a document leaves its position empty."""
     return tuple(
         Hit(
             object_id=entry.object_id,

@@ -1,7 +1,7 @@
-"""Surveys: for some answers, after they have left, what every arm would have had in full.
+"""Surveys: for some answers, after they have left, what every arm would have found at its full depth.
 
 A policy learns from them what counts that it did not choose would have found (services/policies/relevance.py). They
-cost the arms' time, never the searcher's: one survey at a time, and while too many wait, new ones are dropped.
+cost the arms' time, never the searcher's: one survey runs at a time, and while too many wait, new ones are dropped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,68 +18,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services import metrics
-from services.arms.base import Arm
-from services.arms.retrieval import retrieve
 from services.backends.base import EventLog, ItemStore
 from services.policies.base import ARMS, FACTS, part
 from services.rankers.features import NAMES, rows
-from services.rankers.fusion import adapt, explained, fuse
+from services.rankers.fusion import FUSION_WEIGHTS, adapt, explained, fuse
+from services.search.arm_pool import ArmPool
 from services.types import ArmOption, Context, Deadline, Schema, Survey
 
 logger = logging.getLogger(__name__)
 
 DIGITS = 3
-MOST_WAITING = 16
-SECONDS = 5.0
-"""Most time for one survey: nobody waits for it."""
+"""Decimals that facts are logged with."""
+MAX_WAITING = 16
+SURVEY_SECONDS = 5.0
+"""Longest one survey may take: nobody waits for it."""
 IDLE_SECONDS = 1.0
 
 _COLUMNS = [NAMES.index(name) for name in FACTS]
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer that is to be surveyed."""
+class SurveyRequest:
+    """An answer to be surveyed."""
 
     query_id: str
     context: Context
     options: tuple[ArmOption, ...]
     schema: Schema
     shown: tuple[str, ...]
+    """Item ids, in the order shown."""
 
 
 class Surveyor:
-    """Takes surveys down in the log, for the learner to find. `offer` is called by searches, `run` beside them."""
+    """Makes surveys and appends them to the log, where the learner finds them. Searches call `offer`; `run` runs beside
+    them."""
 
     def __init__(
         self,
-        arms: Sequence[Arm],
+        arms: ArmPool,
         items: ItemStore,
         log: EventLog,
-        fusion_weights: Mapping[str, float],
-        curious: Callable[[int], bool],
+        should_survey: Callable[[int], bool],
     ) -> None:
-        """`curious` says of a decision's seed whether its answer is to be surveyed."""
-        self._arms = tuple(arms)
+        """should_survey: whether to survey the answer to the decision that was made with this seed."""
+        self._arms = arms
         self._items = items
         self._log = log
-        self._fusion_weights = fusion_weights
-        self._curious = curious
-        self._waiting: deque[Answered] = deque()
+        self._should_survey = should_survey
+        self._waiting: deque[SurveyRequest] = deque()
         self._offered = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
 
-    def offer(self, answered: Answered, seed: int) -> None:
-        if not self._curious(seed):
+    def offer(self, request: SurveyRequest, seed: int) -> None:
+        """Queue the answer if the policy wants it surveyed; dropped, and counted, while MAX_WAITING wait."""
+        if not self._should_survey(seed):
             return
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             metrics.SURVEYS.labels("dropped").inc()
             return
-        self._waiting.append(answered)
+        self._waiting.append(request)
         self._offered.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; what waits then is dropped."""
+        """Make surveys until `stop` is set; what waits then is dropped."""
         while not stop.is_set():
             if self._waiting:
                 await self._next()
@@ -89,46 +90,47 @@ class Surveyor:
                 await asyncio.wait_for(self._offered.wait(), IDLE_SECONDS)
 
     async def catch_up(self) -> int:
-        """Survey all that waits, and wait for the one under way; how many candidates were asked for. Failures are
-        counted and said, never raised."""
-        asked = 0
+        """Survey all that waits, and wait for the one under way; returns how many candidates were asked for. Failures
+        are counted and logged, never raised."""
+        candidates = 0
         while self._waiting:
-            asked += await self._next()
+            candidates += await self._next()
         async with self._one_at_a_time:
-            return asked
+            return candidates
 
     async def _next(self) -> int:
         async with self._one_at_a_time:
-            return await self._take_down(self._waiting.popleft()) if self._waiting else 0
+            return await self._log_survey(self._waiting.popleft()) if self._waiting else 0
 
-    async def _take_down(self, answered: Answered) -> int:
-        asked = 0
+    async def _log_survey(self, request: SurveyRequest) -> int:
+        """Returns how many candidates were asked for."""
+        candidates = 0
         try:
-            survey = await self.survey(answered, Deadline.after(SECONDS))
-            asked = sum(option.counts[-1] for option in answered.options)
+            survey = await self.survey(request, Deadline.after(SURVEY_SECONDS))
+            candidates = sum(option.counts[-1] for option in request.options)
             if survey is not None:
                 await self._log.append(survey)
         except Exception as error:
             survey = None
             logger.warning("survey_failed error=%s", type(error).__name__)
         metrics.SURVEYS.labels("incomplete" if survey is None else "made").inc()
-        return asked
+        return candidates
 
-    async def survey(self, answered: Answered, deadline: Deadline) -> Survey | None:
-        """None when an arm that could be asked fails: half a survey would teach that it has nothing."""
-        context = answered.context
-        counts = {option.name: option.counts[-1] for option in answered.options}
-        lists, failed = await retrieve(self._arms, counts, context, deadline)
+    async def survey(self, request: SurveyRequest, deadline: Deadline) -> Survey | None:
+        """None when an arm that was asked fails: half a survey would teach that it has nothing."""
+        context = request.context
+        counts = {option.name: option.counts[-1] for option in request.options}
+        lists, failed = await self._arms.retrieve_unguarded(counts, context, deadline)
         if failed:
             return None
-        weights = adapt(self._fusion_weights, *explained(context.understanding, answered.schema.title))
+        weights = adapt(FUSION_WEIGHTS, *explained(context.understanding, request.schema.title))
         union = fuse(lists, weights)
         documents = await self._items.get([pooled.object_id for pooled in union], deadline)
         pool = [pooled for pooled in union if pooled.object_id in documents]
-        table = rows(context, pool, documents, answered.schema)
+        table = rows(context, pool, documents, request.schema)
         places = {pooled.object_id: place for place, pooled in enumerate(pool)}
         return Survey(
-            query_id=answered.query_id,
+            query_id=request.query_id,
             at=context.at,
             ranks={
                 arm: tuple(pooled.arms[arm].rank if arm in pooled.arms else 0 for pooled in pool)
@@ -141,7 +143,7 @@ class Surveyor:
                 for arm in ARMS
                 if counts.get(arm)
             },
-            shown=tuple(places.get(object_id, -1) for object_id in answered.shown),
+            shown=tuple(places.get(object_id, -1) for object_id in request.shown),
         )
 
 

@@ -12,7 +12,7 @@ import orjson
 from services.arms.base import Arm
 from services.backends.base import IndexQuery, IndexResult
 from services.errors import ArmFailed
-from services.search.engine import Matching
+from services.search.state import Matching
 from services.types import Candidate, Context, Deadline
 
 OF_THE_PERSON = frozenset({"personal"})

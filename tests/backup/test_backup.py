@@ -23,10 +23,10 @@ import pytest
 
 from app.operations import backups
 from app.settings import Settings
+from app.system.learner import new_learner
 from app.system.ownership import owned
 from app.system.restore_marker import refuse_folder, refuse_redis
 from app.system.stores import Stores, open_stores
-from app.system.wiring import new_learner
 from services.backends.base import Counted, Known, MemoryChange, MemoryRow, Tick
 from services.backends.log_codec import decode
 from services.backends.redis.locks import Lease

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from services.backends.local_locks import LocalLocks
 from services.backends.sqlite.items import SqliteItems
-from services.catalogue.current_schema import SchemaInForce
-from services.catalogue.index_sync import SAMPLE, Upkeep
+from services.catalogue.current_schema import SAMPLE, CurrentSchema
+from services.catalogue.index_sync import IndexSync
 from services.catalogue.writing import BATCH, Catalogue
 from services.errors import InvalidRequest, TooLarge
 from services.ndjson import Line, stream
@@ -63,10 +63,10 @@ async def opened(path: Path, *shelves: Shelf) -> AsyncIterator[Catalogue]:
     items = SqliteItems(path)
     try:
         locks = LocalLocks()
-        schema = SchemaInForce(items, locks)
-        upkeep = Upkeep(items, schema, locks, shelves)
-        catalogue = Catalogue(items, schema, upkeep)
-        await upkeep.recover()
+        schema = CurrentSchema(items, locks)
+        indexes = IndexSync(items, schema, locks, shelves)
+        catalogue = Catalogue(items, schema, indexes)
+        await indexes.recover()
         yield catalogue
         await catalogue.close()
     finally:

@@ -12,9 +12,10 @@ import pytest
 
 from services.backends.local_locks import LocalLocks
 from services.backends.sqlite.items import SqliteItems
-from services.catalogue import index_sync as upkeep
-from services.catalogue.current_schema import SchemaInForce
-from services.catalogue.index_sync import Upkeep
+from services.catalogue import index_sync
+from services.catalogue.base import INDEXING
+from services.catalogue.current_schema import CurrentSchema
+from services.catalogue.index_sync import IndexSync
 from services.catalogue.writing import Catalogue
 from services.errors import StorageFailed
 from services.types import Document, Schema
@@ -63,9 +64,9 @@ class Member:
 
     def __init__(self, items: SqliteItems, locks: LocalLocks, shared: Sequence[Index]) -> None:
         self.own = Index("own", volatile=True)
-        schema = SchemaInForce(items, locks)
-        self.upkeep = Upkeep(items, schema, locks, (self.own,), shared)
-        self.catalogue = Catalogue(items, schema, self.upkeep)
+        schema = CurrentSchema(items, locks)
+        self.indexes = IndexSync(items, schema, locks, (self.own,), shared)
+        self.catalogue = Catalogue(items, schema, self.indexes)
         self.stop = asyncio.Event()
 
 
@@ -75,9 +76,9 @@ async def members(path: Path, *shared: Index, following: bool = True) -> AsyncIt
     items, locks = SqliteItems(path), LocalLocks()
     pair = Member(items, locks, shared), Member(items, locks, shared)
     for member in pair:
-        await member.upkeep.recover()
-    with mock.patch.multiple(upkeep, FOLLOW_SECONDS=0.01, MEND_SECONDS=0.03):
-        tasks = [asyncio.create_task(member.upkeep.follow(member.stop)) for member in pair if following]
+        await member.indexes.recover()
+    with mock.patch.multiple(index_sync, FOLLOW_SECONDS=0.01, REPAIR_SECONDS=0.03):
+        tasks = [asyncio.create_task(member.indexes.follow(member.stop)) for member in pair if following]
         try:
             yield pair
         finally:
@@ -203,7 +204,7 @@ def test_a_rebuild_builds_every_index_anew_once(path: Path) -> None:
         async with members(path, one, two, following=False) as (writer, _):
             await writer.catalogue.put([song("a")])
             before = one.rebuilds, two.rebuilds, writer.own.rebuilds
-            await writer.upkeep.rebuild()
+            await writer.indexes.rebuild()
             assert (one.rebuilds, two.rebuilds, writer.own.rebuilds) == tuple(number + 1 for number in before)
 
     run(path, work)
@@ -225,17 +226,17 @@ def test_a_store_that_was_restored_from_a_backup_is_heard_again(path: Path) -> N
 def test_a_start_and_a_stop_wait_for_no_other_process(path: Path) -> None:
     async def work(one: Index, two: Index) -> None:
         items, locks = SqliteItems(path), LocalLocks()
-        with mock.patch.object(upkeep, "START_SECONDS", 0.05):
-            async with locks.hold(upkeep.INDEXING):  # another process encodes a large catalogue
+        with mock.patch.object(index_sync, "START_SECONDS", 0.05):
+            async with locks.hold(INDEXING):  # another process encodes a large catalogue
                 member = Member(items, locks, (one, two))
-                await asyncio.wait_for(member.upkeep.recover(), 5.0)
+                await asyncio.wait_for(member.indexes.recover(), 5.0)
                 assert not one.there
             await until(lambda: one.there and two.there)  # it went on beside the service
-            async with locks.hold(upkeep.INDEXING):
+            async with locks.hold(INDEXING):
                 another = Member(items, locks, (one, two))
-                await another.upkeep.recover()
-                await asyncio.wait_for(another.upkeep.close(), 5.0)
-        await member.upkeep.close()
+                await another.indexes.recover()
+                await asyncio.wait_for(another.indexes.close(), 5.0)
+        await member.indexes.close()
         await items.close()
 
     run(path, work)

@@ -17,7 +17,7 @@ from app.cli.train import train_encoders
 from app.offline import live_runs
 from app.offline.sandbox import indexed_apart
 from app.settings import Settings
-from app.system.encoders import current_taste, current_text_encoder
+from app.system.model_kinds import TASTE, TEXT, current_model
 from app.system.policies import fixed_policy, load_policy
 from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
@@ -146,8 +146,8 @@ class TestLive:
             settings = Settings.load({}, data_dir=tmp_path / "var")
             with Progress() as progress:
                 async with indexed_apart(settings, data, train_encoders, progress, "test") as system:
-                    arms = {arm.name: arm for arm in system.search._arms}
-                    stored = current_text_encoder(None, system.store), current_taste(system.store)
+                    arms = {arm.name: arm for arm in system.search.arms.arms}
+                    stored = [current_model(kind, settings, system.store) for kind in (TEXT, TASTE)]
                     served = [arms[name].encoder for name in ("vector", "personal")]  # type: ignore[attr-defined]
                     return tuple(encoder.version for encoder in (*stored, *served))
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from app.settings import Settings
-from app.system.query_predictor import QUERY_PREDICTOR, current_query_predictor
+from app.system.model_kinds import QUERY_PREDICTOR, current_model
 from app.system.stores import model_store
 from app.system.system import System
 from app.system.wiring import opened
@@ -310,7 +310,7 @@ def test_a_promoted_predictor_is_in_force_and_new_items_go_by_it(tmp_path: Path)
             assert titled.predicted
             store = model_store(settings)
             store.promote(QUERY_PREDICTOR, store.publish(QUERY_PREDICTOR, given.to_files(), {}), "test")
-            await system.models.take_up()
+            await system.models.reload()
             assert await by_artist(system, 3) == [("s3", True)]
             assert await system.memory.remembered(memory_key("song 3"), 10, Deadline.after(5.0)) == []
             await system.catalogue.put([{"id": "s11", "title": "Song 11", "artist": "Artist 11"}])
@@ -324,7 +324,8 @@ def test_a_promoted_predictor_is_in_force_and_new_items_go_by_it(tmp_path: Path)
 
 
 def test_a_damaged_predictor_is_passed_over(tmp_path: Path) -> None:
-    store = model_store(Settings.load({}, data_dir=tmp_path))
-    assert current_query_predictor(store) == QueryPredictor.untrained()
+    settings = Settings.load({}, data_dir=tmp_path)
+    store = model_store(settings)
+    assert current_model(QUERY_PREDICTOR, settings, store) == QueryPredictor.untrained()
     store.promote(QUERY_PREDICTOR, store.publish(QUERY_PREDICTOR, {FILE: b"{}"}, {}), "test")
-    assert current_query_predictor(store) == QueryPredictor.untrained()
+    assert current_model(QUERY_PREDICTOR, settings, store) == QueryPredictor.untrained()

@@ -150,7 +150,7 @@ def test_hung_backends_do_not_hang_the_answer(service: Service, monkeypatch: pyt
     for part, method, named in (
         (service.system.memory, "remembered", "memory"),
         (service.system.memory, "person", "personal"),
-        (service.system.search._index, "search", "catalogue"),
+        (service.system.search.stores.index, "search", "catalogue"),
         (service.system.items, "get", "catalogue"),
     ):
         with monkeypatch.context() as patch:
@@ -164,7 +164,7 @@ def test_hung_backends_do_not_hang_the_answer(service: Service, monkeypatch: pyt
         if method in ("remembered", "person"):
             assert answer["hits"], "without memory there is still an answer"
     with monkeypatch.context() as patch:
-        patch.setattr(service.system.search._index, "search", never)
+        patch.setattr(service.system.search.stores.index, "search", never)
         for listing in ({"query": ""}, {"query": "song", "sort": "-year"}):
             response = service.request("POST", "/v1/search", json=listing | {"timeout_ms": 50})
             problem(response, 503, "unavailable")

@@ -7,7 +7,7 @@ from html import unescape
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.search.highlight import FRAGMENT, highlights
+from services.search.highlight import FRAGMENT_LENGTH, highlights
 from services.types import Alternative, Field, Role, Schema
 
 SCHEMA = Schema(
@@ -74,7 +74,7 @@ def test_a_long_text_gives_the_fragment_with_most_marks() -> None:
     assert found.startswith("…")
     assert found.endswith("…")
     assert found.count("<mark>shark</mark>") == 2
-    assert len(found) < FRAGMENT + 40
+    assert len(found) < FRAGMENT_LENGTH + 40
     inside = found.strip("…").replace("<mark>", "").replace("</mark>", "")
     assert f" {inside} " in plot
 

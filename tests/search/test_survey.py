@@ -17,7 +17,8 @@ from services.policies.fixed import FixedPolicy
 from services.policies.modes import PolicySwitch
 from services.rankers.features import NAMES, rows
 from services.rankers.fusion import FUSION_WEIGHTS, adapt, explained, fuse
-from services.search.survey import MOST_WAITING, Answered, Surveyor
+from services.search.arm_pool import ArmPool
+from services.search.survey import MAX_WAITING, Surveyor, SurveyRequest
 from services.types import (
     Alternative,
     ArmOption,
@@ -93,15 +94,15 @@ def test_a_search_is_followed_by_what_every_arm_had(service: Service) -> None:
 def test_items_stand_in_fused_order_and_facts_are_the_rankers(service: Service) -> None:
     """Against lists and tables made anew."""
     context, options = context_of(service, "harbour song")
-    engine, schema = service.system.search, service.system.search.knowledge.schema
+    engine, schema = service.system.search, service.system.search.active.schema
     shown = ("t001", "nowhere")
 
     async def work() -> tuple[Survey | None, list[str], Any]:
         deadline = Deadline.after(10.0)
-        made = await service.system.surveyor.survey(Answered("q", context, options, schema, shown), deadline)
+        made = await service.system.surveyor.survey(SurveyRequest("q", context, options, schema, shown), deadline)
         lists = {
             arm.name: await arm.retrieve(context, arm.counts[-1], deadline)
-            for arm in engine._arms
+            for arm in engine.arms.arms
             if arm.available(context)
         }
         pool = fuse(lists, adapt(FUSION_WEIGHTS, *explained(context.understanding, schema.title)))
@@ -141,17 +142,17 @@ def test_a_degraded_answer_is_not_surveyed(service: Service) -> None:
 
 def test_too_many_that_wait_are_dropped_and_counted(service: Service) -> None:
     context, options = context_of(service, "garden song")
-    schema = service.system.search.knowledge.schema
+    schema = service.system.search.active.schema
     dropped = metrics.SURVEYS.labels("dropped")._value
     before, counted = len(surveys(service)), dropped.get()
     service.system.switch.learned = Curious()
 
     async def offer() -> None:
-        for number in range(MOST_WAITING + 3):  # at once: nothing is surveyed in between
-            service.system.surveyor.offer(Answered(f"q{number}", context, options, schema, ()), number)
+        for number in range(MAX_WAITING + 3):  # at once: nothing is surveyed in between
+            service.system.surveyor.offer(SurveyRequest(f"q{number}", context, options, schema, ()), number)
 
     service.run(offer())
-    assert len(surveys(service)) == before + MOST_WAITING
+    assert len(surveys(service)) == before + MAX_WAITING
     assert dropped.get() == counted + 3
 
 
@@ -244,14 +245,14 @@ READ = Understanding(
 
 
 def surveyor(log: Any, *arms: Listing, curious: bool = True) -> Surveyor:
-    return Surveyor(arms, Items(), log, FUSION_WEIGHTS, lambda seed: curious)  # type: ignore[arg-type]
+    return Surveyor(ArmPool(arms), Items(), log, lambda seed: curious)  # type: ignore[arg-type]
 
 
-def answered(query_id: str, *unable: str) -> Answered:
+def answered(query_id: str, *unable: str) -> SurveyRequest:
     """Of an answer for which the arms in `unable` could not be asked."""
     arms = ("lexical", "vector", "memory", "explore")
     options = tuple(ArmOption(arm, (0,) if arm in unable else Listing.counts) for arm in arms)
-    return Answered(query_id, Context(Query("winter song"), READ, 7.0), options, SCHEMA, ("c", "gone", "a"))
+    return SurveyRequest(query_id, Context(Query("winter song"), READ, 7.0), options, SCHEMA, ("c", "gone", "a"))
 
 
 def count(outcome: str) -> float:

@@ -188,7 +188,7 @@ READERS = {
     "services.simulation.drift": "changes the grades that the judge shows it",
     "services.evaluation.compare": "tables of runs over judged queries",
     "services.models.ranker.rows": "training of the ranker by labels",
-    "app.cli.train": "hands labels to that training",
+    "app.cli.trainers": "hands labels to that training",
     "app.cli.evaluate": "hands labels to those tables",
 }
 """Who may use such a name, and what for; besides, data sets are made and read in `services.datasets` and
@@ -279,7 +279,7 @@ class TestNobodyElseKnows:
     def test_users_and_their_clicks_know_no_reader(self) -> None:
         for module in USERS:
             assert not closure(module) & READERS.keys(), module
-        assert "services.models.ranker.rows" in closure("app.cli.train")
+        assert "services.models.ranker.rows" in closure("app.cli.trainers")
 
     def test_no_grade_is_attached_to_what_goes_round(self) -> None:
         for what in (DatasetQuery, Search):

@@ -21,7 +21,7 @@ import pytest
 
 from app.__main__ import main
 from app.cli.simulate import _rows
-from app.cli.train import train_encoders, train_ranker
+from app.cli.train import train_encoders, train_model
 from app.offline.sandbox import Searched
 from app.operations.client import Client
 from app.settings import Settings
@@ -33,9 +33,9 @@ from app.simulation.frontier import frontier, point, seen
 from app.simulation.ranker import with_ranker
 from app.simulation.runs import BASELINES, LEARNED, ROWS, STATIC, Asked, finished, run, stem
 from app.simulation.world import Simulated, World, prepare, simulated
+from app.system.model_kinds import RANKER
 from app.system.policies import fixed_policy
 from app.system.stores import model_store
-from app.system.wiring import RANKER
 from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
 from services.errors import InvalidRequest
@@ -783,7 +783,7 @@ class Training:
 
     async def __call__(self, own: Settings) -> str | None:
         self.times += 1
-        outcome = await train_ranker(own, None, 0, promote=False)
+        outcome = await train_model(RANKER, own, None, 0, promote=False)
         if self.refuse is None:
             model_store(own).promote(RANKER, outcome.version, "a test")
         return self.refuse
@@ -806,7 +806,7 @@ def test_every_run_has_the_ranker_and_the_folder_before_stays_as_it_was(
 
     async def ranker_of(where: Path, world: World) -> bool:
         async with simulated(SETTINGS, where, tmp_path / "work", world, FixedPolicy()) as (system, _):
-            return isinstance(system.search.knowledge.ranker, OnnxRanker)
+            return isinstance(system.search.active.ranker, OnnxRanker)
 
     for where, expected in ((folder, True), (prepared, False)):
         world = World(1)

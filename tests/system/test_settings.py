@@ -11,7 +11,7 @@ import pytest
 from app.cli.serve import settings_help
 from app.process.gateway import check_workers
 from app.settings import ACTION_WEIGHTS, Settings
-from app.system.wiring import check
+from app.system.checks import check_settings
 from services.errors import SettingsInvalid
 from tests.service import running
 
@@ -169,13 +169,13 @@ class TestRefusals:
     def test_signing_keys_are_checked_and_not_repeated(self, tmp_path: Path) -> None:
         for keys in (SECRET, f"k1:{SECRET},k1:{SECRET}", "k1:short", f"bad kid:{SECRET}", f"k1:{SECRET},{SECRET}x"):
             with pytest.raises(SettingsInvalid) as caught:
-                check(Settings.load({"LTRR_SIGNING_KEYS": keys}, data_dir=tmp_path))
+                check_settings(Settings.load({"LTRR_SIGNING_KEYS": keys}, data_dir=tmp_path))
             assert SECRET not in str(caught.value)
 
     def test_data_folder_that_cannot_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
         with pytest.raises(SettingsInvalid, match="LTRR_DATA_DIR"):
-            check(Settings.load({"LTRR_DATA_DIR": str(tmp_path / "file" / "data")}))
+            check_settings(Settings.load({"LTRR_DATA_DIR": str(tmp_path / "file" / "data")}))
 
     def test_workers_that_would_share_what_cannot_be_shared(self) -> None:
         check_workers(Settings.load({}), 1)

@@ -85,7 +85,7 @@ async def vendor(request: Request, name: str) -> Response:
 async def fields(request: Request) -> Response:
     """What the search page offers for this catalogue: fields to show, facet, limit and sort by."""
     system: System = request.app.state.system
-    return json_response(offered(system.search.knowledge.schema))
+    return json_response(offered(system.search.active.schema))
 
 
 @console_data.get("/pages/activity", responses=ADMIN_RESPONSES)

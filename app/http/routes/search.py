@@ -88,7 +88,7 @@ async def _answer(request: Request, search_request: SearchRequest) -> Response:
     system: System = request.app.state.system
     logs.note(query=search_request.query)
     with system.admission.admit("/v1/search"):
-        answer = await system.search.answer(query_of(search_request, system.search.knowledge.schema))
+        answer = await system.search.answer(query_of(search_request, system.search.active.schema))
     return json_response(views.answer(answer), headers={"X-Query-Id": answer.query_id})
 
 

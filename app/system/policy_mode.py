@@ -1,0 +1,40 @@
+"""The mode that policies decide under (learned, static or shadow): durable, and the same in every process."""
+
+from __future__ import annotations
+
+from services.backends.base import StateStore
+from services.policies.modes import PolicySwitch
+
+KEY = "policy_mode"
+DEFAULT = "learned"
+
+
+class PolicyMode:
+    """Keeps the switch of this process at the mode that is stored."""
+
+    def __init__(self, state: StateStore, switch: PolicySwitch, shared: bool) -> None:
+        """shared: whether other processes may set the mode too."""
+        self._state = state
+        self._switch = switch
+        self._shared = shared
+
+    @property
+    def value(self) -> str:
+        """The last one known here."""
+        return self._switch.mode
+
+    async def load(self) -> None:
+        """Switch to the stored mode. Raises StorageFailed or TimeoutError; the last one known stays then."""
+        mode = await self._state.get(KEY) or DEFAULT
+        if mode != self._switch.mode:
+            self._switch.mode = mode
+
+    async def follow(self) -> None:
+        """`load`, where another process may have set the mode."""
+        if self._shared:
+            await self.load()
+
+    async def set(self, mode: str) -> None:
+        """Durable and active when this returns. Raises StorageFailed when it could not be stored."""
+        await self._state.set(KEY, mode)
+        self._switch.mode = mode

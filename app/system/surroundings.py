@@ -1,0 +1,24 @@
+"""What a service takes from the world around it; a simulation brings its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.arms.base import Arm
+from services.search.state import Matching
+from services.search.steps import Steps
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    clock: Callable[[], float] = time.time
+    """Unix seconds, of everything that is dated."""
+    stopwatch: Callable[[], float] = time.monotonic
+    """Seconds, for the circuit breakers of arms."""
+    wrap_arm: Callable[[Arm], Arm] = lambda arm: arm
+    """Gives what is asked in place of an arm."""
+    wrap_index: Callable[[Matching], Matching] = lambda index: index
+    """Gives what is asked in place of the index for everything that matches."""
+    steps: Steps = field(default_factory=Steps)
