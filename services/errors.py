@@ -16,6 +16,8 @@ LtrrError
 
 from __future__ import annotations
 
+from services.types import DegradedReason
+
 
 class LtrrError(Exception):
     """Base of all errors that this product raises on purpose."""
@@ -49,9 +51,9 @@ class StorageFailed(LtrrError):
 
 
 class Unavailable(StorageFailed):
-    """`reason`: unavailable | circuit_open."""
+    """`reason`: UNAVAILABLE or CIRCUIT_OPEN."""
 
-    def __init__(self, engine: str, reason: str = "unavailable") -> None:
+    def __init__(self, engine: str, reason: DegradedReason = DegradedReason.UNAVAILABLE) -> None:
         super().__init__(f"{engine}: {reason.replace('_', ' ')}")
         self.reason = reason
 
@@ -61,7 +63,7 @@ class RecordDamaged(LtrrError):
 
 
 class ArmFailed(LtrrError):
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: DegradedReason) -> None:
         super().__init__(reason)
         self.reason = reason
 

@@ -46,6 +46,33 @@ class Deadline:
         return Deadline(self.at - seconds)
 
 
+# --- who acts -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who searched, or acted on an answer, as the caller named them; all None for a stranger."""
+
+    user_id: str | None = None
+    client_id: str | None = None
+    session_id: str | None = None
+
+    @property
+    def principal(self) -> str | None:
+        """Whose influence this is: user, else client, else session (prefixed so that the three never collide)."""
+        for prefix, value in (("u", self.user_id), ("c", self.client_id), ("s", self.session_id)):
+            if value is not None:
+                return f"{prefix}:{value}"
+        return None
+
+    @property
+    def person(self) -> str | None:
+        """Whose history personalises a search: the user, else the session."""
+        if self.user_id is not None:
+            return f"u:{self.user_id}"
+        return f"s:{self.session_id}" if self.session_id is not None else None
+
+
 # --- catalogue ----------------------------------------------------------------------------------------------------
 
 
@@ -141,19 +168,9 @@ class Query:
     """query_id of an earlier answer whose frozen list this request pages through."""
 
     @property
-    def principal(self) -> str | None:
-        """Whose influence this is: user, else client, else session (prefixed so that the three never collide)."""
-        for prefix, value in (("u", self.user_id), ("c", self.client_id), ("s", self.session_id)):
-            if value is not None:
-                return f"{prefix}:{value}"
-        return None
-
-    @property
-    def person(self) -> str | None:
-        """Whose history personalises this search: the user, else the session."""
-        if self.user_id is not None:
-            return f"u:{self.user_id}"
-        return f"s:{self.session_id}" if self.session_id is not None else None
+    def actor(self) -> Actor:
+        """Who searches."""
+        return Actor(self.user_id, self.client_id, self.session_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +290,18 @@ class ArmChoice:
     """(count, probability) over all counts of the arm, masked ones with probability 0; sums to 1."""
 
 
+class PolicyMode(StrEnum):
+    """Which policy decides (services/policies/modes.py)."""
+
+    LEARNED = "learned"
+    STATIC = "static"
+    SHADOW = "shadow"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     policy: str
-    mode: str
+    mode: PolicyMode
     model_version: str | None
     seed: int
     arms: Mapping[str, ArmChoice]
@@ -314,11 +339,24 @@ class Pooled:
     """Fused score, then the ranker's."""
 
 
+class DegradedReason(StrEnum):
+    """Why an answer went out without one of its parts."""
+
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    GARBAGE = "garbage"
+    """It answered with what cannot be a list of candidates."""
+    UNAVAILABLE = "unavailable"
+    CIRCUIT_OPEN = "circuit_open"
+    """It was not called because it kept failing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Degraded:
+    """A part (an arm, or another engine by its name) that an answer went out without."""
+
     arm: str
-    reason: str
-    """timeout | error | garbage | unavailable"""
+    reason: DegradedReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,12 +432,9 @@ class Impression:
     """Ranker features of `shown` as served, one row an item (see services/rankers/features.py NAMES)."""
 
     @property
-    def principal(self) -> str | None:
-        return Query("", user_id=self.user_id, client_id=self.client_id, session_id=self.session_id).principal
-
-    @property
-    def person(self) -> str | None:
-        return Query("", user_id=self.user_id, session_id=self.session_id).person
+    def actor(self) -> Actor:
+        """Who was answered."""
+        return Actor(self.user_id, self.client_id, self.session_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +451,17 @@ class Survey:
     """Columns of the ranker's table (services/rankers/features.py), a value an item."""
     shown: tuple[int, ...]
     """Per item that the answer showed, its place among the items, from 0; -1 for one that no list has."""
+
+
+class EventStatus(StrEnum):
+    """What became of a feedback event."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    UNKNOWN_QUERY = "unknown_query"
+    NOT_SHOWN = "not_shown"
+    INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,14 +482,10 @@ class Interaction:
     user_id: str | None
     client_id: str | None
     session_id: str | None
-    status: str
-    """accepted | late (late ones are kept for audit and never learned from)"""
+    status: EventStatus
+    """In the log ACCEPTED or LATE (late ones are kept for audit and never learned from)."""
 
-
-class EventStatus(StrEnum):
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
-    LATE = "late"
-    UNKNOWN_QUERY = "unknown_query"
-    NOT_SHOWN = "not_shown"
-    INVALID = "invalid"
+    @property
+    def actor(self) -> Actor:
+        """Who did it."""
+        return Actor(self.user_id, self.client_id, self.session_id)

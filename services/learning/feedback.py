@@ -147,7 +147,7 @@ class FeedbackService:
         results = []
         for event in parsed:
             if isinstance(event, Event):
-                status = EventStatus(next(statuses))
+                status = next(statuses)
                 event = EventResult(event.event_id, status, _DETAILS.get(status))
             results.append(event)
         return results

@@ -31,7 +31,7 @@ from services.policies.base import LearningPolicy, Outcome
 from services.rewards.quota import Shares
 from services.rewards.rewards import examination, principal_weight, reward, strength, taken
 from services.rewards.windows import Window, Windows
-from services.types import Deadline, EventStatus, Impression, Interaction, Query, Survey
+from services.types import Deadline, EventStatus, Impression, Interaction, Survey
 
 logger = logging.getLogger(__name__)
 
@@ -305,7 +305,7 @@ class Learner:
                     self._known.popitem(last=False)
                 if record.learn and record.memory_key and record.root_id == record.query_id:
                     shown = (record.memory_key, record.normalized)
-                    return MemoryChange(shown=shown, shown_to=record.principal or "", at=record.at)
+                    return MemoryChange(shown=shown, shown_to=record.actor.principal or "", at=record.at)
             case Interaction() if record.status == EventStatus.ACCEPTED and record.object_id is not None:
                 return await self._acted(offset, record, record.object_id)
             case Forget():
@@ -321,7 +321,7 @@ class Learner:
         weight = self._weights.get(event.action_name, 0.0) * strength(event)
         if not learn or weight == 0.0:
             return None
-        who = Query("", user_id=event.user_id, client_id=event.client_id, session_id=event.session_id)
+        who = event.actor
         action = None
         if key:
             action = (key, object_id, who.principal or "", debiased(weight, examination(event.position or 1)))

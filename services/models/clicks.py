@@ -40,7 +40,7 @@ async def earnings(
     recent: defaultdict[str, deque[float]] = defaultdict(deque)
     async for record in records(log):
         if isinstance(record, Impression) and usable(record):
-            shown[record.query_id] = record.at, record.principal
+            shown[record.query_id] = record.at, record.actor.principal
             yield record
         elif isinstance(record, Interaction) and record.query_id in shown and record.object_id is not None:
             at, principal = shown[record.query_id]

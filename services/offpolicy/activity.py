@@ -18,7 +18,7 @@ from services.backends.base import EventLog, Forget, Record
 from services.errors import RecordDamaged
 from services.rewards.rewards import examination, gain
 from services.rewards.windows import learnable
-from services.types import ArmChoice, ArmOption, EventStatus, Impression, Interaction
+from services.types import ArmChoice, ArmOption, EventStatus, Impression, Interaction, PolicyMode
 
 Static = Callable[[Mapping[str, float], Sequence[ArmOption], int], Mapping[str, ArmChoice]]
 """What the static policy would choose: (features, options, seed) -> choice per arm."""
@@ -47,7 +47,7 @@ class Decided:
     text: str
     user_id: str | None
     policy: str
-    mode: str
+    mode: PolicyMode
     counts: Mapping[str, int]
     returned: Mapping[str, int]
     found: Mapping[str, tuple[str, ...]]
@@ -170,7 +170,7 @@ class Activity:
     def _comparison(self, window: Sequence[Decided]) -> dict[str, Any]:
         """Learned against static counts, on the decisions that the learned policy took: reward minus the price of the
         candidates. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
-        learned = [one for one in window if one.mode == "learned" and one.policy != "fixed"]
+        learned = [one for one in window if one.mode is PolicyMode.LEARNED and one.policy != "fixed"]
         values = [one.value - self._price * one.candidates for one in learned]
         weights = [1.0 / one.propensity if one.agrees else 0.0 for one in learned]
         total = compare(values, weights)

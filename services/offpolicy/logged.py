@@ -21,7 +21,7 @@ from services.policies.base import Retracing
 from services.rewards.quota import Shares
 from services.rewards.rewards import arm_rewards, principal_weight
 from services.rewards.windows import Window, Windows
-from services.types import ArmChoice, ArmOption, Deadline, Impression
+from services.types import ArmChoice, ArmOption, Deadline, Impression, PolicyMode
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class Decided:
     query_id: str
     at: float
     policy: str
-    mode: str
+    mode: PolicyMode
     seed: int
     features: Mapping[str, float]
     options: tuple[ArmOption, ...]

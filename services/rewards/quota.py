@@ -22,9 +22,10 @@ class Shares:
         hour = int(impression.at // _HOUR)
         if hour != self.hour:
             self.hour, self.counts = hour, {}
-        if impression.principal is None:
+        principal = impression.actor.principal
+        if principal is None:
             return 0
-        name = _pseudonym(impression.principal)
+        name = _pseudonym(principal)
         before = self.counts.get(name, 0)
         self.counts[name] = before + 1
         return before

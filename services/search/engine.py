@@ -49,6 +49,7 @@ from services.types import (
     Deadline,
     Decision,
     Degraded,
+    DegradedReason,
     Document,
     Hit,
     Impression,
@@ -287,10 +288,11 @@ class SearchEngine:
         return Context(query, understanding, now, person, remembered), degraded
 
     async def _person(self, query: Query, deadline: Deadline) -> Person:
-        if query.person is None:
+        person = query.actor.person
+        if person is None:
             return Person()
         async with deadline.enforced():
-            return await self._memory.person(query.person, HISTORY_LIMIT, deadline)
+            return await self._memory.person(person, HISTORY_LIMIT, deadline)
 
     async def _mode(self, deadline: Deadline) -> None:
         """Where others may change the policy's mode: the one in force now, or, if that cannot be had, the last."""
@@ -304,7 +306,7 @@ class SearchEngine:
         tired = [arm.name for arm in able if not self._circuits[arm.name].willing]
         asked = {arm.name for arm in able if arm.name not in tired}
         options = tuple(ArmOption(arm.name, arm.counts if arm.name in asked else (0,)) for arm in self._arms)
-        return options, [Degraded(name, "circuit_open") for name in tired]
+        return options, [Degraded(name, DegradedReason.CIRCUIT_OPEN) for name in tired]
 
     async def _retrieve(
         self, context: Context, decision: Decision, deadline: Deadline
@@ -387,12 +389,12 @@ def _unavailable(arm: str, error: BaseException) -> Degraded:
     if isinstance(error, asyncio.CancelledError):
         raise error
     if isinstance(error, TimeoutError):
-        return Degraded(arm, "timeout")
+        return Degraded(arm, DegradedReason.TIMEOUT)
     if isinstance(error, Unavailable):  # counted, and said, where the engine is called
         return Degraded(arm, error.reason)
     if _seldom.due(arm, type(error).__name__):
         logger.warning("part_failed part=%s error=%s", arm, type(error).__name__)
-    return Degraded(arm, "unavailable")
+    return Degraded(arm, DegradedReason.UNAVAILABLE)
 
 
 def _count(answer: Answer, lists: Mapping[str, Sequence[Candidate]]) -> None:

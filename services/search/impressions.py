@@ -8,7 +8,7 @@ import logging
 from services.backends.base import EventLog
 from services.errors import StorageFailed, Unavailable
 from services.resilience.log_throttle import Seldom
-from services.types import Deadline, Degraded, Impression
+from services.types import Deadline, Degraded, DegradedReason, Impression
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ async def record(log: EventLog, impression: Impression, deadline: Deadline) -> t
         async with asyncio.timeout(max(deadline.remaining(), LEAST_SECONDS)):
             await log.append(impression)
     except TimeoutError:
-        return (Degraded(LOG, "timeout"),)
+        return (Degraded(LOG, DegradedReason.TIMEOUT),)
     except Unavailable as error:  # counted, and said, where the engine is called
         return (Degraded(LOG, error.reason),)
     except StorageFailed as error:
         if _seldom.due(type(error).__name__):
             logger.warning("answer_not_logged error=%s", type(error).__name__)
-        return (Degraded(LOG, "unavailable"),)
+        return (Degraded(LOG, DegradedReason.UNAVAILABLE),)
     return ()

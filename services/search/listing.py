@@ -15,7 +15,7 @@ from services.search import serializers as views
 from services.search.impressions import record
 from services.search.signature import signature
 from services.search.slate import Entry, slate
-from services.types import Answer, ArmChoice, Deadline, Decision, Impression, Query, Schema, Understanding
+from services.types import Answer, ArmChoice, Deadline, Decision, Impression, PolicyMode, Query, Schema, Understanding
 
 
 class Lister:
@@ -25,7 +25,7 @@ class Lister:
         self,
         *,
         arm_names: Sequence[str],
-        mode: Callable[[], str],
+        mode: Callable[[], PolicyMode],
         index: LexicalIndex,
         items: ItemStore,
         log: EventLog,

@@ -43,7 +43,7 @@ from services.backends.log_records import (
 from services.backends.redis.log_copy import LogCopy, action_text, offset_of
 from services.backends.redis.server import Redis
 from services.errors import RecordDamaged
-from services.types import Deadline, Impression, Interaction
+from services.types import Deadline, EventStatus, Impression, Interaction
 
 RECENT_SECONDS = 60.0
 """Most seconds for which an impression is answered from memory: another process may have blanked it meanwhile, which
@@ -85,7 +85,7 @@ class RedisLog:
         """
         return await self._append(record)
 
-    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
+    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[EventStatus]:
         """After StorageFailed some or all may have been accepted all the same, if the connection was lost on the way;
         to send them again is safe, they are told from new ones by their event ids.
 
@@ -94,7 +94,7 @@ class RedisLog:
             return []
         _, results = await self._send([_Outgoing(event, encode(event), digest) for event, digest in interactions])
         return [
-            interaction.status if isinstance(result, list) else result.decode()
+            interaction.status if isinstance(result, list) else EventStatus(result.decode())
             for (interaction, _), result in zip(interactions, results, strict=True)
         ]
 

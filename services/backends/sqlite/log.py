@@ -100,11 +100,11 @@ class SqliteLog:
             self._recent.add(stored)
         return offset
 
-    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
+    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[EventStatus]:
         if not interactions:
             return []
 
-        def work(connection: sqlite3.Connection) -> list[str]:
+        def work(connection: sqlite3.Connection) -> list[EventStatus]:
             statuses = [_accept(connection, interaction, digest) for interaction, digest in interactions]
             _prune(connection, self._remember, 2 * len(interactions))
             return statuses
@@ -291,7 +291,7 @@ def _append(connection: sqlite3.Connection, record: Record) -> tuple[int, Record
     return offset, record
 
 
-def _accept(connection: sqlite3.Connection, interaction: Interaction, digest: str) -> str:
+def _accept(connection: sqlite3.Connection, interaction: Interaction, digest: str) -> EventStatus:
     known = connection.execute("SELECT digest FROM events WHERE event_id = ?", (interaction.event_id,)).fetchone()
     if known is not None:
         return EventStatus.DUPLICATE if known[0] == digest else EventStatus.INVALID

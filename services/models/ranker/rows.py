@@ -187,7 +187,7 @@ def _put_together(answers: Answers, impression: Impression) -> Together:
     for i, row in enumerate(impression.rows):
         table[i, : len(row)] = row  # logged before the last features existed: those are absent, 0
     known = bool((table[:, _PERSON] > 0).any())
-    person = (impression.person or "") if known else ""
+    person = (impression.actor.person or "") if known else ""
     return answers.add(impression.memory_key, impression.shown, table, impression.offset + 1, person)
 
 
