@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from services.backends.base import EventLog, MemoryIndex, StateStore
-from services.errors import LtrrError, ModelInvalid, NotFound, Unavailable
+from services.errors import ModelInvalid, NotFound, Unavailable
 from services.learning.learner import Learner
 from services.learning.progress import Progress, gauges
+from services.resilience.polling import poll
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,10 @@ class LearnerView(Protocol):
 class LearnerLink:
     """The learner in another process."""
 
-    def __init__(
-        self, log: EventLog, memory: MemoryIndex, state: StateStore, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, log: EventLog, memory: MemoryIndex, state: StateStore) -> None:
         self._log = log
         self._memory = memory
         self._state = state
-        self._clock = clock
 
     def notify(self) -> None:
         """The learner looks at the log by itself."""
@@ -79,7 +77,7 @@ class LearnerLink:
     async def adopt(self, version: str) -> str:
         """See Learner.adopt. Raises what that raises, and Unavailable when no learner answers in time."""
         number = secrets.token_hex(8)
-        await self._state.set(REQUEST, {"number": number, "adopt": version, "until": self._clock() + PATIENCE})
+        await self._state.set(REQUEST, {"number": number, "adopt": version, "until": time.time() + PATIENCE})
         answer: dict[str, Any] = {}
 
         async def answered() -> bool:
@@ -105,7 +103,7 @@ class LearnerLink:
             learned=int(status.get("learned", 0)),
             skipped=int(status.get("skipped", 0)),
             snapshot=status.get("snapshot"),
-            snapshot_age=None if written is None else max(0.0, self._clock() - float(written)),
+            snapshot_age=None if written is None else max(0.0, time.time() - float(written)),
         )
         gauges(progress)
         return progress
@@ -113,7 +111,7 @@ class LearnerLink:
     async def seen(self) -> float | None:
         """Seconds since the learner last said where it stands; None when it never did."""
         at = (await self._status()).get("at")
-        return None if at is None else max(0.0, self._clock() - float(at))
+        return None if at is None else max(0.0, time.time() - float(at))
 
     async def _moved(self, before: tuple[int, int], end: int, policy: bool) -> bool:
         memory, learned = await self._memory.offset(), int((await self._status()).get("offset", 0))
@@ -131,32 +129,27 @@ class LearnerLink:
             raise Unavailable("the learner process (ltrr learn)") from error
 
 
-async def attend(
-    learner: Learner, state: StateStore, stop: asyncio.Event, clock: Callable[[], float] = time.time
-) -> None:
-    """In the learner's process: say where it stands and do what is asked, until `stop` is set."""
-    said = -STATUS_SECONDS
-    failing = False
-    while not stop.is_set():
-        try:
-            request = await state.get(REQUEST) or {}
-            answered = (await state.get(ANSWER) or {}).get("number")
-            # Whoever asked has been told by then that nobody answered: it must not happen later.
-            if request.get("number") not in (None, answered) and clock() <= float(request["until"]):
-                outcome = await _adopted(learner, str(request["adopt"]))
-                await state.set(ANSWER, {"number": request["number"]} | outcome)
-            if time.monotonic() - said >= STATUS_SECONDS:
-                await state.set(STATUS, await _standing(learner, clock()))
-                said = time.monotonic()
-            failing = False
-        except LtrrError as error:
-            if not failing:  # said once: the store may be away for long
-                logger.warning("learner_status_failed error=%s", type(error).__name__)
-            failing = True
-        try:
-            await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
-        except TimeoutError:
-            continue
+async def attend(learner: Learner, state: StateStore, stop: asyncio.Event) -> None:
+    """In the learner's process: report where it stands and do what is requested, until `stop` is set."""
+    reported = -STATUS_SECONDS
+
+    async def attend_once() -> None:
+        nonlocal reported
+        request = await state.get(REQUEST) or {}
+        answered = (await state.get(ANSWER) or {}).get("number")
+        # After `until` the caller has been told that nobody answered: it must not happen later.
+        if request.get("number") not in (None, answered) and time.time() <= float(request["until"]):
+            outcome = await _adopted(learner, str(request["adopt"]))
+            await state.set(ANSWER, {"number": request["number"]} | outcome)
+        if time.monotonic() - reported >= STATUS_SECONDS:
+            await state.set(STATUS, await _status(learner, time.time()))
+            reported = time.monotonic()
+
+    await poll(attend_once, stop, interval=LOOK_SECONDS, on_failure=_failed)
+
+
+def _failed(error: Exception) -> None:
+    logger.warning("learner_status_failed error=%s", type(error).__name__)
 
 
 async def _adopted(learner: Learner, version: str) -> dict[str, str]:
@@ -166,7 +159,7 @@ async def _adopted(learner: Learner, version: str) -> dict[str, str]:
         return {"error": type(error).__name__, "detail": str(error)}
 
 
-async def _standing(learner: Learner, now: float) -> dict[str, Any]:
+async def _status(learner: Learner, now: float) -> dict[str, Any]:
     progress = await learner.observe()
     return {
         "at": now,

@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from services.backends.base import EventLog, Record
-from services.errors import RecordDamaged
+from services.backends.log_reader import read_batches
 from services.rewards.rewards import gain, principal_weight
 from services.types import Impression, Interaction
 
 VALIDATION_SHARE = 0.2
-_READ = 500
 _HOUR = 3600.0
 
 
@@ -51,18 +50,7 @@ async def earnings(
 
 async def records(log: EventLog) -> AsyncIterator[Record]:
     """Every record that can be read, in order."""
-    after = 0
-    while True:
-        try:
-            batch = await log.read(after, _READ)
-        except RecordDamaged as damage:
-            if damage.offset is None:
-                raise
-            after = damage.offset
-            continue
-        if not batch:
-            return
-        after = batch[-1][0]
+    async for batch in read_batches(log):
         for _, record in batch:
             yield record
 

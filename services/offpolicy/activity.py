@@ -15,6 +15,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 from services.backends.base import EventLog, Forget, Record
+from services.backends.log_reader import read_batches
 from services.errors import RecordDamaged
 from services.rewards.rewards import examination, gain
 from services.rewards.windows import learnable
@@ -98,14 +99,11 @@ class Activity:
         end, _ = await self._log.end()
         before = self._offset
         self._offset = max(self._offset, end - BACKLOG)
-        while self._offset < end:
-            try:
-                records = await self._log.read(self._offset, min(STEP, end - self._offset))
-            except RecordDamaged:
-                self._offset += 1  # the learner reports it
-                continue
-            if not records:
-                break
+
+        async def damaged(offset: int, error: RecordDamaged) -> None:
+            self._offset = offset
+
+        async for records in read_batches(self._log, self._offset, end, STEP, damaged):
             for offset, record in records:
                 self._take(record)
                 self._offset = offset

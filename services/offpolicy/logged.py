@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.backends.base import EventLog, Record
+from services.backends.log_reader import read_batches
 from services.errors import RecordDamaged
 from services.offpolicy.reward_model import Actions
 from services.policies.base import Retracing
@@ -25,7 +26,6 @@ from services.types import ArmChoice, ArmOption, Deadline, Impression, PolicyMod
 
 Floats = NDArray[np.float64]
 
-STEP = 500
 LOOKUP_SECONDS = 5.0
 FEATURES = 50
 """Most context features that a reward model looks at: those that are seldom absent."""
@@ -117,15 +117,7 @@ async def read(
     windows, shares = Windows(attribution), Shares(0, {})
     found: deque[Decided] = deque(maxlen=latest)
     end, _ = await log.end()
-    while after < end:
-        try:
-            records = await log.read(after, STEP)
-        except RecordDamaged as damage:
-            after = after + 1 if damage.offset is None else damage.offset
-            continue
-        if not records:
-            break
-        after = records[-1][0]
+    async for records in read_batches(log, after, end):
         for window in _closed(windows, records):
             impression = await _impression(log, window.query_id)
             if impression is not None:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.backends.base import EventLog
+from services.backends.log_reader import read_batches
 from services.errors import RecordDamaged
 from services.policies.base import Policy
 from services.policies.sampling import draw
 from services.types import ArmChoice, Impression
 
 TOLERANCE = 1e-6
-BATCH = 500
 
 LearnedPolicies = Callable[[str], Policy | None]
 """Model version -> the policy with that model, exploration and limits; None when its snapshot is gone."""
@@ -64,18 +64,14 @@ async def replay(
     """
     report = Report()
     end, _ = await log.end()
-    while after < end:
-        try:
-            records = await log.read(after, BATCH)
-        except RecordDamaged as error:
-            report.damaged += 1
-            after = error.offset if error.offset is not None else after + 1
-            continue
-        if not records:
-            break
-        for after, record in records:
+
+    async def damaged(offset: int, error: RecordDamaged) -> None:
+        report.damaged += 1
+
+    async for records in read_batches(log, after, end, on_damage=damaged):
+        for offset, record in records:
             if isinstance(record, Impression) and record.options and record.query_id == record.root_id:
-                _check(report, after, record, static, learned)
+                _check(report, offset, record, static, learned)
     return report
 
 

@@ -82,14 +82,14 @@ def test_an_adoption_that_could_not_be_written_comes_with_no_later_snapshot(tmp_
     async def work() -> None:
         async with Rig(tmp_path) as rig:
             first, _ = await two_snapshots(rig)
-            learned = rig.learner._policy.dump()
+            learned = rig.learner.policy.policy.dump()
             assert learned != rig.store.load("policy", first).files["policy.bin"]
             with (
                 mock.patch.object(rig.store, "publish", side_effect=OSError("full")),
                 pytest.raises(OSError, match="full"),
             ):
                 await rig.learner.adopt(first)
-            assert rig.learner._policy.dump() == learned
+            assert rig.learner.policy.policy.dump() == learned
 
     asyncio.run(work())
 
