@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 
 from services.backends.base import EventLog, MemoryIndex, Tick
 from services.backends.log_reader import Numbered, read_batch
@@ -20,7 +20,7 @@ from services.learning.policy_consumer import PolicyConsumer
 from services.learning.progress import Progress, gauges
 from services.models.store import ModelStore
 from services.policies.base import LearningPolicy
-from services.resilience.polling import poll
+from services.resilience.polling import poll, type_and_text
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class Learner:
             interval=POLL_SECONDS,
             retry_interval=RETRY_SECONDS,
             on_failure=self._failed,
+            identity=_failure_identity,
             wake=self._wake,
         )
         try:
@@ -193,3 +194,8 @@ class Learner:
         await self.policy.report_consumed()
         await self.memory.report_consumed()
         self._consumed_at = self._clock()
+
+
+def _failure_identity(error: Exception) -> Hashable:
+    """A store that is away fails in changing words; it is logged once."""
+    return StorageFailed if isinstance(error, StorageFailed) else type_and_text(error)

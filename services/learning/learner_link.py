@@ -145,7 +145,7 @@ async def attend(learner: Learner, state: StateStore, stop: asyncio.Event) -> No
             await state.set(STATUS, await _status(learner, time.time()))
             reported = time.monotonic()
 
-    await poll(attend_once, stop, interval=LOOK_SECONDS, on_failure=_failed)
+    await poll(attend_once, stop, interval=LOOK_SECONDS, on_failure=_failed, identity=lambda error: "failed")
 
 
 def _failed(error: Exception) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from services.backends.log_reader import Numbered
 from services.errors import RecordDamaged, StorageFailed
 from services.learning.consumer import BATCH, AnswerCache, LogConsumer
 from services.learning.ubi_documents import Entry, LoggedAnswer, event, impressions, logged_answer, query
-from services.resilience.polling import poll
+from services.resilience.polling import poll, type_and_text
 from services.types import Impression, Interaction
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,12 @@ class UbiConsumer(LogConsumer):
         self._begun = False
         self._answers.clear()
         polling = poll(
-            self._advance, stop, interval=POLL_SECONDS, retry_interval=RETRY_SECONDS, on_failure=self._failed
+            self._advance,
+            stop,
+            interval=POLL_SECONDS,
+            retry_interval=RETRY_SECONDS,
+            on_failure=self._failed,
+            identity=_failure_identity,
         )
         tasks = [asyncio.ensure_future(polling), asyncio.ensure_future(stop.wait())]
         try:
@@ -197,3 +202,8 @@ class UbiConsumer(LogConsumer):
             return
         if self._begun:
             metrics.LEARNER_LAG.labels(self.name).set(max(0, end - self.place))
+
+
+def _failure_identity(error: Exception) -> Hashable:
+    """A store that is away fails in changing words; it is logged once."""
+    return StorageFailed if isinstance(error, StorageFailed | TimeoutError) else type_and_text(error)

@@ -14,13 +14,20 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.backends.base import EventLog, Forget, Record
 from services.backends.log_reader import read_batches
 from services.errors import RecordDamaged
+from services.offpolicy import ope
+from services.offpolicy.logged import moment
+from services.offpolicy.support import MIN_ACTED, MIN_SAMPLE, acted_size, sample_size
 from services.rewards.rewards import examination, gain
 from services.rewards.windows import learnable
 from services.types import ArmChoice, ArmOption, EventStatus, Impression, Interaction, PolicyMode
 
+Floats = NDArray[np.float64]
 Static = Callable[[Mapping[str, float], Sequence[ArmOption], int], Mapping[str, ArmChoice]]
 """What the static policy would choose: (features, options, seed) -> choice per arm."""
 
@@ -33,10 +40,6 @@ LATEST = 20
 POINTS = 40
 """Points of a curve: decisions in a row are drawn together."""
 STEP = 500
-LEAST_SAMPLE = 30.0
-"""Effective sample size below which an estimate is not given: its interval would not mean anything."""
-Z95 = 1.959964
-"""Quantile of the normal distribution for two-sided 95 % intervals."""
 
 
 @dataclass(slots=True)
@@ -57,6 +60,9 @@ class Decided:
     """Of the drawn counts of all arms together."""
     agrees: bool
     """The static policy would have chosen the very same counts."""
+    moment: float
+    """Expected squared weight of the static policy, given the context (services.offpolicy.ope.expected_size); infinite
+    where its counts could not be drawn."""
     total: int
     degraded: tuple[str, ...]
     events: list[Interaction] = field(default_factory=list)
@@ -167,18 +173,22 @@ class Activity:
 
     def _comparison(self, window: Sequence[Decided]) -> dict[str, Any]:
         """Learned against static counts, on the decisions that the learned policy took: reward minus the price of the
-        candidates. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
+        candidates. Decisions in which the static counts could not be drawn say nothing of them and are left out, as by
+        the gate. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
         learned = [one for one in window if one.mode is PolicyMode.LEARNED and one.policy != "fixed"]
-        values = [one.value - self._price * one.candidates for one in learned]
-        weights = [1.0 / one.propensity if one.agrees else 0.0 for one in learned]
-        total = compare(values, weights)
+        usable = [one for one in learned if math.isfinite(one.moment)]
+        rewards = np.array([one.value - self._price * one.candidates for one in usable], dtype=np.float64)
+        weights = np.array([1.0 / one.propensity if one.agrees else 0.0 for one in usable], dtype=np.float64)
+        moments = np.array([one.moment for one in usable], dtype=np.float64)
+        acted = np.array([bool(one.events) for one in usable], dtype=np.bool_)
+        total = compare(rewards, weights, moments, acted)
         curve, seen = [], 0
-        for group in groups(learned, POINTS):
+        for group in groups(usable, POINTS):
             seen += len(group)
-            part = compare(values[:seen], weights[:seen])
+            part = compare(rewards[:seen], weights[:seen], moments[:seen], acted[:seen])
             if part["regret"] is not None:
                 curve.append({"at": group[-1].at, "n": seen, **part["regret"]})
-        return {**total, "agreeing": sum(one.agrees for one in learned), "curve": curve}
+        return {**total, "learned_decisions": len(learned), "curve": curve}
 
 
 # --- pure helpers ---------------------------------------------------------------------------------------------------
@@ -202,6 +212,7 @@ def decided(impression: Impression, static: Static) -> Decided:
         found={shown: tuple(arm for arm in held if shown in held[arm]) for shown in impression.shown},
         propensity=math.prod(choice.propensity for choice in choices.values()),
         agrees=all(arm in fixed and fixed[arm].count == count for arm, count in counts.items()),
+        moment=moment(choices, {arm: choice for arm, choice in fixed.items() if arm in choices}),
         total=impression.total,
         degraded=tuple(degraded.arm for degraded in impression.degraded),
     )
@@ -231,39 +242,39 @@ def credit(window: Sequence[Decided], weights: Mapping[str, float]) -> dict[str,
     return {arm: round(value, 4) for arm, value in earned.items()}
 
 
-def compare(values: Sequence[float], weights: Sequence[float]) -> dict[str, Any]:
-    """The mean of `values` (the policy that took the decisions) against the value that another policy would have had.
+def compare(rewards: Floats, weights: Floats, moments: Floats, acted: NDArray[np.bool_]) -> dict[str, Any]:
+    """The mean reward of the policy that took n decisions (`learned`) against what another one would have earned
+    (`static`), and their difference summed over the decisions (`regret`), with 95 % intervals.
 
-    `weights` are its probabilities of the taken actions over ours. Self-normalised importance sampling with the delta
-    method's variance (Owen, "Monte Carlo theory, methods and examples", 2013, ch. 9; Swaminathan and Joachims, NIPS
-    2015); effective sample size (Σw)² / Σw² (Kong 1992). `static` and `regret` are None below LEAST_SAMPLE.
+    rewards (n,) per decision; weights (n,) the other policy's probabilities over ours; moments (n,), finite, as in
+    services.offpolicy.support; acted (n,) whether anybody did anything. Estimated as the gate does
+    (services.offpolicy.gate), by SNIPS; all three are None where the gate would say that there is too little to judge
+    by.
     """
-    n = len(values)
-    size = sum(weights) ** 2 / sum(w * w for w in weights) if any(weights) else 0.0
-    mean = sum(values) / n if n else 0.0
-    learned = _interval(mean, [value - mean for value in values]) if n >= LEAST_SAMPLE else None
-    static = regret = None
-    if learned is not None and size >= LEAST_SAMPLE:
-        unit = sum(weights) / n
-        other = sum(w * value for w, value in zip(weights, values, strict=True)) / (n * unit)
-        influence = [w / unit * (value - other) for w, value in zip(weights, values, strict=True)]
-        static = _interval(other, influence)
-        gap = [mine - (value - mean) for mine, value in zip(influence, values, strict=True)]
-        regret = {name: n * value for name, value in _interval(other - mean, gap).items()}
+    n = len(rewards)
+    shares = np.ones(n)
+    policies = [weights, np.ones(n)]
+    sample = sample_size(policies, [moments, np.ones(n)], shares)
+    feedback = acted_size(policies, acted, shares)
+    learned = static = regret = None
+    if sample >= MIN_SAMPLE and feedback >= MIN_ACTED:
+        ours, other = ope.on_policy(rewards), ope.snips(rewards, weights)
+        learned, static = _interval(ours.interval()), _interval(other.interval())
+        regret = {name: n * value for name, value in _interval(other.minus(ours).interval()).items()}
     return {
         "n": n,
-        "effective": round(size, 2),
-        "least": LEAST_SAMPLE,
+        "effective": round(sample, 2),
+        "least": MIN_SAMPLE,
+        "acted": round(feedback, 2),
+        "least_acted": MIN_ACTED,
         "learned": learned,
         "static": static,
         "regret": regret,
     }
 
 
-def _interval(value: float, influence: Sequence[float]) -> dict[str, float]:
-    """95 % interval of a mean whose terms deviate from it by `influence`."""
-    half = Z95 * math.sqrt(sum(i * i for i in influence)) / len(influence)
-    return {"value": value, "low": value - half, "high": value + half}
+def _interval(estimate: ope.Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def _distribution(counts: Iterator[int]) -> list[list[int]]:

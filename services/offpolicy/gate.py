@@ -25,18 +25,13 @@ from services.models.store import ModelStore, StoredModel
 from services.offpolicy import ope
 from services.offpolicy.logged import Decided, Logged, Proposed, arrays, context, propose, read, written
 from services.offpolicy.reward_model import crossfit
+from services.offpolicy.support import MIN_ACTED, MIN_SAMPLE, acted_size, sample_size
 from services.policies.base import Retracing
 
 DECISIONS = 5_000
 """Newest decisions that are looked at: older ones were of another catalogue and other people."""
 RECORDS = 100_000
 """Newest records of the log that are read for them."""
-LEAST_SAMPLE = 100.0
-"""Effective sample size below which intervals do not cover what they promise (evaluation/studies/ope_coverage.py:
-92-97 % from 100 on, 81-91 % at 10-25)."""
-LEAST_ACTED = 20.0
-"""Effective number of decisions that somebody did anything about: without actions all that is left is the price, and
-the policy that asks for least would be best."""
 TOLERANCE = 10
 """Candidates whose price a candidate policy may be worse by: one page."""
 
@@ -62,22 +57,21 @@ def judge(decisions: list[Decided], candidate: Retracing, present: Retracing, pr
     shown = np.isfinite(ours.moments) & np.isfinite(theirs.moments)
     logged, ours, theirs = logged.chosen(shown), ours.chosen(shown), theirs.chosen(shown)
     sample = f"{len(logged.decisions)} of {len(decisions)} decisions can be used"
-    weights = [ope.product(logged.propensities, one.propensities) for one in (ours, theirs)] if shown.any() else []
-    expected = min(ope.expected_size(one.moments, logged.shares) for one in (ours, theirs))
-    support = min([expected, *(ope.effective_size(logged.shares * weight) for weight in weights)])
-    if not weights or support < LEAST_SAMPLE:
+    weights = [ope.product(logged.propensities, one.propensities) for one in (ours, theirs)]
+    support = sample_size(weights, [one.moments for one in (ours, theirs)], logged.shares)
+    if support < MIN_SAMPLE:
         return Verdict(
             False,
-            f"too little to judge by: {sample}, an effective sample of {support:.0f} where {LEAST_SAMPLE:.0f} are"
+            f"too little to judge by: {sample}, an effective sample of {support:.0f} where {MIN_SAMPLE:.0f} are"
             " needed; let it serve in learned mode for longer or explore more, so that what the candidate would do is"
             " done more often",
         )
-    acted = min(ope.effective_size((logged.shares * weight)[logged.acted]) for weight in weights)
-    if acted < LEAST_ACTED:
+    acted = acted_size(weights, logged.acted, logged.shares)
+    if acted < MIN_ACTED:
         return Verdict(
             False,
             f"too few actions to judge by: {sample}, an effective {acted:.0f} of them with feedback where"
-            f" {LEAST_ACTED:.0f} are needed; wait for more feedback",
+            f" {MIN_ACTED:.0f} are needed; wait for more feedback",
         )
     difference = ope.snips(logged.rewards, weights[0], logged.shares).minus(
         ope.snips(logged.rewards, weights[1], logged.shares)

@@ -204,16 +204,19 @@ def propose(policy: Retracing, logged: Logged) -> Proposed:
     return Proposed(
         propensities=_propensities(retraced, logged.arms),
         moments=np.array(
-            [_moment(one.choices, other) for one, other in zip(logged.decisions, retraced, strict=True)],
+            [moment(one.choices, other) for one, other in zip(logged.decisions, retraced, strict=True)],
             dtype=np.float64,
         ),
         drawn=tuple(policy.decide(one.features, one.options, one.seed ^ _OTHERWISE) for one in logged.decisions),
     )
 
 
-def _moment(logged: Mapping[str, ArmChoice], wanted: Mapping[str, ArmChoice]) -> float:
-    """Product over arms of sum over counts of wanted^2 / logged, along the logged counts: exact where no count is
-    masked because of earlier ones, else close."""
+def moment(logged: Mapping[str, ArmChoice], wanted: Mapping[str, ArmChoice]) -> float:
+    """Expected squared weight of the policy that `wanted` one decision, given its context (`ope.expected_size`), >= 1;
+    infinite where it might do what the log could not show.
+
+    Product over arms of sum over counts of wanted^2 / logged, along the logged counts: exact where no count is masked
+    because of earlier ones, else close."""
     moment = 1.0
     for arm, choice in wanted.items():
         chances = dict(logged[arm].distribution)

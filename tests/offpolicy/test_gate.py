@@ -18,8 +18,9 @@ from services.learning import snapshots
 from services.learning.snapshots import KIND, POLICY_FILE, Snapshot
 from services.models.store import ModelStore
 from services.offpolicy import ope
-from services.offpolicy.gate import LEAST_SAMPLE, TOLERANCE, PolicyGate, Verdict, judge
+from services.offpolicy.gate import TOLERANCE, PolicyGate, Verdict, judge
 from services.offpolicy.logged import Decided
+from services.offpolicy.support import MIN_SAMPLE
 from services.policies.base import Retracing
 from services.policies.fixed import FixedPolicy, UniformPolicy
 from services.policies.vw import VWPolicy
@@ -121,7 +122,7 @@ class TestJudging:
         verdict = judge(searches, Sometimes(keen), keen, PRICE)
         assert not verdict.promote
         weights = [1.0 - one.features["tokens"] for one in searches]
-        assert sum(weights) > 4 * LEAST_SAMPLE
+        assert sum(weights) > 4 * MIN_SAMPLE
         assert "an effective sample of 0 " in verdict.reason
 
     def test_without_feedback_there_is_nothing_but_the_price(self, log: list[Decided]) -> None:
