@@ -24,6 +24,8 @@ class LtrrError(Exception):
 
 
 class InvalidRequest(LtrrError):
+    """The caller's mistake; `detail` says what to send instead, `field` which one is wrong."""
+
     def __init__(self, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -31,22 +33,26 @@ class InvalidRequest(LtrrError):
 
 
 class UnknownField(InvalidRequest):
-    pass
+    """A filter, facet or sort field that the catalogue does not have."""
 
 
 class TooLarge(LtrrError):
-    pass
+    """More than is taken in one piece."""
 
 
 class NotFound(LtrrError):
-    pass
+    """No such item, answer or model."""
 
 
 class Overloaded(LtrrError):
+    """More work than this process takes on; `retry_after` in seconds."""
+
     retry_after = 1
 
 
 class StorageFailed(LtrrError):
+    """The durable store did not take a write; `retry_after` in seconds."""
+
     retry_after = 1
 
 
@@ -59,18 +65,22 @@ class Unavailable(StorageFailed):
 
 
 class RecordDamaged(LtrrError):
+    """A stored log record cannot be read; `offset` says which, where that is known."""
+
     offset: int | None = None
 
 
 class ArmFailed(LtrrError):
+    """One retriever failed; `reason` says how."""
+
     def __init__(self, reason: DegradedReason) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
 class ModelInvalid(LtrrError):
-    pass
+    """A stored model is damaged, of another format, or fails its gate."""
 
 
 class SettingsInvalid(LtrrError):
-    pass
+    """A setting that cannot work; the message names it."""

@@ -30,6 +30,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
+        """The moment in `seconds` from now."""
         return cls(time.monotonic() + seconds)
 
     def remaining(self) -> float:
@@ -89,6 +90,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
+    """A field of the catalogue and what it is for."""
+
     name: str
     role: Role
     weight: float = 1.0
@@ -117,9 +120,11 @@ class Schema:
     """Constants for priors, measured on the catalogue: popularity_scale, votes_median, rating_mean, rating_max."""
 
     def of(self, *roles: Role) -> tuple[Field, ...]:
+        """The fields of these roles, in order."""
         return tuple(f for f in self.fields if f.role in roles)
 
     def get(self, name: str) -> Field | None:
+        """The field of this name; None when there is none."""
         return next((f for f in self.fields if f.name == name), None)
 
 
@@ -140,6 +145,8 @@ Filters = tuple[Condition, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sort:
+    """An order by one field."""
+
     field: str
     descending: bool = False
 
@@ -207,6 +214,8 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
+    """What the query says, in the catalogue's terms."""
+
     normalized: str
     tokens: tuple[str, ...]
     words: tuple[tuple[Alternative, ...], ...]
@@ -284,6 +293,8 @@ class ArmOption:
 
 @dataclass(frozen=True, slots=True)
 class ArmChoice:
+    """How many candidates an arm is asked for, and how that was drawn."""
+
     count: int
     propensity: float
     distribution: tuple[tuple[int, float], ...]
@@ -300,6 +311,8 @@ class PolicyMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """What was chosen for a request, and all that is needed to draw it again."""
+
     policy: str
     mode: PolicyMode
     model_version: str | None
@@ -361,12 +374,16 @@ class Degraded:
 
 @dataclass(frozen=True, slots=True)
 class FacetCount:
+    """A value of a facet and how many matching items have it."""
+
     value: Scalar
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
+    """One item of an answer."""
+
     object_id: str
     position: int
     score: float
@@ -380,6 +397,8 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """What a search returns."""
+
     query_id: str
     took: float
     total: int

@@ -103,7 +103,9 @@ class IndexResult:
 class LexicalIndex(Protocol):
     """Text, structure, filters, facets and sort over the catalogue."""
 
-    async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult: ...
+    async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult:
+        """Items that match, in order, with facets. Raises UnknownField, StorageFailed, TimeoutError."""
+        ...
 
     async def titles(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
         """Titles (as written) with a word sequence that starts with `prefix`, most popular first, with their prior."""
@@ -125,7 +127,9 @@ class LexicalIndex(Protocol):
         """Search what another process has put in force; nothing where the index belongs to this process."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of files, threads and connections."""
+        ...
 
 
 # --- vectors ------------------------------------------------------------------------------------------------------
@@ -136,13 +140,17 @@ class VectorIndex(Protocol):
 
     async def nearest(
         self, vector: Sequence[float], filters: Filters, limit: int, deadline: Deadline
-    ) -> list[Candidate]: ...
+    ) -> list[Candidate]:
+        """The `limit` items nearest to `vector` that meet all filters, best first; scores are cosines."""
+        ...
 
     async def vectors(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, list[float]]:
         """Stored vectors of those of the items that have one."""
         ...
 
-    async def apply(self, upserts: Sequence[tuple[Document, Sequence[float]]], deletes: Sequence[str]) -> None: ...
+    async def apply(self, upserts: Sequence[tuple[Document, Sequence[float]]], deletes: Sequence[str]) -> None:
+        """Index vectors and forget items; searches that start after the return see it. Idempotent."""
+        ...
 
     async def rebuild(
         self,
@@ -163,7 +171,9 @@ class VectorIndex(Protocol):
         """Use the index as another process has rebuilt it; nothing where the index belongs to this process."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of files, threads and connections."""
+        ...
 
 
 # --- catalogue ----------------------------------------------------------------------------------------------------
@@ -172,7 +182,9 @@ class VectorIndex(Protocol):
 class ItemStore(Protocol):
     """The catalogue itself: the source of truth from which every index can be rebuilt."""
 
-    async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]: ...
+    async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
+        """The documents of those of the items that exist, by id."""
+        ...
 
     async def put(self, documents: Sequence[Document]) -> None:
         """Durable when it returns. Each document replaces an earlier one of the same id."""
@@ -182,13 +194,17 @@ class ItemStore(Protocol):
         """How many were there."""
         ...
 
-    async def count(self) -> int: ...
+    async def count(self) -> int:
+        """How many items there are."""
+        ...
 
     def scan(self) -> AsyncIterator[Document]:
         """Every document, in id order."""
         ...
 
-    async def schema(self) -> Schema | None: ...
+    async def schema(self) -> Schema | None:
+        """The catalogue's schema; None before the first item and `set_schema`."""
+        ...
 
     async def set_schema(self, schema: Schema) -> None:
         """Durable when it returns. Another schema than before takes every index's confirmation back."""
@@ -209,9 +225,13 @@ class ItemStore(Protocol):
         """What `index` last confirmed with `applied`; None when never under the schema in force: rebuild it."""
         ...
 
-    async def applied(self, index: str, sequence: int) -> None: ...
+    async def applied(self, index: str, sequence: int) -> None:
+        """`index` has every change up to number `sequence` (see `confirmed`)."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of files, threads and connections."""
+        ...
 
 
 # --- event log ----------------------------------------------------------------------------------------------------
@@ -289,7 +309,9 @@ class EventLog(Protocol):
         """
         ...
 
-    async def impression(self, query_id: str, deadline: Deadline) -> Impression | None: ...
+    async def impression(self, query_id: str, deadline: Deadline) -> Impression | None:
+        """What the answer with this id showed; None when the log does not have it (any more). Raises RecordDamaged."""
+        ...
 
     async def interactions(self, query_id: str, deadline: Deadline) -> list[Interaction]:
         """Feedback on an answer (accepted, and late ones kept for audit), in log order."""
@@ -303,11 +325,11 @@ class EventLog(Protocol):
         """Offset and time of the last record; (0, 0.0) when empty."""
         ...
 
-    async def bury(self, offset: int, reason: str) -> None:
+    async def dead_letter(self, offset: int, reason: str) -> None:
         """Note among the dead letters that the record at `offset` could not be applied; once per offset."""
         ...
 
-    async def buried(self, limit: int) -> list[tuple[int, str]]:
+    async def dead_letters(self, limit: int) -> list[tuple[int, str]]:
         """The newest dead letters, (offset, reason), newest first."""
         ...
 
@@ -339,13 +361,17 @@ class EventLog(Protocol):
         """What every consumer last said to `consumed`."""
         ...
 
-    async def put_known(self, known: Sequence[Known | Counted]) -> None: ...
+    async def put_known(self, known: Sequence[Known | Counted]) -> None:
+        """Take over what `known` of another log handed out."""
+        ...
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
         """Behind the last record; durable when it returns."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of files, threads and connections."""
+        ...
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
@@ -387,7 +413,9 @@ class MemoryIndex(Protocol):
         """Items that the memory has for the query behind `key` (see services/memory/scores.py) and its neighbours."""
         ...
 
-    async def person(self, person: str, limit: int, deadline: Deadline) -> Person: ...
+    async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
+        """The last `limit` items of a person's history; an empty one for strangers."""
+        ...
 
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
         """Past queries (normalised text) that begin with `prefix`, most asked first, with how often."""
@@ -397,13 +425,17 @@ class MemoryIndex(Protocol):
         """Apply in order and commit `offset` with them, atomically. Offsets up to the committed one are ignored."""
         ...
 
-    async def offset(self) -> int: ...
+    async def offset(self) -> int:
+        """Last log record whose changes are committed; 0 for an empty memory."""
+        ...
 
     async def predict(self, predictions: Mapping[str, Sequence[tuple[str, float]]]) -> None:
         """Replace the predicted queries of items: object_id -> [(query text, score in 0..1)]. Actual scores stay."""
         ...
 
-    async def forget_items(self, object_ids: Sequence[str]) -> None: ...
+    async def forget_items(self, object_ids: Sequence[str]) -> None:
+        """Drop what is kept of items that left the catalogue."""
+        ...
 
     def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
         """Everything that came from the log, as it was at one moment; every row after those that it belongs to, the
@@ -414,7 +446,9 @@ class MemoryIndex(Protocol):
         """Into an empty memory, in the order of `rows()`; durable when it returns."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of files, threads and connections."""
+        ...
 
 
 # --- small shared state -------------------------------------------------------------------------------------------
@@ -423,7 +457,9 @@ class MemoryIndex(Protocol):
 class StateStore(Protocol):
     """A few durable switches that every worker reads (policy mode, operator's notes); values are JSON."""
 
-    async def get(self, key: str) -> Any | None: ...
+    async def get(self, key: str) -> Any | None:
+        """The value last set; None when there never was one."""
+        ...
 
     async def set(self, key: str, value: Any) -> None:
         """Durable and in force for every reader when it returns."""
@@ -433,7 +469,9 @@ class StateStore(Protocol):
         """Everything that was ever set."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of files, threads and connections."""
+        ...
 
 
 # --- one at a time ------------------------------------------------------------------------------------------------

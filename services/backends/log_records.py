@@ -18,7 +18,7 @@ REMEMBER = 25 * 3600.0
 """Seconds for which event ids are remembered: 24 h as promised, and an hour for clocks that disagree. The longest life
 of a query id that the settings allow is 24 h, so an id outlives no event of its answer."""
 STORED = (EventStatus.ACCEPTED, EventStatus.LATE)
-MOST_BURIED = 10_000
+MAX_DEAD_LETTERS = 10_000
 """Dead letters kept: the newest."""
 TRIM_AT_ONCE = 500
 """Records dropped in one step: other writers wait for no more than these."""
@@ -32,6 +32,8 @@ KNOWN_AT_ONCE = 1000
 
 
 class Row(NamedTuple):
+    """A record as a log's store holds it."""
+
     offset: int
     body: bytes
     at: float | None = None
@@ -72,17 +74,21 @@ class RecentImpressions:
         self._kept: OrderedDict[str, tuple[Impression, float]] = OrderedDict()
 
     def get(self, query_id: str) -> Impression | None:
+        """The impression; None when it is not at hand."""
         impression, until = self._kept.get(query_id, (None, 0.0))
         return impression if self._clock() < until else None
 
     def add(self, impression: Impression) -> None:
+        """Keep it, and drop the oldest beyond the capacity."""
         self._kept[impression.query_id] = impression, self._clock() + self._seconds
         if len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
 
     def clear(self) -> None:
+        """Drop all."""
         self._kept.clear()
 
     def forget(self, user_id: str) -> None:
+        """Drop those of a user."""
         for query_id in [q for q, (impression, _) in self._kept.items() if impression.user_id == user_id]:
             del self._kept[query_id]

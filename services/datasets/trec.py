@@ -1,5 +1,5 @@
-"""TREC's two files, their columns apart by white space: qrels ("query 0 document grade") and runs ("query Q0 document
-rank score tag"); compressed when the name ends in .gz. See https://github.com/usnistgov/trec_eval.
+"""TREC's run files, "query Q0 document rank score tag", columns separated by white space; compressed when the name ends
+in .gz. See https://github.com/usnistgov/trec_eval.
 
 A line that cannot be read ends the reading: figures from half a file would be false. Ties of a run are ordered by
 object id, as everywhere here; trec_eval orders them the other way round.
@@ -14,27 +14,8 @@ from services.datasets.folder import reading, writing
 from services.datasets.tables import number
 from services.errors import InvalidRequest
 
-Qrels = dict[str, dict[str, float]]
-"""query_id -> object_id -> grade, from 0."""
 Run = dict[str, list[tuple[str, float]]]
 """query_id -> (object_id, score), best first."""
-
-
-def read_qrels(path: Path) -> Qrels:
-    """Grades below 0 (spam) read as 0, as trec_eval counts them. Raises InvalidRequest naming the line that is not one,
-    or that judges a pair again."""
-    qrels: Qrels = {}
-    for line, (query_id, _, object_id, grade) in _lines(path, 4):
-        judged = qrels.setdefault(query_id, {})
-        if object_id in judged:
-            raise InvalidRequest(f"{path}, line {line}: {object_id} is judged twice for {query_id}")
-        judged[object_id] = max(_number(path, line, grade), 0.0)
-    return qrels
-
-
-def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, float]]) -> None:
-    """Raises InvalidRequest when an id cannot stand in such a file."""
-    _write(path, ((q, "0", o, f"{grade:.12g}") for q, judged in qrels.items() for o, grade in judged.items()))
 
 
 def read_run(path: Path) -> Run:
@@ -68,6 +49,7 @@ def ordered(found: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def _lines(path: Path, cells: int) -> Iterator[tuple[int, list[str]]]:
+    """(number from 1, columns) of every line that is not empty."""
     with reading(path) as source:
         for line, raw in enumerate(source, 1):
             try:

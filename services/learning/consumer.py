@@ -75,7 +75,7 @@ class DeadLetters:
         self.count += 1
         metrics.LEARNER_ERRORS.inc()
         logger.error("record_skipped offset=%d error=%s", offset, type(error).__name__)
-        await self._log.bury(offset, type(error).__name__)
+        await self._log.dead_letter(offset, type(error).__name__)
 
 
 class AnswerCache(Generic[Facts]):

@@ -38,6 +38,8 @@ _DETAILS = {
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
+    """How one reported event is answered."""
+
     event_id: str | None
     """As sent, when it is a usable one."""
     status: EventStatus

@@ -17,7 +17,7 @@ from services.errors import RecordDamaged, StorageFailed
 from services.learning.consumer import BATCH, DeadLetters
 from services.learning.memory_consumer import MemoryConsumer
 from services.learning.policy_consumer import PolicyConsumer
-from services.learning.progress import Progress, gauges
+from services.learning.progress import Progress, set_gauges
 from services.models.store import ModelStore
 from services.policies.base import LearningPolicy
 from services.resilience.polling import poll, type_and_text
@@ -155,7 +155,7 @@ class Learner:
             snapshot=policy.snapshot,
             snapshot_age=None if policy.snapshot is None else max(0.0, policy.snapshot_age),
         )
-        gauges(progress)
+        set_gauges(progress)
         return progress
 
     async def _advance(self) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from services.backends.base import EventLog, MemoryIndex, StateStore
 from services.errors import ModelInvalid, NotFound, Unavailable
 from services.learning.learner import Learner
-from services.learning.progress import Progress, gauges
+from services.learning.progress import Progress, set_gauges
 from services.resilience.polling import poll
 
 logger = logging.getLogger(__name__)
@@ -25,24 +25,34 @@ logger = logging.getLogger(__name__)
 STATUS = "learner_status"
 REQUEST = "learner_request"
 ANSWER = "learner_answer"
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 STATUS_SECONDS = 1.0
-PATIENCE = 10.0
+ANSWER_SECONDS = 10.0
 """Seconds that a caller waits for the learner."""
 
 
 class LearnerView(Protocol):
     """What routes and commands need of the learner, wherever it runs."""
 
-    def notify(self) -> None: ...
+    def notify(self) -> None:
+        """There is something new in the log."""
+        ...
 
-    async def catch_up(self, policy: bool = True) -> None: ...
+    async def catch_up(self, policy: bool = True) -> None:
+        """See Learner.catch_up."""
+        ...
 
-    async def publish(self) -> str | None: ...
+    async def publish(self) -> str | None:
+        """See Learner.publish."""
+        ...
 
-    async def adopt(self, version: str) -> str: ...
+    async def adopt(self, version: str) -> str:
+        """See Learner.adopt."""
+        ...
 
-    async def observe(self) -> Progress: ...
+    async def observe(self) -> Progress:
+        """Where the learner stands."""
+        ...
 
 
 class LearnerLink:
@@ -58,7 +68,7 @@ class LearnerLink:
 
     async def catch_up(self, policy: bool = True) -> None:
         """Wait until memory and histories (and the policy) have what is in the log by now, for as long as the learner
-        gets on. Raises Unavailable when it does not move for PATIENCE seconds."""
+        gets on. Raises Unavailable when it does not move for ANSWER_SECONDS seconds."""
         end, _ = await self._log.end()
         reached = (-1, -1)
         while True:
@@ -77,7 +87,7 @@ class LearnerLink:
     async def adopt(self, version: str) -> str:
         """See Learner.adopt. Raises what that raises, and Unavailable when no learner answers in time."""
         number = secrets.token_hex(8)
-        await self._state.set(REQUEST, {"number": number, "adopt": version, "until": time.time() + PATIENCE})
+        await self._state.set(REQUEST, {"number": number, "adopt": version, "until": time.time() + ANSWER_SECONDS})
         answer: dict[str, Any] = {}
 
         async def answered() -> bool:
@@ -105,10 +115,10 @@ class LearnerLink:
             snapshot=status.get("snapshot"),
             snapshot_age=None if written is None else max(0.0, time.time() - float(written)),
         )
-        gauges(progress)
+        set_gauges(progress)
         return progress
 
-    async def seen(self) -> float | None:
+    async def status_age(self) -> float | None:
         """Seconds since the learner last said where it stands; None when it never did."""
         at = (await self._status()).get("at")
         return None if at is None else max(0.0, time.time() - float(at))
@@ -122,9 +132,9 @@ class LearnerLink:
 
     async def _until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 while not await holds():  # noqa: ASYNC110 - what is waited for happens in another process
-                    await asyncio.sleep(LOOK_SECONDS / 4)
+                    await asyncio.sleep(POLL_SECONDS / 4)
         except TimeoutError as error:
             raise Unavailable("the learner process (ltrr learn)") from error
 
@@ -145,7 +155,7 @@ async def attend(learner: Learner, state: StateStore, stop: asyncio.Event) -> No
             await state.set(STATUS, await _status(learner, time.time()))
             reported = time.monotonic()
 
-    await poll(attend_once, stop, interval=LOOK_SECONDS, on_failure=_failed, identity=lambda error: "failed")
+    await poll(attend_once, stop, interval=POLL_SECONDS, on_failure=_failed, identity=lambda error: "failed")
 
 
 def _failed(error: Exception) -> None:

@@ -23,8 +23,8 @@ from services.learning.consumer import LOOKUP_SECONDS, DeadLetters, LogConsumer
 from services.learning.snapshots import ADOPTED, KIND, Snapshot
 from services.models.store import ModelStore
 from services.policies.base import LearningPolicy, Outcome
-from services.rewards.quota import Shares
-from services.rewards.rewards import examination, principal_weight, reward, taken
+from services.rewards.quota import PrincipalQuota
+from services.rewards.rewards import clicked, examination, principal_weight, reward
 from services.rewards.windows import Window, Windows
 from services.types import Deadline, Impression, Survey
 
@@ -75,7 +75,7 @@ class PolicyConsumer(LogConsumer):
         self._windows = Windows(attribution)
         self._closed: deque[tuple[int, Window]] = deque()
         """(offset of the record that closed it, window), waiting to be learned."""
-        self._shares = Shares(0, {})
+        self._quota = PrincipalQuota(0, {})
         self._learned = 0
         self._changed = False
         self._snapshot: str | None = None
@@ -148,7 +148,7 @@ class PolicyConsumer(LogConsumer):
             return
         if snapshot.offset > end:
             raise StorageFailed(f"policy {stored.version} has read to {snapshot.offset}, but the log ends at {end}")
-        self._policy, self._learned, self._shares = policy, snapshot.learned, snapshot.shares
+        self._policy, self._learned, self._quota = policy, snapshot.learned, snapshot.quota
         self._snapshot, self._snapshot_at = stored.version, self._clock()
         await self._reopen(snapshot.low, snapshot.offset)
         await asyncio.to_thread(self._on_publish, stored.version, snapshot.model)
@@ -197,14 +197,14 @@ class PolicyConsumer(LogConsumer):
 
     async def _learn_one(self, offset: int, impression: Impression, window: Window) -> None:
         survey = await self._survey(window)
-        weight = principal_weight(self._shares.next(impression), self._principal_cap)
+        weight = principal_weight(self._quota.count(impression), self._principal_cap)
         try:
             self._policy.learn(
                 Outcome(
                     features=impression.features,
                     survey=survey,
                     looked=tuple(examination(position) for position in range(1, len(impression.shown) + 1)),
-                    taken=taken(impression, window.interactions, self._weights),
+                    taken=clicked(impression, window.interactions, self._weights),
                     weight=weight,
                 )
             )
@@ -213,7 +213,7 @@ class PolicyConsumer(LogConsumer):
             return
         self._learned += 1
         metrics.LEARNED.inc()
-        metrics.REWARD.observe(reward(impression, window.interactions, self._weights))
+        metrics.REWARD.observe(reward(window.interactions, self._weights))
 
     async def _impression(self, offset: int, query_id: str) -> Impression | None:
         try:
@@ -237,7 +237,7 @@ class PolicyConsumer(LogConsumer):
     async def publish(self, reason: str, more: Mapping[str, str] | None = None) -> str:
         """Write a snapshot of all that is learned by now; its version. more: goes into its meta data. Raises what the
         guard and the store raise."""
-        snapshot = Snapshot(self.offset, self._low(), self._learned, self._shares, self._policy.dump())
+        snapshot = Snapshot(self.offset, self._low(), self._learned, self._quota, self._policy.dump())
         version = snapshot.version
         meta = {"policy": self._policy.name, "offset": snapshot.offset, "learned": self._learned, **(more or {})}
         if self._guard is not None:

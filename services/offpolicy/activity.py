@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any
@@ -23,7 +23,7 @@ from services.errors import RecordDamaged
 from services.offpolicy import ope
 from services.offpolicy.logged import moment
 from services.offpolicy.support import MIN_ACTED, MIN_SAMPLE, acted_size, sample_size
-from services.rewards.rewards import examination, gain
+from services.rewards.rewards import gain, reward
 from services.rewards.windows import learnable
 from services.types import ArmChoice, ArmOption, EventStatus, Impression, Interaction, PolicyMode
 
@@ -43,7 +43,7 @@ STEP = 500
 
 
 @dataclass(slots=True)
-class Decided:
+class RecentDecision:
     """One decision and what came of it so far."""
 
     query_id: str
@@ -71,6 +71,7 @@ class Decided:
 
     @property
     def candidates(self) -> int:
+        """How many candidates were asked for."""
         return sum(self.counts.values())
 
 
@@ -85,7 +86,7 @@ class Activity:
         self._price = price
         self._lock = asyncio.Lock()
         self._offset = 0
-        self._decided: OrderedDict[str, Decided] = OrderedDict()
+        self._decided: OrderedDict[str, RecentDecision] = OrderedDict()
         self._pages: OrderedDict[str, str] = OrderedDict()
         """query_id of a later page -> that of its first."""
         self._actions: Counter[str] = Counter()
@@ -123,7 +124,7 @@ class Activity:
                 if len(self._pages) > DECISIONS:
                     self._pages.popitem(last=False)
             case Impression() if learnable(record):
-                self._decided[record.query_id] = decided(record, self._static)
+                self._decided[record.query_id] = recent_decision(record, self._static)
                 if len(self._decided) > DECISIONS:
                     self._decided.popitem(last=False)
             case Interaction() if record.status == EventStatus.ACCEPTED:
@@ -139,7 +140,7 @@ class Activity:
         one = self._decided.get(self._pages.get(query_id, query_id))
         if one is not None:
             one.events.append(event)
-            one.value = worth(one.events, self._weights)
+            one.value = reward(one.events, self._weights)
 
     # --- figures ---
 
@@ -159,7 +160,7 @@ class Activity:
             "comparison": self._comparison(window),
         }
 
-    def _point(self, group: Sequence[Decided], arms: Sequence[str]) -> dict[str, Any]:
+    def _point(self, group: Sequence[RecentDecision], arms: Sequence[str]) -> dict[str, Any]:
         """Means over some decisions in a row."""
         n = len(group)
         return {
@@ -171,7 +172,7 @@ class Activity:
             "clicked": round(sum(bool(one.events) for one in group) / n, 5),
         }
 
-    def _comparison(self, window: Sequence[Decided]) -> dict[str, Any]:
+    def _comparison(self, window: Sequence[RecentDecision]) -> dict[str, Any]:
         """Learned against static counts, on the decisions that the learned policy took: reward minus the price of the
         candidates. Decisions in which the static counts could not be drawn say nothing of them and are left out, as by
         the gate. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
@@ -194,13 +195,13 @@ class Activity:
 # --- pure helpers ---------------------------------------------------------------------------------------------------
 
 
-def decided(impression: Impression, static: Static) -> Decided:
+def recent_decision(impression: Impression, static: Static) -> RecentDecision:
     """What the figures need of an impression."""
     choices = impression.decision.arms
     counts = {arm: choice.count for arm, choice in choices.items()}
     held = {arm: {object_id for object_id, _ in found[: counts.get(arm, 0)]} for arm, found in impression.lists.items()}
     fixed = static(impression.features, impression.options, impression.decision.seed)
-    return Decided(
+    return RecentDecision(
         query_id=impression.query_id,
         at=impression.at,
         text=impression.text,
@@ -218,19 +219,14 @@ def decided(impression: Impression, static: Static) -> Decided:
     )
 
 
-def worth(events: Iterable[Interaction], weights: Mapping[str, float]) -> float:
-    """Reward of an answer, -1..1, as services.rewards.rewards defines it."""
-    return max(-1.0, min(1.0, sum(gain(event, weights) * examination(event.position or 1) for event in events)))
-
-
-def groups(window: Sequence[Decided], points: int) -> Iterator[Sequence[Decided]]:
+def groups(window: Sequence[RecentDecision], points: int) -> Iterator[Sequence[RecentDecision]]:
     """`window` in at most `points` runs, as equally long as can be."""
     runs = min(points, len(window))
     bounds = [place * len(window) // runs for place in range(runs + 1)] if runs else [0]
     return (window[start:end] for start, end in pairwise(bounds))
 
 
-def credit(window: Sequence[Decided], weights: Mapping[str, float]) -> dict[str, float]:
+def credit(window: Sequence[RecentDecision], weights: Mapping[str, float]) -> dict[str, float]:
     """Per arm, its share of what people did: each event's gain, divided equally among the arms that had found the item
     on the first page."""
     earned: dict[str, float] = defaultdict(float)
@@ -282,7 +278,7 @@ def _distribution(counts: Iterator[int]) -> list[list[int]]:
     return [[count, times] for count, times in sorted(Counter(counts).items())]
 
 
-def _row(one: Decided) -> dict[str, Any]:
+def _row(one: RecentDecision) -> dict[str, Any]:
     return {
         "query_id": one.query_id,
         "at": one.at,

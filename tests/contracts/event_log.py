@@ -330,13 +330,13 @@ class EventLogContract:
 
     def test_dead_letters_are_kept_once_and_told_newest_first(self, tmp_path: Path) -> None:
         async def first(log: EventLog) -> None:
-            assert await log.buried(10) == []
+            assert await log.dead_letters(10) == []
             for offset, reason in ((7, "RecordDamaged"), (3, "ValueError"), (7, "KeyError"), (9, "ValueError")):
-                await log.bury(offset, reason)
+                await log.dead_letter(offset, reason)
 
         async def second(log: EventLog) -> None:
-            assert await log.buried(10) == [(9, "ValueError"), (3, "ValueError"), (7, "RecordDamaged")]
-            assert await log.buried(2) == [(9, "ValueError"), (3, "ValueError")]
+            assert await log.dead_letters(10) == [(9, "ValueError"), (3, "ValueError"), (7, "RecordDamaged")]
+            assert await log.dead_letters(2) == [(9, "ValueError"), (3, "ValueError")]
             assert await log.end() == (0, 0.0)
 
         self.use(tmp_path, first)

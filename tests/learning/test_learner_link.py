@@ -26,7 +26,7 @@ async def linked(folder: Path, attending: bool = True) -> AsyncIterator[tuple[Ri
     async with Rig(folder) as rig:
         link = LearnerLink(rig.log, rig.memory, state)
         tasks = [asyncio.create_task(attend(rig.learner, state, stop))] if attending else []
-        with mock.patch.multiple(learner_link, LOOK_SECONDS=0.02, STATUS_SECONDS=0.02, PATIENCE=0.5):
+        with mock.patch.multiple(learner_link, POLL_SECONDS=0.02, STATUS_SECONDS=0.02, ANSWER_SECONDS=0.5):
             try:
                 yield rig, link, state
             finally:
@@ -110,7 +110,7 @@ def test_catching_up_is_waited_for_as_long_as_the_learner_gets_on(tmp_path: Path
             assert await rig.memory.offset() == 20
             progress = await link.observe()
             assert progress.lag["memory"] == 0
-            seen = await link.seen()
+            seen = await link.status_age()
             assert seen is not None
             assert seen < 10.0
 

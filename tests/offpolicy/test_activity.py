@@ -14,7 +14,7 @@ import pytest
 from services.backends.base import Record
 from services.backends.sqlite.log import SqliteLog
 from services.offpolicy import activity, ope
-from services.offpolicy.activity import Activity, Decided, compare, credit, decided, groups, worth
+from services.offpolicy.activity import Activity, RecentDecision, compare, credit, groups, recent_decision
 from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
 
 WEIGHTS = {"click": 1.0, "play": 2.0, "dislike": -1.0}
@@ -163,30 +163,24 @@ def test_reading_is_bounded_and_goes_on_where_it_stopped(tmp_path: Path, monkeyp
 
 
 def test_a_decision_keeps_what_the_figures_need() -> None:
-    one = decided(impression("q", degraded=(Degraded("vector", "timeout"),)), static)
+    one = recent_decision(impression("q", degraded=(Degraded("vector", "timeout"),)), static)
     assert one.agrees
     assert one.propensity == 0.25
     assert one.candidates == 60
     assert one.found == {"a": ("lexical",), "b": ("lexical", "memory")}
     assert one.degraded == ("vector",)
-    assert not decided(impression("q", counts={"lexical": 50, "memory": 0}), static).agrees
+    assert not recent_decision(impression("q", counts={"lexical": 50, "memory": 0}), static).agrees
 
 
 def test_candidates_beyond_the_count_earn_no_credit() -> None:
-    one = decided(impression("q", counts={"lexical": 1, "memory": 10}), static)
+    one = recent_decision(impression("q", counts={"lexical": 1, "memory": 10}), static)
     assert one.found["b"] == ("memory",)
     one.events.append(event("q", "b", "play"))
     assert credit([one], WEIGHTS) == {"memory": 1.0}
 
 
-def test_worth_is_clipped_and_discounted() -> None:
-    assert worth([event("q", "a", "play"), event("q", "b", "play")], WEIGHTS) == 1.0
-    assert worth([event("q", "a", "dislike", position=3)], WEIGHTS) == pytest.approx(-0.25)
-    assert worth([], WEIGHTS) == 0.0
-
-
 def test_groups_cover_everything_once() -> None:
-    window: list[Decided] = [decided(impression(str(i)), static) for i in range(11)]
+    window: list[RecentDecision] = [recent_decision(impression(str(i)), static) for i in range(11)]
     parts = list(groups(window, 4))
     assert [len(part) for part in parts] == [2, 3, 3, 3]
     assert [one.query_id for part in parts for one in part] == [str(i) for i in range(11)]

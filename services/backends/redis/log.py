@@ -31,7 +31,7 @@ from typing import Any
 from services.backends.base import Counted, Entry, Forget, Known, Record
 from services.backends.log_codec import IMPRESSION, INTERACTION, encode, forgotten, kind_of
 from services.backends.log_records import (
-    MOST_BURIED,
+    MAX_DEAD_LETTERS,
     REMEMBER,
     TRIM_AT_ONCE,
     TRIM_STEPS,
@@ -129,10 +129,10 @@ class RedisLog:
         offset, at = end
         return (0, 0.0) if offset is None else (int(offset), float(at))
 
-    async def bury(self, offset: int, reason: str) -> None:
-        await self._run("log_bury", [offset, reason, MOST_BURIED])
+    async def dead_letter(self, offset: int, reason: str) -> None:
+        await self._run("log_bury", [offset, reason, MAX_DEAD_LETTERS])
 
-    async def buried(self, limit: int) -> list[tuple[int, str]]:
+    async def dead_letters(self, limit: int) -> list[tuple[int, str]]:
         entries: Any = await self._redis.read(lambda c: c.xrevrange(f"{self._log}:dead", count=limit))
         return [(int(fields[b"offset"]), fields[b"reason"].decode()) for _, fields in entries]
 

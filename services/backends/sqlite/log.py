@@ -22,7 +22,7 @@ from services.backends.log_codec import decode, encode, forgotten, kind_of
 from services.backends.log_records import (
     COPY_AT_ONCE,
     KNOWN_AT_ONCE,
-    MOST_BURIED,
+    MAX_DEAD_LETTERS,
     REMEMBER,
     STORED,
     TRIM_AT_ONCE,
@@ -151,14 +151,16 @@ class SqliteLog:
     async def end(self) -> tuple[int, float]:
         return await self._database.read(_end)
 
-    async def bury(self, offset: int, reason: str) -> None:
+    async def dead_letter(self, offset: int, reason: str) -> None:
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR IGNORE INTO dead (offset, reason) VALUES (?, ?)", (offset, reason))
-            connection.execute("DELETE FROM dead WHERE number <= (SELECT max(number) FROM dead) - ?", (MOST_BURIED,))
+            connection.execute(
+                "DELETE FROM dead WHERE number <= (SELECT max(number) FROM dead) - ?", (MAX_DEAD_LETTERS,)
+            )
 
         await self._database.write(work)
 
-    async def buried(self, limit: int) -> list[tuple[int, str]]:
+    async def dead_letters(self, limit: int) -> list[tuple[int, str]]:
         return await self._database.read(
             lambda connection: connection.execute(
                 "SELECT offset, reason FROM dead ORDER BY number DESC LIMIT ?", (limit,)

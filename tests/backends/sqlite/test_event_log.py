@@ -282,15 +282,15 @@ def test_recent_impressions_do_not_touch_the_file_and_their_number_is_bounded(tm
 
 
 def test_dead_letters_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.backends.sqlite.log.MOST_BURIED", 3)
+    monkeypatch.setattr("services.backends.sqlite.log.MAX_DEAD_LETTERS", 3)
 
     async def main() -> None:
         async with opened(tmp_path / "log.db") as log:
             for offset in range(1, 6):
-                await log.bury(offset, "ValueError")
-            assert [offset for offset, _ in await log.buried(10)] == [5, 4, 3]
-            await log.bury(1, "ValueError")
-            assert [offset for offset, _ in await log.buried(10)] == [1, 5, 4]
+                await log.dead_letter(offset, "ValueError")
+            assert [offset for offset, _ in await log.dead_letters(10)] == [5, 4, 3]
+            await log.dead_letter(1, "ValueError")
+            assert [offset for offset, _ in await log.dead_letters(10)] == [1, 5, 4]
 
     asyncio.run(main())
 
