@@ -16,12 +16,16 @@ LtrrError
 
 from __future__ import annotations
 
+from services.types import DegradedReason
+
 
 class LtrrError(Exception):
     """Base of all errors that this product raises on purpose."""
 
 
 class InvalidRequest(LtrrError):
+    """The caller's mistake; `detail` says what to send instead, `field` which one is wrong."""
+
     def __init__(self, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -29,46 +33,54 @@ class InvalidRequest(LtrrError):
 
 
 class UnknownField(InvalidRequest):
-    pass
+    """A filter, facet or sort field that the catalogue does not have."""
 
 
 class TooLarge(LtrrError):
-    pass
+    """More than is taken in one piece."""
 
 
 class NotFound(LtrrError):
-    pass
+    """No such item, answer or model."""
 
 
 class Overloaded(LtrrError):
+    """More work than this process takes on; `retry_after` in seconds."""
+
     retry_after = 1
 
 
 class StorageFailed(LtrrError):
+    """The durable store did not take a write; `retry_after` in seconds."""
+
     retry_after = 1
 
 
 class Unavailable(StorageFailed):
-    """`reason`: unavailable | circuit_open."""
+    """`reason`: UNAVAILABLE or CIRCUIT_OPEN."""
 
-    def __init__(self, engine: str, reason: str = "unavailable") -> None:
+    def __init__(self, engine: str, reason: DegradedReason = DegradedReason.UNAVAILABLE) -> None:
         super().__init__(f"{engine}: {reason.replace('_', ' ')}")
         self.reason = reason
 
 
 class RecordDamaged(LtrrError):
+    """A stored log record cannot be read; `offset` says which, where that is known."""
+
     offset: int | None = None
 
 
 class ArmFailed(LtrrError):
-    def __init__(self, reason: str) -> None:
+    """One retriever failed; `reason` says how."""
+
+    def __init__(self, reason: DegradedReason) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
 class ModelInvalid(LtrrError):
-    pass
+    """A stored model is damaged, of another format, or fails its gate."""
 
 
 class SettingsInvalid(LtrrError):
-    pass
+    """A setting that cannot work; the message names it."""

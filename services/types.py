@@ -30,6 +30,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
+        """The moment in `seconds` from now."""
         return cls(time.monotonic() + seconds)
 
     def remaining(self) -> float:
@@ -44,6 +45,33 @@ class Deadline:
     def less(self, seconds: float) -> Deadline:
         """An earlier deadline that reserves `seconds` for the work that comes after."""
         return Deadline(self.at - seconds)
+
+
+# --- who acts -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who searched, or acted on an answer, as the caller named them; all None for a stranger."""
+
+    user_id: str | None = None
+    client_id: str | None = None
+    session_id: str | None = None
+
+    @property
+    def principal(self) -> str | None:
+        """Whose influence this is: user, else client, else session (prefixed so that the three never collide)."""
+        for prefix, value in (("u", self.user_id), ("c", self.client_id), ("s", self.session_id)):
+            if value is not None:
+                return f"{prefix}:{value}"
+        return None
+
+    @property
+    def person(self) -> str | None:
+        """Whose history personalises a search: the user, else the session."""
+        if self.user_id is not None:
+            return f"u:{self.user_id}"
+        return f"s:{self.session_id}" if self.session_id is not None else None
 
 
 # --- catalogue ----------------------------------------------------------------------------------------------------
@@ -62,6 +90,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
+    """A field of the catalogue and what it is for."""
+
     name: str
     role: Role
     weight: float = 1.0
@@ -90,9 +120,11 @@ class Schema:
     """Constants for priors, measured on the catalogue: popularity_scale, votes_median, rating_mean, rating_max."""
 
     def of(self, *roles: Role) -> tuple[Field, ...]:
+        """The fields of these roles, in order."""
         return tuple(f for f in self.fields if f.role in roles)
 
     def get(self, name: str) -> Field | None:
+        """The field of this name; None when there is none."""
         return next((f for f in self.fields if f.name == name), None)
 
 
@@ -113,6 +145,8 @@ Filters = tuple[Condition, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sort:
+    """An order by one field."""
+
     field: str
     descending: bool = False
 
@@ -141,19 +175,9 @@ class Query:
     """query_id of an earlier answer whose frozen list this request pages through."""
 
     @property
-    def principal(self) -> str | None:
-        """Whose influence this is: user, else client, else session (prefixed so that the three never collide)."""
-        for prefix, value in (("u", self.user_id), ("c", self.client_id), ("s", self.session_id)):
-            if value is not None:
-                return f"{prefix}:{value}"
-        return None
-
-    @property
-    def person(self) -> str | None:
-        """Whose history personalises this search: the user, else the session."""
-        if self.user_id is not None:
-            return f"u:{self.user_id}"
-        return f"s:{self.session_id}" if self.session_id is not None else None
+    def actor(self) -> Actor:
+        """Who searches."""
+        return Actor(self.user_id, self.client_id, self.session_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +214,8 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
+    """What the query says, in the catalogue's terms."""
+
     normalized: str
     tokens: tuple[str, ...]
     words: tuple[tuple[Alternative, ...], ...]
@@ -267,16 +293,28 @@ class ArmOption:
 
 @dataclass(frozen=True, slots=True)
 class ArmChoice:
+    """How many candidates an arm is asked for, and how that was drawn."""
+
     count: int
     propensity: float
     distribution: tuple[tuple[int, float], ...]
     """(count, probability) over all counts of the arm, masked ones with probability 0; sums to 1."""
 
 
+class PolicyMode(StrEnum):
+    """Which policy decides (services/policies/modes.py)."""
+
+    LEARNED = "learned"
+    STATIC = "static"
+    SHADOW = "shadow"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """What was chosen for a request, and all that is needed to draw it again."""
+
     policy: str
-    mode: str
+    mode: PolicyMode
     model_version: str | None
     seed: int
     arms: Mapping[str, ArmChoice]
@@ -314,21 +352,38 @@ class Pooled:
     """Fused score, then the ranker's."""
 
 
+class DegradedReason(StrEnum):
+    """Why an answer went out without one of its parts."""
+
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    GARBAGE = "garbage"
+    """It answered with what cannot be a list of candidates."""
+    UNAVAILABLE = "unavailable"
+    CIRCUIT_OPEN = "circuit_open"
+    """It was not called because it kept failing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Degraded:
+    """A part (an arm, or another engine by its name) that an answer went out without."""
+
     arm: str
-    reason: str
-    """timeout | error | garbage | unavailable"""
+    reason: DegradedReason
 
 
 @dataclass(frozen=True, slots=True)
 class FacetCount:
+    """A value of a facet and how many matching items have it."""
+
     value: Scalar
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
+    """One item of an answer."""
+
     object_id: str
     position: int
     score: float
@@ -342,6 +397,8 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """What a search returns."""
+
     query_id: str
     took: float
     total: int
@@ -394,12 +451,9 @@ class Impression:
     """Ranker features of `shown` as served, one row an item (see services/rankers/features.py NAMES)."""
 
     @property
-    def principal(self) -> str | None:
-        return Query("", user_id=self.user_id, client_id=self.client_id, session_id=self.session_id).principal
-
-    @property
-    def person(self) -> str | None:
-        return Query("", user_id=self.user_id, session_id=self.session_id).person
+    def actor(self) -> Actor:
+        """Who was answered."""
+        return Actor(self.user_id, self.client_id, self.session_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +470,17 @@ class Survey:
     """Columns of the ranker's table (services/rankers/features.py), a value an item."""
     shown: tuple[int, ...]
     """Per item that the answer showed, its place among the items, from 0; -1 for one that no list has."""
+
+
+class EventStatus(StrEnum):
+    """What became of a feedback event."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    UNKNOWN_QUERY = "unknown_query"
+    NOT_SHOWN = "not_shown"
+    INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,14 +501,10 @@ class Interaction:
     user_id: str | None
     client_id: str | None
     session_id: str | None
-    status: str
-    """accepted | late (late ones are kept for audit and never learned from)"""
+    status: EventStatus
+    """In the log ACCEPTED or LATE (late ones are kept for audit and never learned from)."""
 
-
-class EventStatus(StrEnum):
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
-    LATE = "late"
-    UNKNOWN_QUERY = "unknown_query"
-    NOT_SHOWN = "not_shown"
-    INVALID = "invalid"
+    @property
+    def actor(self) -> Actor:
+        """Who did it."""
+        return Actor(self.user_id, self.client_id, self.session_id)

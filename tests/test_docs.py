@@ -19,8 +19,7 @@ from app.http.application import create_app
 from app.http.pages import pages
 from app.settings import PREFIX, Settings
 from app.system.wiring import opened
-from services.policies.modes import MODES
-from services.types import EventStatus, Role
+from services.types import EventStatus, PolicyMode, Role
 from tests.commands import ROOT, done
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -148,7 +147,7 @@ class TestApi:
         (statuses,) = re.findall(r"Its status is ([^;]+);", README)
         assert set(re.findall(r"`(\w+)`", statuses)) == set(EventStatus)
         (modes,) = re.findall(r"\| `GET/PUT /v1/policy` \| (.+?);", README)
-        assert set(re.findall(r"`(\w+)`", modes)) == set(MODES)
+        assert set(re.findall(r"`(\w+)`", modes)) == set(PolicyMode)
         (schema,) = re.findall(r"```toml\n# schema.toml\n(.*?)```", README, re.DOTALL)
         fields = tomllib.loads(schema)["fields"].values()
         assert {field if isinstance(field, str) else field["role"] for field in fields} <= set(Role)

@@ -17,7 +17,7 @@ from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset
 from services.policies.base import Policy
 from services.search.state import SearchState
-from services.types import ArmOption, Context, Decision, Document, Pooled, Query
+from services.types import ArmOption, Context, Decision, Document, PolicyMode, Pooled, Query
 
 LIMIT = 10
 PATIENCE = 10.0
@@ -78,4 +78,4 @@ class Searched:
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
         """As a Decider. A policy that fails raises: it must not be judged by what stands in for it."""
         choices = self._policy.decide(features, options, self._done)
-        return Decision(self._policy.name, "static", self._policy.version, self._done, choices)
+        return Decision(self._policy.name, PolicyMode.STATIC, self._policy.version, self._done, choices)

@@ -25,7 +25,7 @@ from services.backends.sqlite.memory import SqliteMemory
 from services.backends.sqlite.state import SqliteState
 from services.backup.archive import Archive, ArchiveWriter
 from services.backup.contents import KEYS, Parts, Progress
-from services.backup.restoring import occupied, restore
+from services.backup.restoring import describe_contents, restore
 from services.backup.saving import save
 from services.errors import NotFound, SettingsInvalid, StorageFailed
 from services.models.folder_files import FolderFiles
@@ -127,7 +127,7 @@ async def _into_folder(settings: Settings, archive: Archive, force: bool, progre
         refuse_folder(folder)
         if any((folder / name).exists() for name in (*FILES, MODELS_FOLDER)):
             async with AsyncExitStack() as stack:
-                _refuse(await occupied(_folder_parts(settings, folder, stack)), str(folder))
+                _refuse(await describe_contents(_folder_parts(settings, folder, stack)), str(folder))
     staging, complete = folder / STAGING, folder / FOLDER
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -167,7 +167,7 @@ async def _into_redis(settings: Settings, archive: Archive, force: bool, progres
             parts = _shared_parts(settings, redis)
             if not force:
                 await refuse_redis(redis)
-                _refuse(await occupied(parts), f"Redis under {settings.namespace}")
+                _refuse(await describe_contents(parts), f"Redis under {settings.namespace}")
             await redis.write(lambda c: c.set(mark(redis), "1"))
             await _empty(redis)
             await restore(parts, archive, progress)

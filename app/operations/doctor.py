@@ -203,7 +203,7 @@ async def _log(settings: Settings) -> Findings:
         end, at = await log.end()
         age = f", the last {time.time() - at:.0f} s ago" if end else ""
         yield ok("event log", f"{end} records{age}")
-        dead = await log.buried(100)
+        dead = await log.dead_letters(100)
         if dead:
             offset, reason = dead[0]
             yield warning(
@@ -220,7 +220,7 @@ async def _log(settings: Settings) -> Findings:
 
 async def _learner(stores: Stores, log: EventLog) -> Findings:
     link = LearnerLink(log, stores.memory, stores.state)
-    seen = await link.seen()
+    seen = await link.status_age()
     progress = await link.observe()
     behind = max(progress.lag.values())
     if seen is None or seen > SILENT_SECONDS:

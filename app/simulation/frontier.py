@@ -18,7 +18,7 @@ from services.policies.base import Policy
 from services.simulation.frontier import Point, best_by_group, best_by_query, best_static, chosen, grid
 from services.simulation.judge import Judge
 from services.simulation.users import mix_of
-from services.types import ArmChoice, ArmOption, Decision, Query
+from services.types import ArmChoice, ArmOption, Decision, PolicyMode, Query
 
 BUDGETS = (10, 25, 50, 100)
 """Mean candidates a request."""
@@ -46,7 +46,7 @@ class Everything:
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
         choices = {o.name: ArmChoice(o.counts[-1], 1.0, ((o.counts[-1], 1.0),)) for o in options}
-        return Decision("everything", "static", None, seed, choices)
+        return Decision("everything", PolicyMode.STATIC, None, seed, choices)
 
 
 async def seen(system: System, queries: Sequence[DatasetQuery]) -> list[Seen]:

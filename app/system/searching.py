@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.system.catalogue import CatalogueParts
-from app.system.policy_mode import PolicyMode
+from app.system.stored_mode import StoredMode
 from app.system.stores import Stores
 from app.system.surroundings import Surroundings
 from services.backends.base import ItemStore
@@ -31,7 +31,7 @@ def assemble_search(
     stores: Stores,
     parts: CatalogueParts,
     switch: PolicySwitch,
-    mode: PolicyMode,
+    mode: StoredMode,
     signer: Signer,
     around: Surroundings,
 ) -> SearchParts:

@@ -11,8 +11,8 @@ from typing import Any
 
 from app.settings import Settings
 from app.system.admission import Admission
-from app.system.policy_mode import PolicyMode
 from app.system.registry import Registry
+from app.system.stored_mode import StoredMode
 from app.system.stores import Stores
 from services import metrics
 from services.backends.base import EventLog, ItemStore, MemoryIndex, StateStore
@@ -55,7 +55,7 @@ class System:
     learner: LearnerView
     activity: Activity
     switch: PolicySwitch
-    policy_mode: PolicyMode
+    policy_mode: StoredMode
     pings: Mapping[str, Callable[[Deadline], Awaitable[Any]]] = field(default_factory=dict)
     """Per remote engine, a call that fails when it is away."""
 

@@ -11,7 +11,7 @@ from app.settings import Settings
 from app.system.stores import Stores
 from services.backends.base import EventLog
 from services.errors import StorageFailed
-from services.learning.ubi import CONSUMER, UbiMirror
+from services.learning.ubi_consumer import CONSUMER, UbiConsumer
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ async def mirroring(
 
     sink = OpenSearchUbi(settings.opensearch_url.get_secret_value(), ca=settings.opensearch_ca)
     try:
-        yield UbiMirror(stores.log, stores.state, sink, settings.namespace, guard).run
+        yield UbiConsumer(stores.log, stores.state, sink, settings.namespace, guard).run
     finally:
         await sink.close()
 

@@ -17,10 +17,10 @@ from app.system.indexes import Indexes
 from app.system.learner import open_learner, policy_gate
 from app.system.model_kinds import ModelSlots
 from app.system.policies import fixed_policy, load_policy, served_policy
-from app.system.policy_mode import PolicyMode
 from app.system.registry import Registry
 from app.system.reloading import Reloader
 from app.system.searching import assemble_search
+from app.system.stored_mode import StoredMode
 from app.system.stores import Stores, open_stores
 from app.system.surroundings import Surroundings
 from app.system.system import System
@@ -54,7 +54,7 @@ async def opened(
         switch = PolicySwitch(
             served_policy(settings, load_policy(settings)), fixed_policy(settings), surveyed=settings.survey_share
         )
-        mode = PolicyMode(stores.state, switch, shared=stores.redis is not None)
+        mode = StoredMode(stores.state, switch, shared=stores.redis is not None)
         await mode.load()
         learner = await open_learner(settings, stores, switch, around.clock)
         reloader = _reloader(settings, stores, parts, switch, learner)

@@ -7,7 +7,17 @@ import numpy as np
 from services.backends.base import VectorIndex
 from services.errors import ArmFailed
 from services.models.taste.model import TasteEncoder
-from services.types import CANDIDATE_COUNTS, Candidate, Condition, Context, Deadline, Filters, Slot, Understanding
+from services.types import (
+    CANDIDATE_COUNTS,
+    Candidate,
+    Condition,
+    Context,
+    Deadline,
+    DegradedReason,
+    Filters,
+    Slot,
+    Understanding,
+)
 
 READING_SHARE = 0.5
 """A reading of the query at least this likely beside the likeliest one is looked for too."""
@@ -54,7 +64,7 @@ class PersonalArm:
             if not named and found:
                 break
             if encoder is not self.encoder:
-                raise ArmFailed("unavailable")
+                raise ArmFailed(DegradedReason.UNAVAILABLE)
             near = await self._index.nearest(wanted, context.query.filters + named, count + len(done), deadline)
             found |= {candidate.object_id: candidate for candidate in near if candidate.object_id not in done}
         return sorted(found.values(), key=lambda candidate: (-candidate.score, candidate.object_id))[:count]

@@ -13,7 +13,7 @@ from services.errors import ArmFailed, Unavailable
 from services.rankers.fusion import clean
 from services.resilience.circuit import MIN_CONCLUSIVE_SECONDS, Circuit
 from services.resilience.log_throttle import LogThrottle
-from services.types import Candidate, Context, Deadline, Degraded
+from services.types import Candidate, Context, Deadline, Degraded, DegradedReason
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ async def retrieve(
             raise
         await _abandon(late)
     lists: dict[str, list[Candidate]] = {}
-    degraded = [Degraded(name, "circuit_open") for name in refused]
+    degraded = [Degraded(name, DegradedReason.CIRCUIT_OPEN) for name in refused]
     for name, task in tasks.items():
         reason = _failure(name, task)
         token = tokens.get(name)
@@ -117,17 +117,17 @@ def _let_go(task: asyncio.Task[list[Candidate]]) -> None:
         task.exception()
 
 
-def _failure(name: str, task: asyncio.Task[list[Candidate]]) -> str | None:
+def _failure(name: str, task: asyncio.Task[list[Candidate]]) -> DegradedReason | None:
     if not task.done() or task.cancelled():
-        return "timeout"
+        return DegradedReason.TIMEOUT
     error = task.exception()
     if error is None:
         return None
     if isinstance(error, TimeoutError):
-        return "timeout"
+        return DegradedReason.TIMEOUT
     if isinstance(error, ArmFailed | Unavailable):
         return error.reason
     # The error's type only: its message may quote the user's text.
     if _log_throttle.allow(name, type(error).__name__):
         logger.warning("arm_failed arm=%s error=%s", name, type(error).__name__)
-    return "error"
+    return DegradedReason.ERROR

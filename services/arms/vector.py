@@ -7,7 +7,7 @@ import asyncio
 from services.backends.base import VectorIndex
 from services.errors import ArmFailed
 from services.models.text_encoder.model import TextEncoder
-from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
+from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline, DegradedReason
 
 
 class VectorArm:
@@ -31,5 +31,5 @@ class VectorArm:
             async with asyncio.timeout(deadline.remaining()):
                 vector = await asyncio.to_thread(encoder.encode_query, text)
             if encoder is not self.encoder:
-                raise ArmFailed("unavailable")
+                raise ArmFailed(DegradedReason.UNAVAILABLE)
         return await self._index.nearest(vector.tolist(), context.query.filters, count, deadline)

@@ -18,6 +18,7 @@ from services.types import (
     Candidate,
     Deadline,
     Document,
+    EventStatus,
     FacetCount,
     Filters,
     Impression,
@@ -301,10 +302,10 @@ class EventLog(Protocol):
         """Durable when it returns; the record's offset."""
         ...
 
-    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
+    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[EventStatus]:
         """Append feedback, each (interaction, digest of the event's body) at most once, all or nothing durable.
 
-        Returns a services.types.EventStatus value each: `duplicate` when the event id is known with the same digest or
+        Returns the status of each: `duplicate` when the event id is known with the same digest or
         when (query_id, object_id, action_name) already counted; `invalid` when the event id is known with another
         digest; else the interaction's own status. Only accepted and late ones are stored: an event that was refused
         for another reason passes through here so that a retry of a known event id is recognised first.
@@ -328,11 +329,11 @@ class EventLog(Protocol):
         """Offset and time of the last record; (0, 0.0) when empty."""
         ...
 
-    async def bury(self, offset: int, reason: str) -> None:
+    async def dead_letter(self, offset: int, reason: str) -> None:
         """Note among the dead letters that the record at `offset` could not be applied; once per offset."""
         ...
 
-    async def buried(self, limit: int) -> list[tuple[int, str]]:
+    async def dead_letters(self, limit: int) -> list[tuple[int, str]]:
         """The newest dead letters, (offset, reason), newest first."""
         ...
 

@@ -18,7 +18,18 @@ import orjson
 
 from services.backends.base import Forget, Record, Tick
 from services.errors import RecordDamaged
-from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction, Survey
+from services.types import (
+    ArmChoice,
+    ArmOption,
+    Decision,
+    Degraded,
+    DegradedReason,
+    EventStatus,
+    Impression,
+    Interaction,
+    PolicyMode,
+    Survey,
+)
 
 FORMAT = 1
 IMPRESSION, INTERACTION, TICK, FORGET, SURVEY = 1, 2, 3, 4, 5
@@ -129,7 +140,12 @@ def _impression(fields: dict[str, Any]) -> Impression:
     decision = fields["decision"]
     shadow = decision["shadow"]
     fields["decision"] = Decision(
-        **(decision | {"arms": _choices(decision["arms"]), "shadow": None if shadow is None else _choices(shadow)})
+        **decision
+        | {
+            "mode": PolicyMode(decision["mode"]),
+            "arms": _choices(decision["arms"]),
+            "shadow": None if shadow is None else _choices(shadow),
+        }
     )
     fields["features"] = _numbers(fields["features"])
     fields["options"] = tuple(
@@ -138,12 +154,19 @@ def _impression(fields: dict[str, Any]) -> Impression:
     fields["lists"] = {
         arm: tuple((object_id, _float(score)) for object_id, score in found) for arm, found in fields["lists"].items()
     }
-    fields["degraded"] = tuple(Degraded(**degraded) for degraded in fields["degraded"])
+    fields["degraded"] = tuple(
+        Degraded(degraded["arm"], DegradedReason(degraded["reason"])) for degraded in fields["degraded"]
+    )
     fields["ranking"] = tuple(fields["ranking"])
     fields["scores"] = _floats(fields["scores"])
     fields["shown"] = tuple(fields["shown"])
     fields["rows"] = tuple(_floats(row) for row in fields["rows"])
     return Impression(**fields)
+
+
+def _interaction(fields: dict[str, Any]) -> Interaction:
+    fields["status"] = EventStatus(fields["status"])
+    return Interaction(**fields)
 
 
 def _survey(fields: dict[str, Any]) -> Survey:
@@ -155,7 +178,7 @@ def _survey(fields: dict[str, Any]) -> Survey:
 
 _READERS: dict[int, Callable[[dict[str, Any]], Record]] = {
     IMPRESSION: _impression,
-    INTERACTION: lambda fields: Interaction(**fields),
+    INTERACTION: _interaction,
     TICK: lambda fields: Tick(**fields),
     FORGET: lambda fields: Forget(**fields),
     SURVEY: _survey,

@@ -39,12 +39,14 @@ class Member:
         self.size = 0
 
     def write(self, data: bytes) -> None:
+        """Append to the member."""
         self._file.write(data)
         self._sum.update(data)
         self.size += len(data)
 
     @property
     def sha256(self) -> str:
+        """Of all that was written, in hexadecimal."""
         return self._sum.hexdigest()
 
 
@@ -84,6 +86,7 @@ class ArchiveWriter:
         self._members.append({"name": name, "bytes": member.size, "sha256": member.sha256})
 
     def add(self, name: str, data: bytes) -> None:
+        """A member of which all is at hand."""
         with self.member(name) as member:
             member.write(data)
 
@@ -129,6 +132,7 @@ class Archive:
             raise self._damaged("cut short or damaged") from error
 
     def names(self) -> list[str]:
+        """Of all members, in the order of the archive."""
         return list(self._members)
 
     def open(self, name: str) -> IO[bytes]:
@@ -141,6 +145,7 @@ class Archive:
         return found
 
     def read(self, name: str) -> bytes:
+        """All of a member."""
         with self.open(name) as file:
             return file.read()
 

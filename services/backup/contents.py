@@ -33,7 +33,7 @@ ITEMS = "items.jsonl"
 SCHEMA = "schema.json"
 KNOWN = "known.jsonl"
 LOG = "log.bin"
-DEAD = "dead.jsonl"
+DEAD_LETTERS = "dead.jsonl"
 SETTINGS = "settings.json"
 KEYS = "signing_keys"
 
@@ -57,32 +57,38 @@ class Parts:
     """Whether other processes may use them, too, and consumers of the log that are not ours."""
 
 
-def framed(entry: Entry) -> bytes:
+def encode_entry(entry: Entry) -> bytes:
+    """A log record as it stands in LOG."""
     query, user = entry.query_id.encode(), entry.user_id.encode()
     sizes = len(query), len(user), len(entry.body)
     return HEADER.pack(entry.offset, entry.at, entry.kind, *sizes) + query + user + entry.body
 
 
-def entries(file: IO[bytes]) -> Iterator[Entry]:
+def decode_entries(file: IO[bytes]) -> Iterator[Entry]:
+    """The log records of LOG, in order."""
     while header := file.read(HEADER.size):
         offset, at, kind, query, user, body = HEADER.unpack(header)
         yield Entry(offset, at, kind, file.read(query).decode(), file.read(user).decode(), file.read(body))
 
 
-def noted(one: Known | Counted) -> bytes:
+def encode_known(one: Known | Counted) -> bytes:
+    """A line of KNOWN."""
     if isinstance(one, Known):
         return line(["event", one.event_id, one.digest, one.left])
     return line(["counted", one.query_id, one.object_id, one.action_name, one.left])
 
 
-def known(values: list[Any]) -> Known | Counted:
+def decode_known(values: list[Any]) -> Known | Counted:
+    """What a parsed line of KNOWN stands for."""
     kind, *rest = values
     return Known(*rest) if kind == "event" else Counted(*rest)
 
 
 def line(value: Any) -> bytes:
+    """A value as one line of JSON."""
     return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def lines(file: IO[bytes]) -> Iterator[Any]:
+    """The values of a file of such lines."""
     return map(orjson.loads, file)

@@ -13,7 +13,7 @@ from services.backends.base import Entry
 from services.backup.archive import Archive
 from services.backup.contents import (
     CONSUMERS,
-    DEAD,
+    DEAD_LETTERS,
     ITEMS,
     KNOWN,
     LOG,
@@ -23,8 +23,8 @@ from services.backup.contents import (
     STATE,
     Parts,
     Progress,
-    entries,
-    known,
+    decode_entries,
+    decode_known,
     lines,
 )
 from services.models.files import Files
@@ -32,16 +32,16 @@ from services.schema.schema import from_json
 
 T = TypeVar("T")
 
-OURS = ("memory", "policy")
+OWN_CONSUMERS = ("memory", "policy")
 """Consumers that every log has; others only where other programs can read it."""
-_AT_ONCE = 500
-_BYTES_AT_ONCE = 4 * 2**20
+BATCH = 500
+BATCH_BYTES = 4 * 2**20
 _PROMOTION = re.compile(rf"{MODELS}/([^/]+)/promotions/(\d+)\.json")
 _VERSION = re.compile(rf"{MODELS}/([^/]+)/versions/([^/]+)/([^/]+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
-async def occupied(parts: Parts) -> str | None:
+async def describe_contents(parts: Parts) -> str | None:
     """What is there already, in words; None for an empty place. Snapshots of a policy that has learned from nothing
     are nothing."""
     items, (records, _) = await parts.items.count(), await parts.log.end()
@@ -64,7 +64,7 @@ async def restore(parts: Parts, archive: Archive, progress: Progress) -> None:
 async def _memory(parts: Parts, archive: Archive, progress: Progress) -> None:
     done = 0
     with archive.open(MEMORY) as file:
-        for rows in _portions(lines(file)):
+        for rows in _batches(lines(file)):
             await parts.memory.put_rows(rows)
             done += len(rows)
             progress("memory", done)
@@ -97,7 +97,7 @@ async def _items(parts: Parts, archive: Archive, progress: Progress) -> None:
         await parts.items.set_schema(from_json(schema))
     done = 0
     with archive.open(ITEMS) as file:
-        for documents in _portions(lines(file)):
+        for documents in _batches(lines(file)):
             await parts.items.put(documents)
             done += len(documents)
             progress("items", done)
@@ -106,46 +106,46 @@ async def _items(parts: Parts, archive: Archive, progress: Progress) -> None:
 async def _log(parts: Parts, archive: Archive, progress: Progress) -> None:
     done = 0
     with archive.open(KNOWN) as file:
-        for some in _portions(map(known, lines(file))):
+        for some in _batches(map(decode_known, lines(file))):
             await parts.log.put_known(some)
             done += len(some)
             progress("event ids", done)
     done = 0
     with archive.open(LOG) as file:
-        for found in _records(entries(file)):
+        for found in _records(decode_entries(file)):
             await parts.log.put_entries(found)
             done += len(found)
             progress("records", done)
-    with archive.open(DEAD) as file:
+    with archive.open(DEAD_LETTERS) as file:
         for offset, reason in lines(file):
-            await parts.log.bury(offset, reason)
+            await parts.log.dead_letter(offset, reason)
     consumers: dict[str, Any] = orjson.loads(archive.read(CONSUMERS))
     # The one that is furthest behind first: nothing may go that it still needs.
     for name, offset in sorted(consumers.items(), key=lambda item: int(item[1])):
-        if parts.shared or name in OURS:
+        if parts.shared or name in OWN_CONSUMERS:
             await parts.log.consumed(name, offset)
 
 
-def _portions(values: Iterable[T]) -> Iterator[list[T]]:
-    portion: list[T] = []
+def _batches(values: Iterable[T]) -> Iterator[list[T]]:
+    batch: list[T] = []
     for value in values:
-        portion.append(value)
-        if len(portion) == _AT_ONCE:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
+        batch.append(value)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _records(found: Iterable[Entry]) -> Iterator[list[Entry]]:
     """Portions by size too: one call must not keep a server busy for long."""
-    portion: list[Entry] = []
+    batch: list[Entry] = []
     size = 0
     for entry in found:
-        portion.append(entry)
+        batch.append(entry)
         size += len(entry.body)
-        if len(portion) == _AT_ONCE or size > _BYTES_AT_ONCE:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
+        if len(batch) == BATCH or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -19,7 +19,7 @@ from services.backends.base import Counted, Known
 from services.backup.archive import ArchiveWriter, Member
 from services.backup.contents import (
     CONSUMERS,
-    DEAD,
+    DEAD_LETTERS,
     ITEMS,
     KEYS,
     KNOWN,
@@ -31,9 +31,9 @@ from services.backup.contents import (
     STATE,
     Parts,
     Progress,
-    framed,
+    encode_entry,
+    encode_known,
     line,
-    noted,
 )
 from services.errors import ModelInvalid, NotFound, StorageFailed
 from services.learning.learner_link import ANSWER, REQUEST, STATUS
@@ -43,11 +43,11 @@ from services.schema.schema import to_json
 
 PREDICTIONS = "predictions"
 """Under this name the memory confirms which changes of the catalogue it knows."""
-PASSING = (STATUS, REQUEST, ANSWER)
-ENCODED_BY = "_encoded_by"
+TRANSIENT_STATE = (STATUS, REQUEST, ANSWER)
+ENCODER_SUFFIX = "_encoded_by"
 """State of this kind tells what an index was made with; the indexes are made anew."""
-MOST_DEAD = 10_000
-_TRIES = 3
+MAX_DEAD_LETTERS = 10_000
+MAX_TRIES = 3
 
 
 async def save(
@@ -55,7 +55,7 @@ async def save(
     archive: ArchiveWriter,
     settings: Mapping[str, Any],
     keys: bytes | None,
-    told: Mapping[str, Any],
+    manifest: Mapping[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
     """The manifest, without what the archive itself adds. Raises StorageFailed when a store fails, or changes in a way
@@ -70,21 +70,23 @@ async def save(
     state = {
         key: value
         for key, value in (await parts.state.all()).items()
-        if key not in PASSING and not key.endswith(ENCODED_BY)
+        if key not in TRANSIENT_STATE and not key.endswith(ENCODER_SUFFIX)
     }
     archive.add(STATE, line(state))
     items = await _items(parts, archive, progress)
     deleted = await _deleted(parts, sequence)
     counts, end = await _known(parts, archive, progress)
     log = await _log(parts, archive, end, progress)
-    dead = [(offset, reason) for offset, reason in reversed(await parts.log.buried(MOST_DEAD)) if offset <= end]
-    archive.add(DEAD, b"".join(map(line, dead)))
+    dead_letters = [
+        (offset, reason) for offset, reason in reversed(await parts.log.dead_letters(MAX_DEAD_LETTERS)) if offset <= end
+    ]
+    archive.add(DEAD_LETTERS, b"".join(map(line, dead_letters)))
     archive.add(SETTINGS, json.dumps(settings, indent=1).encode())
     if keys is not None:
         archive.add(KEYS, keys)
     warnings = _warnings(log["whole_from"], memory["offset"], damaged)
-    counts = {"items": items, "records": log.pop("records"), **counts, "dead": len(dead), **models}
-    return {**told, "counts": counts, "log": log, "memory": memory, "deleted": deleted, "warnings": warnings}
+    counts = {"items": items, "records": log.pop("records"), **counts, "dead": len(dead_letters), **models}
+    return {**manifest, "counts": counts, "log": log, "memory": memory, "deleted": deleted, "warnings": warnings}
 
 
 async def _memory(parts: Parts, archive: ArchiveWriter, progress: Progress) -> dict[str, Any]:
@@ -132,7 +134,7 @@ async def _known(parts: Parts, archive: ArchiveWriter, progress: Progress) -> tu
 
     def take(some: Sequence[Known | Counted], member: Member) -> None:
         for one in some:
-            member.write(noted(one))
+            member.write(encode_known(one))
             counts["events" if isinstance(one, Known) else "counted"] += 1
         progress("event ids", counts["events"])
 
@@ -150,7 +152,7 @@ async def _log(parts: Parts, archive: ArchiveWriter, end: int, progress: Progres
                 if entry.offset != last + 1:  # retention cut the beginning, before or meanwhile
                     whole_from = entry.offset
                 last = entry.offset
-                member.write(framed(entry))
+                member.write(encode_entry(entry))
             count += len(found)
             progress("records", count)
     if last != end:
@@ -165,17 +167,17 @@ async def _models(files: Files, archive: ArchiveWriter, progress: Progress) -> t
     damaged: list[str] = []
     for kind in await asyncio.to_thread(files.kinds):
         # Records first: what they put in force is then among the versions, unless it went meanwhile.
-        for tries in range(1, _TRIES + 1):
+        for tries in range(1, MAX_TRIES + 1):
             records = await asyncio.to_thread(_records, files, kind)
-            in_force = await asyncio.to_thread(store.current_version, kind)
+            active = await asyncio.to_thread(store.current_version, kind)
             names = await asyncio.to_thread(files.versions, kind)
-            if in_force is None or in_force in names or tries == _TRIES:
+            if active is None or active in names or tries == MAX_TRIES:
                 break
         for number, record in records.items():
             archive.add(f"{MODELS}/{kind}/promotions/{number}.json", record)
         promotions += len(records)
         # The one in force first: it is the last that may go meanwhile.
-        for name in sorted(names, key=lambda name: name != in_force):
+        for name in sorted(names, key=lambda name: name != active):
             try:
                 model = await asyncio.to_thread(store.load, kind, name)
                 meta = await asyncio.to_thread(files.read, kind, name, META)

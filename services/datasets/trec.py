@@ -15,7 +15,7 @@ from services.datasets.tables import number
 from services.errors import InvalidRequest
 
 Qrels = dict[str, dict[str, float]]
-"""query_id -> object_id -> grade, from 0."""
+"""query_id -> object_id -> grade, none below 0."""
 Run = dict[str, list[tuple[str, float]]]
 """query_id -> (object_id, score), best first."""
 
@@ -63,6 +63,7 @@ def ordered(found: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def _lines(path: Path, cells: int) -> Iterator[tuple[int, list[str]]]:
+    """(number from 1, columns) of every line that is not empty."""
     with reading(path) as source:
         for line, raw in enumerate(source, 1):
             try:

@@ -38,6 +38,8 @@ _DETAILS = {
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
+    """How one reported event is answered."""
+
     event_id: str | None
     """As sent, when it is a usable one."""
     status: EventStatus
@@ -147,7 +149,7 @@ class FeedbackService:
         results = []
         for event in parsed:
             if isinstance(event, Event):
-                status = EventStatus(next(statuses))
+                status = next(statuses)
                 event = EventResult(event.event_id, status, _DETAILS.get(status))
             results.append(event)
         return results

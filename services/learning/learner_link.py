@@ -15,52 +15,60 @@ from functools import partial
 from typing import Any, Protocol
 
 from services.backends.base import EventLog, MemoryIndex, StateStore
-from services.errors import LtrrError, ModelInvalid, NotFound, Unavailable
+from services.errors import ModelInvalid, NotFound, Unavailable
 from services.learning.learner import Learner
-from services.learning.progress import Progress, gauges
+from services.learning.progress import Progress, set_gauges
+from services.resilience.polling import poll
 
 logger = logging.getLogger(__name__)
 
 STATUS = "learner_status"
 REQUEST = "learner_request"
 ANSWER = "learner_answer"
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 STATUS_SECONDS = 1.0
-PATIENCE = 10.0
+ANSWER_SECONDS = 10.0
 """Seconds that a caller waits for the learner."""
 
 
 class LearnerView(Protocol):
     """What routes and commands need of the learner, wherever it runs."""
 
-    def notify(self) -> None: ...
+    def notify(self) -> None:
+        """There is something new in the log."""
+        ...
 
-    async def catch_up(self, policy: bool = True) -> None: ...
+    async def catch_up(self, policy: bool = True) -> None:
+        """See Learner.catch_up."""
+        ...
 
-    async def publish(self) -> str | None: ...
+    async def publish(self) -> str | None:
+        """See Learner.publish."""
+        ...
 
-    async def adopt(self, version: str) -> str: ...
+    async def adopt(self, version: str) -> str:
+        """See Learner.adopt."""
+        ...
 
-    async def observe(self) -> Progress: ...
+    async def observe(self) -> Progress:
+        """Where the learner stands."""
+        ...
 
 
 class LearnerLink:
     """The learner in another process."""
 
-    def __init__(
-        self, log: EventLog, memory: MemoryIndex, state: StateStore, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, log: EventLog, memory: MemoryIndex, state: StateStore) -> None:
         self._log = log
         self._memory = memory
         self._state = state
-        self._clock = clock
 
     def notify(self) -> None:
         """The learner looks at the log by itself."""
 
     async def catch_up(self, policy: bool = True) -> None:
         """Wait until memory and histories (and the policy) have what is in the log by now, for as long as the learner
-        gets on. Raises Unavailable when it does not move for PATIENCE seconds."""
+        gets on. Raises Unavailable when it does not move for ANSWER_SECONDS seconds."""
         end, _ = await self._log.end()
         reached = (-1, -1)
         while True:
@@ -79,7 +87,7 @@ class LearnerLink:
     async def adopt(self, version: str) -> str:
         """See Learner.adopt. Raises what that raises, and Unavailable when no learner answers in time."""
         number = secrets.token_hex(8)
-        await self._state.set(REQUEST, {"number": number, "adopt": version, "until": self._clock() + PATIENCE})
+        await self._state.set(REQUEST, {"number": number, "adopt": version, "until": time.time() + ANSWER_SECONDS})
         answer: dict[str, Any] = {}
 
         async def answered() -> bool:
@@ -105,15 +113,15 @@ class LearnerLink:
             learned=int(status.get("learned", 0)),
             skipped=int(status.get("skipped", 0)),
             snapshot=status.get("snapshot"),
-            snapshot_age=None if written is None else max(0.0, self._clock() - float(written)),
+            snapshot_age=None if written is None else max(0.0, time.time() - float(written)),
         )
-        gauges(progress)
+        set_gauges(progress)
         return progress
 
-    async def seen(self) -> float | None:
+    async def status_age(self) -> float | None:
         """Seconds since the learner last said where it stands; None when it never did."""
         at = (await self._status()).get("at")
-        return None if at is None else max(0.0, self._clock() - float(at))
+        return None if at is None else max(0.0, time.time() - float(at))
 
     async def _moved(self, before: tuple[int, int], end: int, policy: bool) -> bool:
         memory, learned = await self._memory.offset(), int((await self._status()).get("offset", 0))
@@ -124,39 +132,34 @@ class LearnerLink:
 
     async def _until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 while not await holds():  # noqa: ASYNC110 - what is waited for happens in another process
-                    await asyncio.sleep(LOOK_SECONDS / 4)
+                    await asyncio.sleep(POLL_SECONDS / 4)
         except TimeoutError as error:
             raise Unavailable("the learner process (ltrr learn)") from error
 
 
-async def attend(
-    learner: Learner, state: StateStore, stop: asyncio.Event, clock: Callable[[], float] = time.time
-) -> None:
-    """In the learner's process: say where it stands and do what is asked, until `stop` is set."""
-    said = -STATUS_SECONDS
-    failing = False
-    while not stop.is_set():
-        try:
-            request = await state.get(REQUEST) or {}
-            answered = (await state.get(ANSWER) or {}).get("number")
-            # Whoever asked has been told by then that nobody answered: it must not happen later.
-            if request.get("number") not in (None, answered) and clock() <= float(request["until"]):
-                outcome = await _adopted(learner, str(request["adopt"]))
-                await state.set(ANSWER, {"number": request["number"]} | outcome)
-            if time.monotonic() - said >= STATUS_SECONDS:
-                await state.set(STATUS, await _standing(learner, clock()))
-                said = time.monotonic()
-            failing = False
-        except LtrrError as error:
-            if not failing:  # said once: the store may be away for long
-                logger.warning("learner_status_failed error=%s", type(error).__name__)
-            failing = True
-        try:
-            await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
-        except TimeoutError:
-            continue
+async def attend(learner: Learner, state: StateStore, stop: asyncio.Event) -> None:
+    """In the learner's process: report where it stands and do what is requested, until `stop` is set."""
+    reported = -STATUS_SECONDS
+
+    async def attend_once() -> None:
+        nonlocal reported
+        request = await state.get(REQUEST) or {}
+        answered = (await state.get(ANSWER) or {}).get("number")
+        # After `until` the caller has been told that nobody answered: it must not happen later.
+        if request.get("number") not in (None, answered) and time.time() <= float(request["until"]):
+            outcome = await _adopted(learner, str(request["adopt"]))
+            await state.set(ANSWER, {"number": request["number"]} | outcome)
+        if time.monotonic() - reported >= STATUS_SECONDS:
+            await state.set(STATUS, await _status(learner, time.time()))
+            reported = time.monotonic()
+
+    await poll(attend_once, stop, interval=POLL_SECONDS, on_failure=_failed, identity=lambda error: "failed")
+
+
+def _failed(error: Exception) -> None:
+    logger.warning("learner_status_failed error=%s", type(error).__name__)
 
 
 async def _adopted(learner: Learner, version: str) -> dict[str, str]:
@@ -166,7 +169,7 @@ async def _adopted(learner: Learner, version: str) -> dict[str, str]:
         return {"error": type(error).__name__, "detail": str(error)}
 
 
-async def _standing(learner: Learner, now: float) -> dict[str, Any]:
+async def _status(learner: Learner, now: float) -> dict[str, Any]:
     progress = await learner.observe()
     return {
         "at": now,

@@ -22,7 +22,7 @@ class Progress:
     """Seconds since this process wrote or loaded the newest snapshot."""
 
 
-def gauges(progress: Progress) -> None:
+def set_gauges(progress: Progress) -> None:
     """Bring the gauges of the learner up to date."""
     for consumer, records in progress.lag.items():
         metrics.LEARNER_LAG.labels(consumer).set(records)

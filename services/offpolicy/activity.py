@@ -9,17 +9,25 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any
 
-from services.backends.base import EventLog, Forget, Record
-from services.errors import RecordDamaged
-from services.rewards.rewards import examination, gain
-from services.rewards.windows import learnable
-from services.types import ArmChoice, ArmOption, EventStatus, Impression, Interaction
+import numpy as np
+from numpy.typing import NDArray
 
+from services.backends.base import EventLog, Forget, Record
+from services.backends.log_reader import read_batches
+from services.errors import RecordDamaged
+from services.offpolicy import ope
+from services.offpolicy.logged import moment
+from services.offpolicy.support import MIN_ACTED, MIN_SAMPLE, acted_size, sample_size
+from services.rewards.rewards import gain, reward
+from services.rewards.windows import learnable
+from services.types import ArmChoice, ArmOption, EventStatus, Impression, Interaction, PolicyMode
+
+Floats = NDArray[np.float64]
 Static = Callable[[Mapping[str, float], Sequence[ArmOption], int], Mapping[str, ArmChoice]]
 """What the static policy would choose: (features, options, seed) -> choice per arm."""
 
@@ -32,14 +40,10 @@ LATEST = 20
 POINTS = 40
 """Points of a curve: decisions in a row are drawn together."""
 STEP = 500
-LEAST_SAMPLE = 30.0
-"""Effective sample size below which an estimate is not given: its interval would not mean anything."""
-Z95 = 1.959964
-"""Quantile of the normal distribution for two-sided 95 % intervals."""
 
 
 @dataclass(slots=True)
-class Decided:
+class RecentDecision:
     """One decision and what came of it so far."""
 
     query_id: str
@@ -47,7 +51,7 @@ class Decided:
     text: str
     user_id: str | None
     policy: str
-    mode: str
+    mode: PolicyMode
     counts: Mapping[str, int]
     returned: Mapping[str, int]
     found: Mapping[str, tuple[str, ...]]
@@ -56,6 +60,9 @@ class Decided:
     """Of the drawn counts of all arms together."""
     agrees: bool
     """The static policy would have chosen the very same counts."""
+    moment: float
+    """Expected squared weight of the static policy, given the context (services.offpolicy.ope.expected_size); infinite
+    where its counts could not be drawn."""
     total: int
     degraded: tuple[str, ...]
     events: list[Interaction] = field(default_factory=list)
@@ -64,6 +71,7 @@ class Decided:
 
     @property
     def candidates(self) -> int:
+        """How many candidates were asked for."""
         return sum(self.counts.values())
 
 
@@ -78,7 +86,7 @@ class Activity:
         self._price = price
         self._lock = asyncio.Lock()
         self._offset = 0
-        self._decided: OrderedDict[str, Decided] = OrderedDict()
+        self._decided: OrderedDict[str, RecentDecision] = OrderedDict()
         self._pages: OrderedDict[str, str] = OrderedDict()
         """query_id of a later page -> that of its first."""
         self._actions: Counter[str] = Counter()
@@ -98,14 +106,11 @@ class Activity:
         end, _ = await self._log.end()
         before = self._offset
         self._offset = max(self._offset, end - BACKLOG)
-        while self._offset < end:
-            try:
-                records = await self._log.read(self._offset, min(STEP, end - self._offset))
-            except RecordDamaged:
-                self._offset += 1  # the learner reports it
-                continue
-            if not records:
-                break
+
+        async def damaged(offset: int, error: RecordDamaged) -> None:
+            self._offset = offset
+
+        async for records in read_batches(self._log, self._offset, end, STEP, damaged):
             for offset, record in records:
                 self._take(record)
                 self._offset = offset
@@ -119,7 +124,7 @@ class Activity:
                 if len(self._pages) > DECISIONS:
                     self._pages.popitem(last=False)
             case Impression() if learnable(record):
-                self._decided[record.query_id] = decided(record, self._static)
+                self._decided[record.query_id] = recent_decision(record, self._static)
                 if len(self._decided) > DECISIONS:
                     self._decided.popitem(last=False)
             case Interaction() if record.status == EventStatus.ACCEPTED:
@@ -135,7 +140,7 @@ class Activity:
         one = self._decided.get(self._pages.get(query_id, query_id))
         if one is not None:
             one.events.append(event)
-            one.value = worth(one.events, self._weights)
+            one.value = reward(one.events, self._weights)
 
     # --- figures ---
 
@@ -155,7 +160,7 @@ class Activity:
             "comparison": self._comparison(window),
         }
 
-    def _point(self, group: Sequence[Decided], arms: Sequence[str]) -> dict[str, Any]:
+    def _point(self, group: Sequence[RecentDecision], arms: Sequence[str]) -> dict[str, Any]:
         """Means over some decisions in a row."""
         n = len(group)
         return {
@@ -167,32 +172,36 @@ class Activity:
             "clicked": round(sum(bool(one.events) for one in group) / n, 5),
         }
 
-    def _comparison(self, window: Sequence[Decided]) -> dict[str, Any]:
+    def _comparison(self, window: Sequence[RecentDecision]) -> dict[str, Any]:
         """Learned against static counts, on the decisions that the learned policy took: reward minus the price of the
-        candidates. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
-        learned = [one for one in window if one.mode == "learned" and one.policy != "fixed"]
-        values = [one.value - self._price * one.candidates for one in learned]
-        weights = [1.0 / one.propensity if one.agrees else 0.0 for one in learned]
-        total = compare(values, weights)
+        candidates. Decisions in which the static counts could not be drawn say nothing of them and are left out, as by
+        the gate. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
+        learned = [one for one in window if one.mode is PolicyMode.LEARNED and one.policy != "fixed"]
+        usable = [one for one in learned if math.isfinite(one.moment)]
+        rewards = np.array([one.value - self._price * one.candidates for one in usable], dtype=np.float64)
+        weights = np.array([1.0 / one.propensity if one.agrees else 0.0 for one in usable], dtype=np.float64)
+        moments = np.array([one.moment for one in usable], dtype=np.float64)
+        acted = np.array([bool(one.events) for one in usable], dtype=np.bool_)
+        total = compare(rewards, weights, moments, acted)
         curve, seen = [], 0
-        for group in groups(learned, POINTS):
+        for group in groups(usable, POINTS):
             seen += len(group)
-            part = compare(values[:seen], weights[:seen])
+            part = compare(rewards[:seen], weights[:seen], moments[:seen], acted[:seen])
             if part["regret"] is not None:
                 curve.append({"at": group[-1].at, "n": seen, **part["regret"]})
-        return {**total, "agreeing": sum(one.agrees for one in learned), "curve": curve}
+        return {**total, "learned_decisions": len(learned), "curve": curve}
 
 
 # --- pure helpers ---------------------------------------------------------------------------------------------------
 
 
-def decided(impression: Impression, static: Static) -> Decided:
+def recent_decision(impression: Impression, static: Static) -> RecentDecision:
     """What the figures need of an impression."""
     choices = impression.decision.arms
     counts = {arm: choice.count for arm, choice in choices.items()}
     held = {arm: {object_id for object_id, _ in found[: counts.get(arm, 0)]} for arm, found in impression.lists.items()}
     fixed = static(impression.features, impression.options, impression.decision.seed)
-    return Decided(
+    return RecentDecision(
         query_id=impression.query_id,
         at=impression.at,
         text=impression.text,
@@ -204,24 +213,20 @@ def decided(impression: Impression, static: Static) -> Decided:
         found={shown: tuple(arm for arm in held if shown in held[arm]) for shown in impression.shown},
         propensity=math.prod(choice.propensity for choice in choices.values()),
         agrees=all(arm in fixed and fixed[arm].count == count for arm, count in counts.items()),
+        moment=moment(choices, {arm: choice for arm, choice in fixed.items() if arm in choices}),
         total=impression.total,
         degraded=tuple(degraded.arm for degraded in impression.degraded),
     )
 
 
-def worth(events: Iterable[Interaction], weights: Mapping[str, float]) -> float:
-    """Reward of an answer, -1..1, as services.rewards.rewards defines it."""
-    return max(-1.0, min(1.0, sum(gain(event, weights) * examination(event.position or 1) for event in events)))
-
-
-def groups(window: Sequence[Decided], points: int) -> Iterator[Sequence[Decided]]:
+def groups(window: Sequence[RecentDecision], points: int) -> Iterator[Sequence[RecentDecision]]:
     """`window` in at most `points` runs, as equally long as can be."""
     runs = min(points, len(window))
     bounds = [place * len(window) // runs for place in range(runs + 1)] if runs else [0]
     return (window[start:end] for start, end in pairwise(bounds))
 
 
-def credit(window: Sequence[Decided], weights: Mapping[str, float]) -> dict[str, float]:
+def credit(window: Sequence[RecentDecision], weights: Mapping[str, float]) -> dict[str, float]:
     """Per arm, its share of what people did: each event's gain, divided equally among the arms that had found the item
     on the first page."""
     earned: dict[str, float] = defaultdict(float)
@@ -233,39 +238,39 @@ def credit(window: Sequence[Decided], weights: Mapping[str, float]) -> dict[str,
     return {arm: round(value, 4) for arm, value in earned.items()}
 
 
-def compare(values: Sequence[float], weights: Sequence[float]) -> dict[str, Any]:
-    """The mean of `values` (the policy that took the decisions) against the value that another policy would have had.
+def compare(rewards: Floats, weights: Floats, moments: Floats, acted: NDArray[np.bool_]) -> dict[str, Any]:
+    """The mean reward of the policy that took n decisions (`learned`) against what another one would have earned
+    (`static`), and their difference summed over the decisions (`regret`), with 95 % intervals.
 
-    `weights` are its probabilities of the taken actions over ours. Self-normalised importance sampling with the delta
-    method's variance (Owen, "Monte Carlo theory, methods and examples", 2013, ch. 9; Swaminathan and Joachims, NIPS
-    2015); effective sample size (Σw)² / Σw² (Kong 1992). `static` and `regret` are None below LEAST_SAMPLE.
+    rewards (n,) per decision; weights (n,) the other policy's probabilities over ours; moments (n,), finite, as in
+    services.offpolicy.support; acted (n,) whether anybody did anything. Estimated as the gate does
+    (services.offpolicy.gate), by SNIPS; all three are None where the gate would say that there is too little to judge
+    by.
     """
-    n = len(values)
-    size = sum(weights) ** 2 / sum(w * w for w in weights) if any(weights) else 0.0
-    mean = sum(values) / n if n else 0.0
-    learned = _interval(mean, [value - mean for value in values]) if n >= LEAST_SAMPLE else None
-    static = regret = None
-    if learned is not None and size >= LEAST_SAMPLE:
-        unit = sum(weights) / n
-        other = sum(w * value for w, value in zip(weights, values, strict=True)) / (n * unit)
-        influence = [w / unit * (value - other) for w, value in zip(weights, values, strict=True)]
-        static = _interval(other, influence)
-        gap = [mine - (value - mean) for mine, value in zip(influence, values, strict=True)]
-        regret = {name: n * value for name, value in _interval(other - mean, gap).items()}
+    n = len(rewards)
+    shares = np.ones(n)
+    policies = [weights, np.ones(n)]
+    sample = sample_size(policies, [moments, np.ones(n)], shares)
+    feedback = acted_size(policies, acted, shares)
+    learned = static = regret = None
+    if sample >= MIN_SAMPLE and feedback >= MIN_ACTED:
+        ours, other = ope.on_policy(rewards), ope.snips(rewards, weights)
+        learned, static = _interval(ours.interval()), _interval(other.interval())
+        regret = {name: n * value for name, value in _interval(other.minus(ours).interval()).items()}
     return {
         "n": n,
-        "effective": round(size, 2),
-        "least": LEAST_SAMPLE,
+        "effective": round(sample, 2),
+        "least": MIN_SAMPLE,
+        "acted": round(feedback, 2),
+        "least_acted": MIN_ACTED,
         "learned": learned,
         "static": static,
         "regret": regret,
     }
 
 
-def _interval(value: float, influence: Sequence[float]) -> dict[str, float]:
-    """95 % interval of a mean whose terms deviate from it by `influence`."""
-    half = Z95 * math.sqrt(sum(i * i for i in influence)) / len(influence)
-    return {"value": value, "low": value - half, "high": value + half}
+def _interval(estimate: ope.Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def _distribution(counts: Iterator[int]) -> list[list[int]]:
@@ -273,7 +278,7 @@ def _distribution(counts: Iterator[int]) -> list[list[int]]:
     return [[count, times] for count, times in sorted(Counter(counts).items())]
 
 
-def _row(one: Decided) -> dict[str, Any]:
+def _row(one: RecentDecision) -> dict[str, Any]:
     return {
         "query_id": one.query_id,
         "at": one.at,

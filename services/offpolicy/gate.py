@@ -1,10 +1,9 @@
 """Whether a policy may take the place of another: by what both would have earned on the decisions in the log.
 
 V(candidate) - V(present) is estimated by SNIPS on the same decisions, what both share of the log's luck cancels, and
-its 95 % interval must not reach below -tolerance. The tolerance is the price of TOLERANCE candidates: as little as one
-page of candidates costs is what operators have said that they do not mind, and without any tolerance a candidate that
-is as good as the present one would never be sure enough. IPS and DR are said beside it: where the three disagree, the
-log is too thin for all of them.
+its 95 % interval must not reach below -tolerance. The tolerance is the price of TOLERATED_CANDIDATES candidates, one
+page: without any tolerance a candidate that is as good as the present policy would never be sure enough. IPS and DR are
+reported beside it: where the three disagree, the log is too thin for all of them.
 
 SNIPS decides because it has the least error and the shortest interval of those that hold for any logging policy
 (evaluation/studies/ope_coverage.py), and does not change when all rewards are shifted, as a price shifts them.
@@ -23,21 +22,25 @@ from services.errors import ModelInvalid
 from services.learning.snapshots import KIND, POLICY_FILE
 from services.models.store import ModelStore, StoredModel
 from services.offpolicy import ope
-from services.offpolicy.logged import Decided, Logged, Proposed, arrays, context, propose, read, written
+from services.offpolicy.logged import (
+    LoggedArrays,
+    LoggedDecision,
+    Proposal,
+    arrays,
+    context,
+    encode_actions,
+    propose,
+    read,
+)
 from services.offpolicy.reward_model import crossfit
+from services.offpolicy.support import MIN_ACTED, MIN_SAMPLE, acted_size, sample_size
 from services.policies.base import Retracing
 
-DECISIONS = 5_000
+MAX_DECISIONS = 5_000
 """Newest decisions that are looked at: older ones were of another catalogue and other people."""
-RECORDS = 100_000
+MAX_RECORDS = 100_000
 """Newest records of the log that are read for them."""
-LEAST_SAMPLE = 100.0
-"""Effective sample size below which intervals do not cover what they promise (evaluation/studies/ope_coverage.py:
-92-97 % from 100 on, 81-91 % at 10-25)."""
-LEAST_ACTED = 20.0
-"""Effective number of decisions that somebody did anything about: without actions all that is left is the price, and
-the policy that asks for least would be best."""
-TOLERANCE = 10
+TOLERATED_CANDIDATES = 10
 """Candidates whose price a candidate policy may be worse by: one page."""
 
 
@@ -51,7 +54,7 @@ class Verdict:
     """V(candidate) - V(present); None where there is too little to say."""
 
 
-def judge(decisions: list[Decided], candidate: Retracing, present: Retracing, price: float) -> Verdict:
+def judge(decisions: list[LoggedDecision], candidate: Retracing, present: Retracing, price: float) -> Verdict:
     """By the decisions of services.offpolicy.logged; `price` is the reward that one candidate must be worth.
 
     Decisions in which the log could not show what either policy might do (of a policy that does not explore) are left
@@ -60,44 +63,43 @@ def judge(decisions: list[Decided], candidate: Retracing, present: Retracing, pr
     logged = arrays(decisions)
     ours, theirs = propose(candidate, logged), propose(present, logged)
     shown = np.isfinite(ours.moments) & np.isfinite(theirs.moments)
-    logged, ours, theirs = logged.chosen(shown), ours.chosen(shown), theirs.chosen(shown)
+    logged, ours, theirs = logged.select(shown), ours.select(shown), theirs.select(shown)
     sample = f"{len(logged.decisions)} of {len(decisions)} decisions can be used"
-    weights = [ope.product(logged.propensities, one.propensities) for one in (ours, theirs)] if shown.any() else []
-    expected = min(ope.expected_size(one.moments, logged.shares) for one in (ours, theirs))
-    support = min([expected, *(ope.effective_size(logged.shares * weight) for weight in weights)])
-    if not weights or support < LEAST_SAMPLE:
+    weights = [ope.product(logged.propensities, one.propensities) for one in (ours, theirs)]
+    support = sample_size(weights, [one.moments for one in (ours, theirs)], logged.shares)
+    if support < MIN_SAMPLE:
         return Verdict(
             False,
-            f"too little to judge by: {sample}, an effective sample of {support:.0f} where {LEAST_SAMPLE:.0f} are"
+            f"too little to judge by: {sample}, an effective sample of {support:.0f} where {MIN_SAMPLE:.0f} are"
             " needed; let it serve in learned mode for longer or explore more, so that what the candidate would do is"
             " done more often",
         )
-    acted = min(ope.effective_size((logged.shares * weight)[logged.acted]) for weight in weights)
-    if acted < LEAST_ACTED:
+    acted = acted_size(weights, logged.acted, logged.shares)
+    if acted < MIN_ACTED:
         return Verdict(
             False,
             f"too few actions to judge by: {sample}, an effective {acted:.0f} of them with feedback where"
-            f" {LEAST_ACTED:.0f} are needed; wait for more feedback",
+            f" {MIN_ACTED:.0f} are needed; wait for more feedback",
         )
     difference = ope.snips(logged.rewards, weights[0], logged.shares).minus(
         ope.snips(logged.rewards, weights[1], logged.shares)
     )
     estimate = difference.interval()
-    tolerance = TOLERANCE * price
+    tolerance = TOLERATED_CANDIDATES * price
     promote = estimate.low >= -tolerance
     return Verdict(
         promote,
         f"reward per decision {'not worse than' if promote else 'may be worse than'} the present policy's: difference"
-        f" {estimate} by SNIPS ({_others(logged, (ours, theirs), weights)}), tolerance {tolerance:.5f}; {sample},"
-        f" effective sample {support:.0f}",
+        f" {estimate} by SNIPS ({_other_estimates(logged, (ours, theirs), weights)}), tolerance {tolerance:.5f};"
+        f" {sample}, effective sample {support:.0f}",
         estimate,
     )
 
 
-def _others(logged: Logged, proposals: tuple[Proposed, Proposed], weights: list[ope.Floats]) -> str:
+def _other_estimates(logged: LoggedArrays, proposals: tuple[Proposal, Proposal], weights: list[ope.Floats]) -> str:
     """The same difference by the other estimators, in words."""
     rewards, shares = logged.rewards, logged.shares
-    actions, taken, proposed = written(logged, proposals)
+    actions, taken, proposed = encode_actions(logged, proposals)
     known, predictions = crossfit(context(logged), actions, taken, proposed, rewards, shares)
     plain = [ope.ips(rewards, weight, shares) for weight in weights]
     robust = [ope.doubly_robust(rewards, w, known, q, shares) for w, q in zip(weights, predictions, strict=True)]
@@ -145,12 +147,12 @@ class PolicyGate:
             weights=self._weights,
             price=self._price,
             cap=self._cap,
-            after=max(0, end - RECORDS),
-            latest=DECISIONS,
+            after=max(0, end - MAX_RECORDS),
+            latest=MAX_DECISIONS,
         )
         return await asyncio.to_thread(self._judged, decisions, candidate, present)
 
-    def _judged(self, decisions: list[Decided], candidate: StoredModel, present: StoredModel) -> Verdict:
+    def _judged(self, decisions: list[LoggedDecision], candidate: StoredModel, present: StoredModel) -> Verdict:
         return judge(decisions, self._policy(candidate), self._policy(present), self._price)
 
     def _policy(self, stored: StoredModel) -> Retracing:

@@ -15,33 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.backends.base import EventLog, Record
+from services.backends.log_reader import read_batches
 from services.errors import RecordDamaged
 from services.offpolicy.reward_model import Actions
 from services.policies.base import Retracing
-from services.rewards.quota import Shares
+from services.rewards.quota import PrincipalQuota
 from services.rewards.rewards import arm_rewards, principal_weight
 from services.rewards.windows import Window, Windows
-from services.types import ArmChoice, ArmOption, Deadline, Impression
+from services.types import ArmChoice, ArmOption, Deadline, Impression, PolicyMode
 
 Floats = NDArray[np.float64]
 
-STEP = 500
 LOOKUP_SECONDS = 5.0
-FEATURES = 50
+MAX_FEATURES = 50
 """Most context features that a reward model looks at: those that are seldom absent."""
-_OTHERWISE = 0x5EED
+SEED_MASK = 0x5EED
 """Mixed into a decision's seed where a policy draws for itself: by the logged seed it would draw as the log did, and
 what is predicted for it would depend on what was done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class LoggedDecision:
     """One decision whose reward window has closed."""
 
     query_id: str
     at: float
     policy: str
-    mode: str
+    mode: PolicyMode
     seed: int
     features: Mapping[str, float]
     options: tuple[ArmOption, ...]
@@ -56,14 +56,15 @@ class Decided:
 
     @property
     def counts(self) -> dict[str, int]:
+        """Per arm, the count that was drawn."""
         return {arm: choice.count for arm, choice in self.choices.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LoggedArrays:
     """n decisions as arrays, for services.offpolicy.ope."""
 
-    decisions: tuple[Decided, ...]
+    decisions: tuple[LoggedDecision, ...]
     arms: tuple[str, ...]
     rewards: Floats
     """(n,): what all arms together earned. An arm that failed counts as the mean of what it earned at that count in
@@ -75,14 +76,16 @@ class Logged:
     acted: NDArray[np.bool_]
     """(n,)"""
 
-    def chosen(self, keep: NDArray[np.bool_]) -> Logged:
+    def select(self, keep: NDArray[np.bool_]) -> LoggedArrays:
         """Those of the decisions for which `keep` (n,) says so."""
         some = tuple(one for one, kept in zip(self.decisions, keep, strict=True) if kept)
-        return Logged(some, self.arms, self.rewards[keep], self.shares[keep], self.propensities[keep], self.acted[keep])
+        return LoggedArrays(
+            some, self.arms, self.rewards[keep], self.shares[keep], self.propensities[keep], self.acted[keep]
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Proposed:
+class Proposal:
     """What another policy would have done in the same n places."""
 
     propensities: Floats
@@ -93,9 +96,10 @@ class Proposed:
     drawn: tuple[Mapping[str, ArmChoice], ...]
     """A decision of its own in each place, drawn independently of the logged one."""
 
-    def chosen(self, keep: NDArray[np.bool_]) -> Proposed:
+    def select(self, keep: NDArray[np.bool_]) -> Proposal:
+        """Those of the places for which `keep` (n,) says so."""
         some = tuple(one for one, kept in zip(self.drawn, keep, strict=True) if kept)
-        return Proposed(self.propensities[keep], self.moments[keep], some)
+        return Proposal(self.propensities[keep], self.moments[keep], some)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -110,27 +114,19 @@ async def read(
     cap: int,
     after: int = 0,
     latest: int | None = None,
-) -> list[Decided]:
+) -> list[LoggedDecision]:
     """The decisions logged after the offset `after`, in the order in which their windows closed; the newest `latest` of
     them where given. attribution in seconds; weights, price and cap as for services.learning.learner.Learner. Records
     that cannot be read are passed over. Raises StorageFailed, TimeoutError."""
-    windows, shares = Windows(attribution), Shares(0, {})
-    found: deque[Decided] = deque(maxlen=latest)
+    windows, quota = Windows(attribution), PrincipalQuota(0, {})
+    found: deque[LoggedDecision] = deque(maxlen=latest)
     end, _ = await log.end()
-    while after < end:
-        try:
-            records = await log.read(after, STEP)
-        except RecordDamaged as damage:
-            after = after + 1 if damage.offset is None else damage.offset
-            continue
-        if not records:
-            break
-        after = records[-1][0]
+    async for records in read_batches(log, after, end):
         for window in _closed(windows, records):
             impression = await _impression(log, window.query_id)
             if impression is not None:
-                share = principal_weight(shares.next(impression), cap)
-                found.append(_decided(impression, window, share, weights, price))
+                share = principal_weight(quota.count(impression), cap)
+                found.append(_logged_decision(impression, window, share, weights, price))
     return list(found)
 
 
@@ -146,11 +142,11 @@ async def _impression(log: EventLog, query_id: str) -> Impression | None:
         return None
 
 
-def _decided(
+def _logged_decision(
     impression: Impression, window: Window, share: float, weights: Mapping[str, float], price: float
-) -> Decided:
+) -> LoggedDecision:
     decision = impression.decision
-    return Decided(
+    return LoggedDecision(
         query_id=impression.query_id,
         at=impression.at,
         policy=decision.policy,
@@ -168,11 +164,11 @@ def _decided(
 # --- arrays -------------------------------------------------------------------------------------------------------
 
 
-def arrays(decisions: Sequence[Decided]) -> Logged:
+def arrays(decisions: Sequence[LoggedDecision]) -> LoggedArrays:
     """The decisions as arrays; those with a propensity that is none are left out."""
     kept = tuple(one for one in decisions if all(0.0 < choice.propensity <= 1.0 for choice in one.choices.values()))
     arms = tuple(dict.fromkeys(arm for one in kept for arm in one.choices))
-    return Logged(
+    return LoggedArrays(
         decisions=kept,
         arms=arms,
         rewards=_rewards(kept),
@@ -182,7 +178,7 @@ def arrays(decisions: Sequence[Decided]) -> Logged:
     )
 
 
-def _rewards(decisions: Sequence[Decided]) -> Floats:
+def _rewards(decisions: Sequence[LoggedDecision]) -> Floats:
     sums: dict[tuple[str, int], list[float]] = {}
     for one in decisions:
         for arm, reward in one.rewards.items():
@@ -206,22 +202,25 @@ def _propensities(choices: Sequence[Mapping[str, ArmChoice]], arms: Sequence[str
 # --- another policy -----------------------------------------------------------------------------------------------
 
 
-def propose(policy: Retracing, logged: Logged) -> Proposed:
+def propose(policy: Retracing, logged: LoggedArrays) -> Proposal:
     """What `policy` would have done. Raises what its `decide` raises."""
     retraced = [policy.retrace(one.features, one.options, one.counts) for one in logged.decisions]
-    return Proposed(
+    return Proposal(
         propensities=_propensities(retraced, logged.arms),
         moments=np.array(
-            [_moment(one.choices, other) for one, other in zip(logged.decisions, retraced, strict=True)],
+            [moment(one.choices, other) for one, other in zip(logged.decisions, retraced, strict=True)],
             dtype=np.float64,
         ),
-        drawn=tuple(policy.decide(one.features, one.options, one.seed ^ _OTHERWISE) for one in logged.decisions),
+        drawn=tuple(policy.decide(one.features, one.options, one.seed ^ SEED_MASK) for one in logged.decisions),
     )
 
 
-def _moment(logged: Mapping[str, ArmChoice], wanted: Mapping[str, ArmChoice]) -> float:
-    """Product over arms of sum over counts of wanted^2 / logged, along the logged counts: exact where no count is
-    masked because of earlier ones, else close."""
+def moment(logged: Mapping[str, ArmChoice], wanted: Mapping[str, ArmChoice]) -> float:
+    """Expected squared weight of the policy that `wanted` one decision, given its context (`ope.expected_size`), >= 1;
+    infinite where it might do what the log could not show.
+
+    Product over arms of sum over counts of wanted^2 / logged, along the logged counts: exact where no count is masked
+    because of earlier ones, else close."""
     moment = 1.0
     for arm, choice in wanted.items():
         chances = dict(logged[arm].distribution)
@@ -235,18 +234,18 @@ def _moment(logged: Mapping[str, ArmChoice], wanted: Mapping[str, ArmChoice]) ->
 # --- for a reward model -------------------------------------------------------------------------------------------
 
 
-def context(logged: Logged) -> Floats:
-    """(n, at most FEATURES): the features that most of the decisions have, 0 where one is absent."""
+def context(logged: LoggedArrays) -> Floats:
+    """(n, at most MAX_FEATURES): the features that most of the decisions have, 0 where one is absent."""
     often: dict[str, int] = {}
     for one in logged.decisions:
         for name in one.features:
             often[name] = often.get(name, 0) + 1
-    names = sorted(often, key=lambda name: (-often[name], name))[:FEATURES]
+    names = sorted(often, key=lambda name: (-often[name], name))[:MAX_FEATURES]
     table = np.array([[one.features.get(name, 0.0) for name in names] for one in logged.decisions], dtype=np.float64)
     return table.reshape(len(logged.decisions), len(names))
 
 
-def written(logged: Logged, proposals: Sequence[Proposed]) -> tuple[Actions, Floats, list[Floats]]:
+def encode_actions(logged: LoggedArrays, proposals: Sequence[Proposal]) -> tuple[Actions, Floats, list[Floats]]:
     """How actions are written, the logged ones so, and those of each of `proposals` by the distributions that it drew
     its own from."""
     places = {arm: place for place, arm in enumerate(logged.arms)}

@@ -1,4 +1,4 @@
-"""What a policy would have earned on decisions that another one took, and how sure that is. Pure; numpy alone.
+"""What a policy would have earned on decisions that another one took, and how sure that is. Pure.
 
 Everything is about n logged decisions, each of them a draw per arm in a fixed order. `rewards` (n,) are what they
 earned; `logged` and `target` (n, arms) are the probabilities of the counts that were drawn, each given the counts of
@@ -23,12 +23,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
 Z95 = 1.959964
 """Quantile of the normal distribution for two-sided 95 % intervals."""
-LEAST_FREEDOM = 3.0
+MIN_FREEDOM = 3.0
 """Fewest degrees of freedom an interval is widened for."""
 ROUNDING = 1e-9
 
@@ -177,9 +178,9 @@ def doubly_robust(
     return _mean(target + weights * (rewards - logged), share, weights)
 
 
-def on_policy(rewards: Floats, shares: Floats | None = None) -> Estimator:
+def on_policy(rewards: Floats) -> Estimator:
     """The mean of what was earned. Raises ValueError as `ips` does."""
-    return ips(rewards, np.ones(rewards.shape), shares)
+    return ips(rewards, np.ones(rewards.shape))
 
 
 def _mean(terms: Floats, share: Floats, weights: Floats) -> Estimator:
@@ -212,10 +213,5 @@ def _ratios(logged: Floats, target: Floats) -> Floats:
 
 
 def _student(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t (Abramowitz and Stegun 26.7.5), within 1 % from LEAST_FREEDOM on."""
-    z, v = Z95, max(freedom, LEAST_FREEDOM)
-    first = (z**3 + z) / 4.0
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96.0
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384.0
-    fourth = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160.0
-    return z + first / v + second / v**2 + third / v**3 + fourth / v**4
+    """The 97.5 % quantile of Student's t."""
+    return float(stdtrit(max(freedom, MIN_FREEDOM), 0.975))

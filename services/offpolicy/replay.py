@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.backends.base import EventLog
+from services.backends.log_reader import read_batches
 from services.errors import RecordDamaged
 from services.policies.base import Policy
 from services.policies.sampling import draw
 from services.types import ArmChoice, Impression
 
 TOLERANCE = 1e-6
-BATCH = 500
 
 LearnedPolicies = Callable[[str], Policy | None]
 """Model version -> the policy with that model, exploration and limits; None when its snapshot is gone."""
@@ -37,6 +37,8 @@ class Mismatch:
 
 @dataclass(slots=True)
 class Report:
+    """What the log reproduced."""
+
     checked: int = 0
     """Decisions looked at (first pages; a listing takes no decision)."""
     drawn: int = 0
@@ -51,6 +53,7 @@ class Report:
 
     @property
     def reproduced(self) -> bool:
+        """Nothing came out otherwise than logged."""
         return not self.mismatches
 
 
@@ -64,18 +67,14 @@ async def replay(
     """
     report = Report()
     end, _ = await log.end()
-    while after < end:
-        try:
-            records = await log.read(after, BATCH)
-        except RecordDamaged as error:
-            report.damaged += 1
-            after = error.offset if error.offset is not None else after + 1
-            continue
-        if not records:
-            break
-        for after, record in records:
+
+    async def damaged(offset: int, error: RecordDamaged) -> None:
+        report.damaged += 1
+
+    async for records in read_batches(log, after, end, on_damage=damaged):
+        for offset, record in records:
             if isinstance(record, Impression) and record.options and record.query_id == record.root_id:
-                _check(report, after, record, static, learned)
+                _check(report, offset, record, static, learned)
     return report
 
 
@@ -86,7 +85,7 @@ def _check(
     report.checked += 1
     wrong: list[tuple[str, str, str]] = []
     for choices in (decision.arms, decision.shadow or {}):
-        wrong += [(arm, "drawn", detail) for arm, detail in _drawn_otherwise(decision.seed, choices)]
+        wrong += [(arm, "drawn", detail) for arm, detail in _draw_differences(decision.seed, choices)]
     report.drawn += not wrong
 
     expected: list[tuple[Mapping[str, ArmChoice], Policy]] = []
@@ -100,7 +99,7 @@ def _check(
     different = [
         (arm, "computed", detail)
         for choices, policy in expected
-        for arm, detail in _computed_otherwise(
+        for arm, detail in _distribution_differences(
             choices, policy.decide(impression.features, impression.options, decision.seed)
         )
     ]
@@ -109,7 +108,7 @@ def _check(
     report.mismatches += [Mismatch(offset, impression.query_id, *found) for found in wrong + different]
 
 
-def _drawn_otherwise(seed: int, choices: Mapping[str, ArmChoice]) -> list[tuple[str, str]]:
+def _draw_differences(seed: int, choices: Mapping[str, ArmChoice]) -> list[tuple[str, str]]:
     """(arm, what is wrong) for every choice that is not the seed's draw from its own distribution."""
     wrong = []
     for arm, choice in choices.items():
@@ -125,7 +124,9 @@ def _drawn_otherwise(seed: int, choices: Mapping[str, ArmChoice]) -> list[tuple[
     return wrong
 
 
-def _computed_otherwise(logged: Mapping[str, ArmChoice], computed: Mapping[str, ArmChoice]) -> list[tuple[str, str]]:
+def _distribution_differences(
+    logged: Mapping[str, ArmChoice], computed: Mapping[str, ArmChoice]
+) -> list[tuple[str, str]]:
     wrong = [(arm, "not in both") for arm in sorted(logged.keys() ^ computed.keys())]
     for arm in logged.keys() & computed.keys():
         was, now = dict(logged[arm].distribution), dict(computed[arm].distribution)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
 
 from services import metrics
 from services.policies.base import Policy
 from services.policies.sampling import uniform
-from services.types import ArmChoice, ArmOption, Decision
+from services.types import ArmChoice, ArmOption, Decision, PolicyMode
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["learned", "static", "shadow"]
 SURVEY = "survey"
 """Name under which it is drawn whether an answer is surveyed."""
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class PolicySwitch:
@@ -28,7 +25,7 @@ class PolicySwitch:
     policy it began with.
     """
 
-    def __init__(self, learned: Policy, fixed: Policy, mode: str = "learned", surveyed: float = 1.0) -> None:
+    def __init__(self, learned: Policy, fixed: Policy, mode: str = PolicyMode.LEARNED, surveyed: float = 1.0) -> None:
         """`surveyed`: most of the answers that may be surveyed, 0..1."""
         self.learned = learned
         self._fixed = fixed
@@ -36,17 +33,18 @@ class PolicySwitch:
         self.mode = mode
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> PolicyMode:
+        """The one in force."""
         return self._mode
 
     @mode.setter
     def mode(self, mode: str) -> None:
         """Raises ValueError for anything but learned, static and shadow."""
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
-        self._mode = mode
-        for known in MODES:
-            metrics.POLICY_MODE.labels(known).set(known == mode)
+        if mode not in tuple(PolicyMode):
+            raise ValueError(f"mode must be one of {', '.join(PolicyMode)}, not {mode!r}")
+        self._mode = PolicyMode(mode)
+        for known in PolicyMode:
+            metrics.POLICY_MODE.labels(known).set(known is self._mode)
 
     def curious(self, seed: int) -> bool:
         """Whether the answer to the decision with this seed is to be surveyed: as often as the learned policy wishes,
@@ -64,9 +62,9 @@ class PolicySwitch:
         """`model_version` is that of the learned policy wherever its choices are in the decision (shadow included)."""
         mode, learned = self._mode, self.learned
         choices, version = None, None
-        if mode != "static":
+        if mode is not PolicyMode.STATIC:
             choices, version = self._attempt(learned, features, options, seed)
-        if mode == "learned" and choices is not None:
+        if mode is PolicyMode.LEARNED and choices is not None:
             return Decision(learned.name, mode, version, seed, choices)
         fixed = self._fixed.decide(features, options, seed)
         return Decision(self._fixed.name, mode, version, seed, fixed, shadow=choices)

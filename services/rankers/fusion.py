@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import ArmFailed
-from services.types import Candidate, Found, Interpretation, Pooled, Understanding
+from services.types import Candidate, DegradedReason, Found, Interpretation, Pooled, Understanding
 
 FUSION_WEIGHTS: Mapping[str, float] = {
     "lexical": 0.40,
@@ -92,16 +92,16 @@ def clean(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     is not a finite number of sane size: one broken list must not decide the order of a whole answer.
     """
     if not isinstance(candidates, (list, tuple)) or len(candidates) > count:
-        raise ArmFailed("garbage")
+        raise ArmFailed(DegradedReason.GARBAGE)
     seen: set[str] = set()
     for candidate in candidates:
         if not isinstance(candidate, Candidate):
-            raise ArmFailed("garbage")
+            raise ArmFailed(DegradedReason.GARBAGE)
         object_id, score = candidate.object_id, candidate.score
         if not isinstance(object_id, str) or not object_id or object_id in seen:
-            raise ArmFailed("garbage")
+            raise ArmFailed(DegradedReason.GARBAGE)
         if isinstance(score, bool) or not isinstance(score, (float, int)) or not -_LARGEST < score < _LARGEST:
-            raise ArmFailed("garbage")
+            raise ArmFailed(DegradedReason.GARBAGE)
         seen.add(object_id)
     return list(candidates)
 

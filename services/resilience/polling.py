@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+
+
+def type_and_text(error: Exception) -> Hashable:
+    """Two failures are the same when they are of one type and say the same."""
+    return type(error), str(error)
 
 
 async def poll(
@@ -13,17 +18,18 @@ async def poll(
     interval: float,
     retry_interval: float | None = None,
     on_failure: Callable[[Exception], None],
+    identity: Callable[[Exception], Hashable] = type_and_text,
     wake: asyncio.Event | None = None,
 ) -> None:
     """Call `step` until `stop` is set; a failure never ends the loop.
 
     interval: seconds between two calls, unless `step` returned how many seconds to wait this time (0: go on at once).
     retry_interval: seconds to wait after a failure (default: `interval`).
-    on_failure: called with the first failure of a row, and with a later one whose type or text differs from the one
-    before: an engine may be away for long, and one log line is enough.
+    on_failure: told of the first failure of a row, and of a later one that differs from the one before by `identity`
+    (by default in type or text): what is polled may be away for long, and one log line says it.
     wake: ends a wait early when set, except after a failure; cleared before each call of `step`.
     """
-    reported: tuple[type[Exception], str] | None = None
+    reported: Hashable = None
     while not stop.is_set():
         if wake is not None:
             wake.clear()
@@ -34,9 +40,9 @@ async def poll(
             reported = None
         except Exception as error:
             failed, pause = True, interval if retry_interval is None else retry_interval
-            if (type(error), str(error)) != reported:
+            if identity(error) != reported:
                 on_failure(error)
-            reported = (type(error), str(error))
+            reported = identity(error)
         if pause > 0:
             await _wait(stop, None if failed else wake, pause)
 

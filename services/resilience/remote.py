@@ -18,7 +18,7 @@ from services.errors import StorageFailed, Unavailable
 from services.resilience.circuit import MIN_CONCLUSIVE_SECONDS, Circuit
 from services.resilience.retries import RetryBudget
 from services.resilience.single_flight import SingleFlight
-from services.types import Deadline
+from services.types import Deadline, DegradedReason
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Remote:
         token = self._circuit.admit()
         if token is None:
             metrics.ENGINE_REQUESTS.labels(self._name, "circuit_open").inc()
-            raise Unavailable(self._name, "circuit_open")
+            raise Unavailable(self._name, DegradedReason.CIRCUIT_OPEN)
         self._publish_state()
         given = deadline.remaining()
         if self._circuit.state != "closed":  # a caller waits for this probe, and it will most likely fail

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 0.02
+MIN_EXAMINATION = 0.02
 """Smallest estimate: no click may count more than fifty times."""
 
 
-class Shown:
+class ClickCounts:
     """Times shown and clicked, by (query, item) and position."""
 
     def __init__(self, positions: int) -> None:
@@ -34,7 +34,7 @@ class Shown:
             counts[1] += place in taken
 
     def curve(self) -> NDArray[np.float64]:
-        """[positions]: probability of a look relative to the first position, LEAST..1.
+        """[positions]: probability of a look relative to the first position, MIN_EXAMINATION..1.
 
         For two positions, the items shown at both have the same attractiveness at either, so the ratio of their click
         rates (each item with the same weight at both) is the ratio of the looks. All ratios together, each weighing as
@@ -52,7 +52,7 @@ class Shown:
         for position in range(1, size):
             if not weight[position].any():
                 looks[position] = looks[position - 1]
-        clipped: NDArray[np.float64] = np.clip(looks, LEAST, 1.0)
+        clipped: NDArray[np.float64] = np.clip(looks, MIN_EXAMINATION, 1.0)
         return clipped
 
     def _pairs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

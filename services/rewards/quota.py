@@ -7,24 +7,25 @@ from dataclasses import dataclass
 
 from services.types import Impression
 
-_HOUR = 3600
+HOUR_SECONDS = 3600
 
 
 @dataclass(slots=True)
-class Shares:
+class PrincipalQuota:
     """How many decisions each principal had in the hour (of log time) that is being learned."""
 
     hour: int
     counts: dict[str, int]
 
-    def next(self, impression: Impression) -> int:
+    def count(self, impression: Impression) -> int:
         """Decisions of the same principal before this one in its hour; 0 when nobody is known."""
-        hour = int(impression.at // _HOUR)
+        hour = int(impression.at // HOUR_SECONDS)
         if hour != self.hour:
             self.hour, self.counts = hour, {}
-        if impression.principal is None:
+        principal = impression.actor.principal
+        if principal is None:
             return 0
-        name = _pseudonym(impression.principal)
+        name = _pseudonym(principal)
         before = self.counts.get(name, 0)
         self.counts[name] = before + 1
         return before

@@ -50,12 +50,12 @@ def gain(interaction: Interaction, weights: Mapping[str, float]) -> float:
     return weights.get(interaction.action_name, 0.0) / unit * strength(interaction)
 
 
-def reward(impression: Impression, interactions: Iterable[Interaction], weights: Mapping[str, float]) -> float:
+def reward(interactions: Iterable[Interaction], weights: Mapping[str, float]) -> float:
     """Worth of an answer, -1..1: sum over its events of gain × examination(position shown), clipped."""
-    return _clip(sum(_value(impression, interaction, weights) for interaction in interactions))
+    return _clip(sum(_value(interaction, weights) for interaction in interactions))
 
 
-def taken(
+def clicked(
     impression: Impression, interactions: Iterable[Interaction], weights: Mapping[str, float]
 ) -> tuple[float, ...]:
     """Per item that the answer showed, 1 where all that was done with it is worth something together, else 0."""
@@ -82,7 +82,7 @@ def arm_rewards(
     for interaction in interactions:
         hit = [arm for arm in counts if interaction.object_id in held.get(arm, ())]
         for arm in hit:
-            earned[arm] += _value(impression, interaction, weights) / len(hit)
+            earned[arm] += _value(interaction, weights) / len(hit)
     absent = {degraded.arm for degraded in impression.degraded}
     absent |= {option.name for option in impression.options if option.counts == (0,)}
     return {arm: _clip(earned[arm] - price * count) for arm, count in counts.items() if arm not in absent}
@@ -98,7 +98,7 @@ def principal_weight(n_recent: int, cap: int) -> float:
     return 1.0 if n <= cap else (cap / n) ** 2
 
 
-def _value(impression: Impression, interaction: Interaction, weights: Mapping[str, float]) -> float:
+def _value(interaction: Interaction, weights: Mapping[str, float]) -> float:
     """Gain discounted by the position we showed; without one (abandon) as at the first."""
     return gain(interaction, weights) * examination(interaction.position or 1)
 

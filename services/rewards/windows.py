@@ -46,6 +46,7 @@ class Windows:
 
     @property
     def oldest(self) -> Window | None:
+        """The open window that closes next; None when none is open."""
         return self._queue[0] if self._queue else None
 
     def take(self, offset: int, record: Record) -> list[Window]:

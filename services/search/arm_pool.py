@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from services.arms.base import Arm
 from services.arms.retrieval import retrieve
 from services.resilience.circuit import Circuit
-from services.types import ArmOption, Candidate, Context, Deadline, Decision, Degraded
+from services.types import ArmOption, Candidate, Context, Deadline, Decision, Degraded, DegradedReason
 
 FALLBACK_COUNT = 25
 """Candidates asked of each arm that was not chosen when all that were chosen failed."""
@@ -32,7 +32,7 @@ class ArmPool:
         tripped = [name for name in available if not self._circuits[name].would_admit]
         offered = set(available).difference(tripped)
         options = tuple(ArmOption(arm.name, arm.counts if arm.name in offered else (0,)) for arm in self.arms)
-        return options, [Degraded(name, "circuit_open") for name in tripped]
+        return options, [Degraded(name, DegradedReason.CIRCUIT_OPEN) for name in tripped]
 
     async def retrieve(self, decision: Decision, context: Context, deadline: Deadline) -> Retrieved:
         """What the chosen arms find, all asked at once. Never raises for a failing arm."""

@@ -41,6 +41,7 @@ from services.types import (
     Deadline,
     Decision,
     Degraded,
+    DegradedReason,
     Document,
     Person,
     Pooled,
@@ -198,10 +199,11 @@ class SearchEngine:
         return Context(query, understanding, now, person, remembered), degraded
 
     async def _person(self, query: Query, deadline: Deadline) -> Person:
-        if query.person is None:
+        person = query.actor.person
+        if person is None:
             return Person()
         async with deadline.enforced():
-            return await self.stores.memory.person(query.person, HISTORY_LIMIT, deadline)
+            return await self.stores.memory.person(person, HISTORY_LIMIT, deadline)
 
     async def _follow_mode(self, deadline: Deadline) -> None:
         """Decide under the mode that is set now or, if that cannot be read, under the last one known."""
@@ -288,12 +290,12 @@ def _unavailable(part: str, error: BaseException) -> Degraded:
     if isinstance(error, asyncio.CancelledError):
         raise error
     if isinstance(error, TimeoutError):
-        return Degraded(part, "timeout")
+        return Degraded(part, DegradedReason.TIMEOUT)
     if isinstance(error, Unavailable):  # counted and logged where the engine is called
         return Degraded(part, error.reason)
     if _log_throttle.allow(part, type(error).__name__):
         logger.warning("part_failed part=%s error=%s", part, type(error).__name__)
-    return Degraded(part, "unavailable")
+    return Degraded(part, DegradedReason.UNAVAILABLE)
 
 
 def _count(answer: Answer, lists: Mapping[str, Sequence[Candidate]]) -> None:

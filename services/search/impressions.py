@@ -14,7 +14,7 @@ from services.resilience.log_throttle import LogThrottle
 from services.search import serializers
 from services.search.signature import signature
 from services.search.state import SearchState
-from services.types import Deadline, Degraded, Impression, Pooled
+from services.types import Deadline, Degraded, DegradedReason, Impression, Pooled
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +65,11 @@ async def record(log: EventLog, impression: Impression, deadline: Deadline) -> t
         async with asyncio.timeout(max(deadline.remaining(), MIN_SECONDS)):
             await log.append(impression)
     except TimeoutError:
-        return (Degraded(LOG, "timeout"),)
+        return (Degraded(LOG, DegradedReason.TIMEOUT),)
     except Unavailable as error:  # counted and logged where the engine is called
         return (Degraded(LOG, error.reason),)
     except StorageFailed as error:
         if _log_throttle.allow(type(error).__name__):
             logger.warning("answer_not_logged error=%s", type(error).__name__)
-        return (Degraded(LOG, "unavailable"),)
+        return (Degraded(LOG, DegradedReason.UNAVAILABLE),)
     return ()

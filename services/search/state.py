@@ -15,6 +15,7 @@ from services.types import (
     Decision,
     Degraded,
     Document,
+    PolicyMode,
     Pooled,
     Schema,
 )
@@ -32,7 +33,7 @@ class Mode(Protocol):
     """The mode that policies decide under (services.policies.modes)."""
 
     @property
-    def value(self) -> str:
+    def value(self) -> PolicyMode:
         """The last one known here."""
         ...
 

@@ -13,7 +13,7 @@ from services.arms.base import Arm
 from services.backends.base import IndexQuery, IndexResult
 from services.errors import ArmFailed
 from services.search.state import Matching
-from services.types import Candidate, Context, Deadline
+from services.types import Candidate, Context, Deadline, DegradedReason
 
 OF_THE_PERSON = frozenset({"personal"})
 """Arms whose lists depend on the person's history as well."""
@@ -97,7 +97,7 @@ class RecordedArm:
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
         if self.name in self._dead():
-            raise ArmFailed("unavailable")
+            raise ArmFailed(DegradedReason.UNAVAILABLE)
         if self.name in NEVER:
             return await self._arm.retrieve(context, count, deadline)
         personal = self.name in OF_THE_PERSON

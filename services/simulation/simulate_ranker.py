@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from services.models.ranker.answers import Answers
 from services.models.ranker.rows import Group, clicked
 from services.rankers.features import NAMES
-from services.rewards.examination import Shown
+from services.rewards.examination import ClickCounts
 from services.simulation.judge import Judge
 from services.simulation.users import Traffic
 
@@ -91,7 +91,7 @@ def put_together(answers: Iterable[Answer], pools: Mapping[str, Group], curve: C
 
 def estimated(answers: Iterable[Answer], pools: Mapping[str, Group]) -> NDArray[np.float64]:
     """The curve of looks of the first page, by services.rewards.examination."""
-    shown = Shown(PAGE)
+    shown = ClickCounts(PAGE)
     for answer in answers:
         pool = pools[answer.query_id]
         shown.add(answer.query_id, [pool.ids[place] for place in answer.shown], answer.clicked)

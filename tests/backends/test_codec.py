@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from services.backends.base import Forget, Record, Tick
 from services.backends.log_codec import FORMAT, decode, encode, forgotten
 from services.errors import RecordDamaged
-from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction, Survey
+from services.types import (
+    ArmChoice,
+    ArmOption,
+    Decision,
+    Degraded,
+    DegradedReason,
+    EventStatus,
+    Impression,
+    Interaction,
+    PolicyMode,
+    Survey,
+)
 from tests.contracts.event_log import make_impression, make_interaction
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -34,6 +45,7 @@ def mappings(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Mapping[str, A
     return st.dictionaries(text, values, max_size=3)
 
 
+modes = st.sampled_from(PolicyMode)
 choices = mappings(st.builds(ArmChoice, small, number, tuples(st.tuples(small, number))))
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | small | number | text,
@@ -49,9 +61,9 @@ impressions = st.builds(
     understanding=mappings(json_values),
     features=mappings(number),
     options=tuples(st.builds(ArmOption, text, tuples(small), mappings(number))),
-    decision=st.builds(Decision, text, text, maybe, st.integers(0, 2**64 - 1), choices, st.none() | choices),
+    decision=st.builds(Decision, text, modes, maybe, st.integers(0, 2**64 - 1), choices, st.none() | choices),
     lists=mappings(tuples(st.tuples(text, number))),
-    degraded=tuples(st.builds(Degraded, text, text)),
+    degraded=tuples(st.builds(Degraded, text, st.sampled_from(DegradedReason))),
     ranking=tuples(text),
     scores=tuples(number),
     offset=small,
@@ -61,10 +73,11 @@ impressions = st.builds(
 )
 interactions = st.builds(
     Interaction,
-    **dict.fromkeys(("event_id", "action_name", "status"), text),
+    **dict.fromkeys(("event_id", "action_name"), text),
     **dict.fromkeys(("query_id", "object_id", "user_id", "client_id", "session_id"), maybe),
     at=number,
     timestamp=st.none() | number,
+    status=st.sampled_from(EventStatus),
     position=st.none() | small,
     value=st.none() | number,
 )
@@ -77,6 +90,17 @@ records = impressions | interactions | surveys | st.builds(Tick, number) | st.bu
 @given(records)
 def test_every_record_comes_back_equal(record: Record) -> None:
     assert decode(encode(record)) == record
+
+
+def test_words_of_an_enum_come_back_as_its_members_and_others_are_damage() -> None:
+    event, answer = decode(encode(make_interaction(status="late"))), decode(encode(make_impression()))
+    assert isinstance(event, Interaction)
+    assert event.status is EventStatus.LATE
+    assert isinstance(answer, Impression)
+    assert answer.decision.mode is PolicyMode.LEARNED
+    assert answer.degraded[0].reason is DegradedReason.TIMEOUT
+    with pytest.raises(RecordDamaged):
+        decode(encode(make_interaction(status="unheard")))
 
 
 @pytest.mark.parametrize("record", [make_impression(), make_interaction(), Tick(1.0), Forget("ann", 2.0), SURVEY])
@@ -137,6 +161,6 @@ def test_a_forgotten_record_keeps_what_learning_needs_and_one_principal() -> Non
     ids: dict[str, Any] = {"user_id": None, "session_id": None, "client_id": "p"}
     assert impression == make_impression(**texts, **ids, understanding={})
     assert interaction == make_interaction(**ids)
-    assert (impression.principal, impression.person) == ("c:p", None)
+    assert (impression.actor.principal, impression.actor.person) == ("c:p", None)
     assert forgotten(Tick(1.0), "p") == Tick(1.0)
     assert forgotten(SURVEY, "p") == SURVEY  # names neither person nor query

@@ -192,7 +192,7 @@ def contents(place: Place, derived: bool = True) -> dict[str, Any]:
             "entries": await stores.log.entries(0, end),
             "known": {(one.event_id, one.digest) for one in portions if isinstance(one, Known)},
             "counted": {(c.query_id, c.object_id, c.action_name) for c in portions if not isinstance(c, Known)},
-            "buried": await stores.log.buried(100),
+            "buried": await stores.log.dead_letters(100),
             "memory": await stores.memory.offset(),
             "popular": popular,
             "people": [await stores.memory.person(f"u:{person}", 100, soon) for person in (*PEOPLE, FORGOTTEN)],
@@ -310,8 +310,8 @@ class TestRound:
             for consumer in ("memory", "policy"):
                 await log.consumed(consumer, 6)
             await log.forget("ann", 8 * day)
-            await log.bury(3, "ValueError")
-            await log.bury(8, "RecordDamaged")
+            await log.dead_letter(3, "ValueError")
+            await log.dead_letter(8, "RecordDamaged")
             redis = stores.redis
             assert redis is not None
             await redis.write(lambda c: c.hset(redis.key("log", "records"), "8", b"\x00broken"))
@@ -322,7 +322,7 @@ class TestRound:
             records: list[Any] = [await stores.log.read(0, 10), await stores.log.read(8, 10)]
             again = await stores.log.accept([(make_interaction("e1"), "d1"), (make_interaction("e1"), "d2")])
             found = await stores.log.interactions("q8", Deadline.after(60.0))
-            return [end, at, await stores.log.entries(0, end), records, again, found, await stores.log.buried(9)]
+            return [end, at, await stores.log.entries(0, end), records, again, found, await stores.log.dead_letters(9)]
 
         async def consumers(stores: Stores) -> dict[str, int]:
             return await stores.log.consumers()

@@ -273,14 +273,14 @@ class EventLogContract:
                 assert isinstance(after, Impression)
                 kept = ("query_id", "at", "features", "options", "decision", "lists", "degraded", "shown", "rows")
                 assert [getattr(after, name) for name in kept] == [getattr(before, name) for name in kept]
-                assert after.person is None
+                assert after.actor.person is None
                 assert await log.impression(before.query_id, soon()) == after
             # Still one principal, so that its influence stays capped as one.
             first, second, interaction = records[0], records[1], records[3]
             assert isinstance(first, Impression)
             assert isinstance(second, Impression)
             assert isinstance(interaction, Interaction)
-            assert first.principal == second.principal == f"c:{interaction.client_id}"
+            assert first.actor.principal == second.actor.principal == f"c:{interaction.client_id}"
             assert await log.forget("ann", 2001.0) == 0
 
         self.use(tmp_path, work)
@@ -330,13 +330,13 @@ class EventLogContract:
 
     def test_dead_letters_are_kept_once_and_told_newest_first(self, tmp_path: Path) -> None:
         async def first(log: EventLog) -> None:
-            assert await log.buried(10) == []
+            assert await log.dead_letters(10) == []
             for offset, reason in ((7, "RecordDamaged"), (3, "ValueError"), (7, "KeyError"), (9, "ValueError")):
-                await log.bury(offset, reason)
+                await log.dead_letter(offset, reason)
 
         async def second(log: EventLog) -> None:
-            assert await log.buried(10) == [(9, "ValueError"), (3, "ValueError"), (7, "RecordDamaged")]
-            assert await log.buried(2) == [(9, "ValueError"), (3, "ValueError")]
+            assert await log.dead_letters(10) == [(9, "ValueError"), (3, "ValueError"), (7, "RecordDamaged")]
+            assert await log.dead_letters(2) == [(9, "ValueError"), (3, "ValueError")]
             assert await log.end() == (0, 0.0)
 
         self.use(tmp_path, first)

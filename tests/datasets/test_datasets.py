@@ -490,9 +490,6 @@ class TestTrec:
         lines(tmp_path / "run", "1 Q0 b 1 0.5 x", "1\tQ0\tc\t2\t0.9\tx", "", "1 Q0 a 3 0.5 x")
         assert read_run(tmp_path / "run") == {"1": [("c", 0.9), ("a", 0.5), ("b", 0.5)]}
 
-    def test_spam_counts_as_irrelevant(self, tmp_path: Path) -> None:
-        assert read_qrels(lines(tmp_path / "qrels", "301 0 d1 -2", "301 0 é 1")) == {"301": {"d1": 0.0, "é": 1.0}}
-
     def test_compressed_files_are_written_and_read_alike(self, tmp_path: Path) -> None:
         write_run(tmp_path / "run.gz", {"1": [("b", 0.5), ("a", 0.5), ("c", 2.0)]}, "x")
         assert gzip.decompress((tmp_path / "run.gz").read_bytes()).decode() == (
@@ -509,18 +506,16 @@ class TestTrec:
             write_run(tmp_path / "run", {"1": [("a", 1.0)]}, "")
 
     def test_a_line_of_another_kind_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidRequest, match="line 2: 3 columns; 4 are wanted"):
-            read_qrels(lines(tmp_path / "qrels", "301 0 d1 1", "301 0 d1"))
+        with pytest.raises(InvalidRequest, match="line 2: 3 columns; 6 are wanted"):
+            read_run(lines(tmp_path / "run", "301 Q0 é 1 2 x", "301 Q0 d1"))
         with pytest.raises(InvalidRequest, match="line 1: 'high' is not a number"):
             read_run(lines(tmp_path / "run", "301 Q0 d1 1 high x"))
         with pytest.raises(InvalidRequest, match="line 1: 'nan' is not a number"):
             read_run(lines(tmp_path / "run", "301 Q0 d1 1 nan x"))
         with pytest.raises(InvalidRequest, match="line 2: d1 is listed twice for 301"):
             read_run(lines(tmp_path / "run", "301 Q0 d1 1 2 x", "301 Q0 d1 2 1 x"))
-        with pytest.raises(InvalidRequest, match="line 2: d1 is judged twice for 301"):
-            read_qrels(lines(tmp_path / "qrels", "301 0 d1 1", "301 0 d1 0"))
         with pytest.raises(InvalidRequest, match="cannot be read"):
-            read_qrels(tmp_path / "nowhere")
+            read_run(tmp_path / "nowhere")
 
 
 class TestCommand:

@@ -79,10 +79,11 @@ class Rig:
         log: Path | None = None,
         policy: LearningPolicy | None = None,
         load: Callable[[bytes], LearningPolicy] = MeanPolicy,
+        memory: type[SqliteMemory] = SqliteMemory,
         **options: Any,
     ) -> None:
         self.log = SqliteLog((log or folder) / "log.db")
-        self.memory = SqliteMemory(folder / "memory.db", 30 * 86400.0)
+        self.memory = memory(folder / "memory.db", 30 * 86400.0)
         self.store = ModelStore(folder / "models")
         self.policy = policy or MeanPolicy()
         self.published: list[tuple[str, bytes]] = []
@@ -480,7 +481,7 @@ def test_after_any_crash_the_model_and_the_memory_are_the_same_to_the_byte(
 def test_a_crash_between_windows_that_one_record_closed_loses_and_doubles_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.learning.learner.OUTCOMES_A_STEP", 3)
+    monkeypatch.setattr("services.learning.policy_consumer.OUTCOMES_A_STEP", 3)
 
     async def work() -> None:
         async with Rig(tmp_path / "a") as rig:
@@ -496,7 +497,7 @@ def test_a_crash_between_windows_that_one_record_closed_loses_and_doubles_none(
             assert len(outcomes(rig)) == 6
         async with Rig(tmp_path / "a") as rig:
             again = await rig.model()
-            assert [outcome.features["n"] for outcome in rig.learner._policy.outcomes] == [3, 4, 5, 6, 7, 8, 9]  # type: ignore[attr-defined]
+            assert [outcome.features["n"] for outcome in rig.learner.policy.policy.outcomes] == [3, 4, 5, 6, 7, 8, 9]  # type: ignore[attr-defined]
             assert rig.learner.offset == 13
         async with Rig(tmp_path / "b", log=tmp_path / "a") as rig:
             assert await rig.model() == again
@@ -575,7 +576,7 @@ def test_going_back_to_an_earlier_model_does_not_learn_again_what_came_between(t
             assert await rig.learner.step() == 0
             await rig.append(Tick(3 * WINDOW))
             await rig.learner.catch_up()
-            assert len(rig.learner._policy.outcomes) == 1  # type: ignore[attr-defined]
+            assert len(rig.learner.policy.policy.outcomes) == 1  # type: ignore[attr-defined]
 
     run(work)
 
@@ -591,9 +592,7 @@ def test_poison_is_skipped_counted_and_leaves_the_rest_alone(tmp_path: Path) -> 
             await super().apply(changes, offset)
 
     async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.memory.close()
-            rig.memory = rig.learner._memory = Choosy(tmp_path / "memory.db", 1e9)
+        async with Rig(tmp_path, memory=Choosy) as rig:
             await rig.append(
                 make_impression("q1", at=0.0, features={"poison": 1.0}),
                 make_impression("q2", at=0.0),
@@ -652,9 +651,7 @@ def test_a_failing_store_is_tried_again_and_loses_nothing(tmp_path: Path) -> Non
             await super().apply(changes, offset)
 
     async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.memory.close()
-            rig.memory = rig.learner._memory = Failing(tmp_path / "memory.db", 1e9)
+        async with Rig(tmp_path, memory=Failing) as rig:
             await rig.append(make_impression(at=0.0), make_interaction(at=1.0), Tick(WINDOW))
             for _ in range(2):
                 with pytest.raises(StorageFailed):
@@ -677,9 +674,7 @@ def test_a_commit_that_was_reported_as_failed_counts_once(tmp_path: Path) -> Non
                 raise StorageFailed("committed, but the answer was lost")
 
     async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.memory.close()
-            rig.memory = rig.learner._memory = Doubtful(tmp_path / "memory.db", 1e9)
+        async with Rig(tmp_path, memory=Doubtful) as rig:
             await rig.append(make_impression(at=0.0), make_interaction(at=1.0))
             with pytest.raises(StorageFailed):
                 await rig.learner.step()

@@ -26,7 +26,7 @@ async def linked(folder: Path, attending: bool = True) -> AsyncIterator[tuple[Ri
     async with Rig(folder) as rig:
         link = LearnerLink(rig.log, rig.memory, state)
         tasks = [asyncio.create_task(attend(rig.learner, state, stop))] if attending else []
-        with mock.patch.multiple(learner_link, LOOK_SECONDS=0.02, STATUS_SECONDS=0.02, PATIENCE=0.5):
+        with mock.patch.multiple(learner_link, POLL_SECONDS=0.02, STATUS_SECONDS=0.02, ANSWER_SECONDS=0.5):
             try:
                 yield rig, link, state
             finally:
@@ -82,14 +82,14 @@ def test_an_adoption_that_could_not_be_written_comes_with_no_later_snapshot(tmp_
     async def work() -> None:
         async with Rig(tmp_path) as rig:
             first, _ = await two_snapshots(rig)
-            learned = rig.learner._policy.dump()
+            learned = rig.learner.policy.policy.dump()
             assert learned != rig.store.load("policy", first).files["policy.bin"]
             with (
                 mock.patch.object(rig.store, "publish", side_effect=OSError("full")),
                 pytest.raises(OSError, match="full"),
             ):
                 await rig.learner.adopt(first)
-            assert rig.learner._policy.dump() == learned
+            assert rig.learner.policy.policy.dump() == learned
 
     asyncio.run(work())
 
@@ -110,7 +110,7 @@ def test_catching_up_is_waited_for_as_long_as_the_learner_gets_on(tmp_path: Path
             assert await rig.memory.offset() == 20
             progress = await link.observe()
             assert progress.lag["memory"] == 0
-            seen = await link.seen()
+            seen = await link.status_age()
             assert seen is not None
             assert seen < 10.0
 

@@ -29,8 +29,9 @@ from services.backends.redis.state import RedisState
 from services.backends.sqlite.log import SqliteLog
 from services.backends.sqlite.state import SqliteState
 from services.errors import StorageFailed, Unavailable
-from services.learning import ubi
-from services.learning.ubi import CONSUMER, PLACE, Entry, UbiMirror, asked, event, impressions, query
+from services.learning import ubi_consumer
+from services.learning.ubi_consumer import CONSUMER, PLACE, UbiConsumer
+from services.learning.ubi_documents import Entry, event, impressions, logged_answer, query
 from tests.commands import eventually
 from tests.contracts.event_log import kept, make_impression, make_interaction
 from tests.servers.opensearch import shared_node
@@ -100,7 +101,7 @@ def test_what_is_not_known_is_left_out_rather_than_null() -> None:
 
 def test_an_event_says_what_was_done_on_what_and_where_it_stood() -> None:
     done = make_interaction("e1", action_name="purchase", object_id="2", position=2, at=1001.5, value=9.5)
-    assert event(APP, done, asked(make_impression())) == (
+    assert event(APP, done, logged_answer(make_impression())) == (
         "shop:e1",
         {
             "application": APP,
@@ -122,7 +123,7 @@ def test_an_event_says_what_was_done_on_what_and_where_it_stood() -> None:
 
 
 def told(done: Any, answer: Any) -> dict[str, Any]:
-    entry = event(APP, done, None if answer is None else asked(answer))
+    entry = event(APP, done, None if answer is None else logged_answer(answer))
     assert entry is not None
     return dict(entry[1])
 
@@ -159,8 +160,8 @@ def test_late_events_say_so() -> None:
 
 
 def test_the_forgotten_and_what_is_not_learned_from_are_left_out() -> None:
-    assert not asked(BLANK).mirrored
-    assert not asked(make_impression(learn=False)).mirrored
+    assert not logged_answer(BLANK).mirrored
+    assert not logged_answer(make_impression(learn=False)).mirrored
     blanked = make_interaction(user_id=None, session_id=None, client_id="forgotten-1")
     for done, answer in (
         (make_interaction(), make_impression(learn=False)),
@@ -168,12 +169,12 @@ def test_the_forgotten_and_what_is_not_learned_from_are_left_out() -> None:
         (make_interaction(), BLANK),  # While the log is being blanked, one of both is first,
         (blanked, make_impression()),  # and an answer may be kept at hand from before.
     ):
-        assert event(APP, done, asked(answer)) is None
+        assert event(APP, done, logged_answer(answer)) is None
     assert event(APP, replace(blanked, query_id=None), None) is None
 
 
 def test_ids_fit_whatever_was_sent() -> None:
-    entries = [event("a" * 32, make_interaction(char * 128), asked(make_impression())) for char in "x🎵🎷"]
+    entries = [event("a" * 32, make_interaction(char * 128), logged_answer(make_impression())) for char in "x🎵🎷"]
     keys = [entry[0] for entry in entries if entry is not None]
     assert len(set(keys)) == 3
     assert max(len(key.encode()) for key in keys) <= 512
@@ -259,10 +260,10 @@ class Recording(OpenSearchUbi):
 @asynccontextmanager
 async def mirror(
     log: EventLog, state: StateStore, guard: Callable[[], Awaitable[None]] | None = None, application: str = APP
-) -> AsyncIterator[tuple[UbiMirror, Recording]]:
+) -> AsyncIterator[tuple[UbiConsumer, Recording]]:
     sink = Recording()
     try:
-        yield UbiMirror(log, state, sink, application, guard), sink
+        yield UbiConsumer(log, state, sink, application, guard), sink
     finally:
         await sink.close()
 
@@ -371,8 +372,8 @@ def test_a_log_is_mirrored_once_however_often_it_is_gone_through(stores: Opened)
 def test_a_node_that_is_killed_and_comes_back_loses_nothing(
     redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ubi, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(ubi, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(ubi_consumer, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(ubi_consumer, "RETRY_SECONDS", 0.1)
     lag = metrics.LEARNER_LAG.labels(CONSUMER)
 
     async def main() -> None:
@@ -584,7 +585,7 @@ def test_retention_waits_for_the_mirror(stores: Opened) -> None:
             await state.set(PLACE, 4)
             await written(log, *(make_impression(f"q{n}", at=100.0 * n) for n in range(5, 9)))
             with pytest.raises(StorageFailed):
-                await UbiMirror(log, state, sink, APP).step()
+                await UbiConsumer(log, state, sink, APP).step()
             await log.consumed("memory", 8)
             assert await kept(log) == [5, 6, 7, 8]
             await sink.close()

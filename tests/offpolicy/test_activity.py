@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from services.backends.base import Record
 from services.backends.sqlite.log import SqliteLog
-from services.offpolicy import activity
-from services.offpolicy.activity import Activity, Decided, compare, credit, decided, groups, worth
+from services.offpolicy import activity, ope
+from services.offpolicy.activity import Activity, RecentDecision, compare, credit, groups, recent_decision
 from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
 
 WEIGHTS = {"click": 1.0, "play": 2.0, "dislike": -1.0}
@@ -162,30 +163,24 @@ def test_reading_is_bounded_and_goes_on_where_it_stopped(tmp_path: Path, monkeyp
 
 
 def test_a_decision_keeps_what_the_figures_need() -> None:
-    one = decided(impression("q", degraded=(Degraded("vector", "timeout"),)), static)
+    one = recent_decision(impression("q", degraded=(Degraded("vector", "timeout"),)), static)
     assert one.agrees
     assert one.propensity == 0.25
     assert one.candidates == 60
     assert one.found == {"a": ("lexical",), "b": ("lexical", "memory")}
     assert one.degraded == ("vector",)
-    assert not decided(impression("q", counts={"lexical": 50, "memory": 0}), static).agrees
+    assert not recent_decision(impression("q", counts={"lexical": 50, "memory": 0}), static).agrees
 
 
 def test_candidates_beyond_the_count_earn_no_credit() -> None:
-    one = decided(impression("q", counts={"lexical": 1, "memory": 10}), static)
+    one = recent_decision(impression("q", counts={"lexical": 1, "memory": 10}), static)
     assert one.found["b"] == ("memory",)
     one.events.append(event("q", "b", "play"))
     assert credit([one], WEIGHTS) == {"memory": 1.0}
 
 
-def test_worth_is_clipped_and_discounted() -> None:
-    assert worth([event("q", "a", "play"), event("q", "b", "play")], WEIGHTS) == 1.0
-    assert worth([event("q", "a", "dislike", position=3)], WEIGHTS) == pytest.approx(-0.25)
-    assert worth([], WEIGHTS) == 0.0
-
-
 def test_groups_cover_everything_once() -> None:
-    window: list[Decided] = [decided(impression(str(i)), static) for i in range(11)]
+    window: list[RecentDecision] = [recent_decision(impression(str(i)), static) for i in range(11)]
     parts = list(groups(window, 4))
     assert [len(part) for part in parts] == [2, 3, 3, 3]
     assert [one.query_id for part in parts for one in part] == [str(i) for i in range(11)]
@@ -193,9 +188,9 @@ def test_groups_cover_everything_once() -> None:
 
 
 def test_comparison_of_a_policy_with_itself_shows_no_regret() -> None:
-    values = [float(i % 2) for i in range(200)]
-    same = compare(values, [1.0] * 200)
-    assert same["effective"] == 200
+    values = np.arange(200.0) % 2
+    same = compare(values, np.ones(200), np.ones(200), values > 0)
+    assert (same["effective"], same["acted"]) == (200, 100)
     assert same["learned"] == same["static"]
     assert same["regret"] == {"value": 0.0, "low": 0.0, "high": 0.0}
 
@@ -208,18 +203,40 @@ def test_comparison_covers_the_true_difference() -> None:
         fixed = rng.random() < 0.4
         values.append(float(rng.random() < (0.3 if fixed else 0.7)))
         weights.append(1 / 0.4 if fixed else 0.0)
-    found = compare(values, weights)
+    rewards, ratios = np.array(values), np.array(weights)
+    found = compare(rewards, ratios, np.full(4000, 1 / 0.4), rewards > 0)
     assert found["static"]["low"] < 0.3 < found["static"]["high"]
     assert found["learned"]["low"] < 0.54 < found["learned"]["high"]
     assert found["regret"]["low"] < 4000 * (0.3 - 0.54) < found["regret"]["high"] < 0
-    assert found["effective"] == pytest.approx(sum(w > 0 for w in weights))
+    assert found["effective"] == pytest.approx(min(np.count_nonzero(ratios), 4000 * 0.4), abs=0.01)
+    gate = ope.snips(rewards, ratios).minus(ope.on_policy(rewards)).interval()
+    assert found["regret"] == pytest.approx(
+        {"value": 4000 * gate.value, "low": 4000 * gate.low, "high": 4000 * gate.high}
+    )
 
 
 @pytest.mark.parametrize(
-    ("values", "weights"),
-    [([], []), ([1.0] * 20, [1.0] * 20), ([1.0] * 500, [0.0] * 500), ([1.0] * 500, [10.0] * 29 + [0.0] * 471)],
+    ("agreeing", "n", "acted", "moment"),
+    [
+        (0, 0, 0, 1.0),
+        (99, 99, 99, 1.0),
+        (0, 500, 500, 1.0),
+        (99, 500, 500, 2.0),
+        (400, 500, 500, 10.0),  # more agree than is to be expected
+        (500, 500, 19, 1.0),
+    ],
 )
-def test_no_estimate_from_too_little(values: list[float], weights: list[float]) -> None:
-    found = compare(values, weights)
-    assert found["static"] is None
-    assert found["regret"] is None
+def test_no_estimate_from_too_little(agreeing: int, n: int, acted: int, moment: float) -> None:
+    weights = np.where(np.arange(n) < agreeing, 2.0, 0.0)
+    found = compare(np.ones(n), weights, np.full(n, moment), np.arange(n) < acted)
+    assert (found["learned"], found["static"], found["regret"]) == (None, None, None)
+
+
+def test_decisions_that_could_not_have_been_static_are_left_out(tmp_path: Path) -> None:
+    """Half of the decisions gave the static counts no chance; the rest suffices, and shows no regret."""
+    shown = [impression(f"q{i}", counts=None if i % 2 else {"lexical": 10, "memory": 0}) for i in range(400)]
+    (view,) = viewed(tmp_path, [*shown, *(event(f"q{i}", "a") for i in range(1, 400, 4))])
+    comparison = view["comparison"]
+    assert (comparison["n"], comparison["learned_decisions"]) == (200, 400)
+    assert comparison["effective"] == 50  # of 200, as each was drawn with 1 in 4
+    assert comparison["regret"] is None

@@ -18,12 +18,13 @@ from services.learning import snapshots
 from services.learning.snapshots import KIND, POLICY_FILE, Snapshot
 from services.models.store import ModelStore
 from services.offpolicy import ope
-from services.offpolicy.gate import LEAST_SAMPLE, TOLERANCE, PolicyGate, Verdict, judge
-from services.offpolicy.logged import Decided
+from services.offpolicy.gate import TOLERATED_CANDIDATES, PolicyGate, Verdict, judge
+from services.offpolicy.logged import LoggedDecision
+from services.offpolicy.support import MIN_SAMPLE
 from services.policies.base import Retracing
 from services.policies.fixed import FixedPolicy, UniformPolicy
 from services.policies.vw import VWPolicy
-from services.rewards.quota import Shares
+from services.rewards.quota import PrincipalQuota
 from services.rewards.rewards import examination
 from services.types import ArmChoice, ArmOption, Decision
 from tests.commands import done, eventually, failed
@@ -42,7 +43,7 @@ BAD = UniformPolicy(budget=60, floor=5)
 
 
 @pytest.fixture(scope="module")
-def log() -> list[Decided]:
+def log() -> list[LoggedDecision]:
     return decisions(LOGGING, 4000)
 
 
@@ -69,7 +70,7 @@ class Sometimes:
 
 class TestJudging:
     def test_a_better_policy_may_take_the_place_of_a_worse_one_and_not_the_other_way_round(
-        self, log: list[Decided]
+        self, log: list[LoggedDecision]
     ) -> None:
         verdict = judge(log, GOOD, BAD, PRICE)
         assert verdict.promote
@@ -84,20 +85,20 @@ class TestJudging:
         assert back.difference.value == pytest.approx(-verdict.difference.value)
         assert "may be worse than" in back.reason
 
-    def test_the_same_policy_is_not_worse_for_certain(self, log: list[Decided]) -> None:
+    def test_the_same_policy_is_not_worse_for_certain(self, log: list[LoggedDecision]) -> None:
         verdict = judge(log, GOOD, GOOD, 0.0)
         assert verdict.promote
         assert verdict.difference is not None
         assert (verdict.difference.low, verdict.difference.high) == (0.0, 0.0)
 
-    def test_the_lower_end_decides_and_a_page_of_candidates_is_the_tolerance(self, log: list[Decided]) -> None:
+    def test_the_lower_end_decides_and_a_page_of_candidates_is_the_tolerance(self, log: list[LoggedDecision]) -> None:
         estimate = judge(log, BAD, GOOD, 0.0).difference
         assert estimate is not None
         assert estimate.low < estimate.value < 0.0
-        assert judge(log, BAD, GOOD, 1.01 * -estimate.low / TOLERANCE).promote
-        assert not judge(log, BAD, GOOD, 0.99 * -estimate.low / TOLERANCE).promote
+        assert judge(log, BAD, GOOD, 1.01 * -estimate.low / TOLERATED_CANDIDATES).promote
+        assert not judge(log, BAD, GOOD, 0.99 * -estimate.low / TOLERATED_CANDIDATES).promote
 
-    def test_it_is_the_paired_difference_on_the_same_decisions(self, log: list[Decided]) -> None:
+    def test_it_is_the_paired_difference_on_the_same_decisions(self, log: list[LoggedDecision]) -> None:
         difference = judge(log, GOOD, BAD, PRICE).difference
         assert difference is not None
         alone = [judge(log, policy, LOGGING, PRICE).difference for policy in (GOOD, BAD)]
@@ -105,7 +106,7 @@ class TestJudging:
         assert alone[1] is not None
         assert difference.value == pytest.approx(alone[0].value - alone[1].value)
 
-    def test_too_few_decisions_are_refused_and_the_reason_says_what_to_do(self, log: list[Decided]) -> None:
+    def test_too_few_decisions_are_refused_and_the_reason_says_what_to_do(self, log: list[LoggedDecision]) -> None:
         for some in ([], log[:1], log[:100]):
             verdict = judge(some, GOOD, BAD, PRICE)
             assert (verdict.promote, verdict.difference) == (False, None)
@@ -121,10 +122,10 @@ class TestJudging:
         verdict = judge(searches, Sometimes(keen), keen, PRICE)
         assert not verdict.promote
         weights = [1.0 - one.features["tokens"] for one in searches]
-        assert sum(weights) > 4 * LEAST_SAMPLE
+        assert sum(weights) > 4 * MIN_SAMPLE
         assert "an effective sample of 0 " in verdict.reason
 
-    def test_without_feedback_there_is_nothing_but_the_price(self, log: list[Decided]) -> None:
+    def test_without_feedback_there_is_nothing_but_the_price(self, log: list[LoggedDecision]) -> None:
         silent = [decided(one.seed, features=one.features, options=one.options, choices=one.choices, acted=False,
                           rewards={arm: -PRICE * choice.count for arm, choice in one.choices.items()})
                   for one in log]  # fmt: skip
@@ -132,14 +133,14 @@ class TestJudging:
         assert (verdict.promote, verdict.difference) == (False, None)
         assert "too few actions" in verdict.reason
 
-    def test_decisions_of_a_policy_that_does_not_explore_say_nothing(self, log: list[Decided]) -> None:
+    def test_decisions_of_a_policy_that_does_not_explore_say_nothing(self, log: list[LoggedDecision]) -> None:
         static = decisions(FixedPolicy({"lexical": 10}, 60, 5), 500)
         assert "0 of 500 decisions" in judge(static, GOOD, BAD, PRICE).reason
         both = judge([*static, *log], GOOD, BAD, PRICE)
         assert "4000 of 4500 decisions" in both.reason
         assert both.difference == judge(log, GOOD, BAD, PRICE).difference
 
-    def test_principals_count_no_more_than_their_share(self, log: list[Decided]) -> None:
+    def test_principals_count_no_more_than_their_share(self, log: list[LoggedDecision]) -> None:
         """One that clicks whenever there is little: its decisions count next to nothing."""
         flood = [decided(n, features=one.features, options=one.options, choices=one.choices, share=1e-9,
                          rewards={"vector": float(one.choices["lexical"].count == 0)})
@@ -149,7 +150,7 @@ class TestJudging:
         assert not judge([*log, *(decided_in_full(one) for one in flood)], GOOD, BAD, PRICE).promote
 
 
-def decided_in_full(one: Decided) -> Decided:
+def decided_in_full(one: LoggedDecision) -> LoggedDecision:
     return decided(one.seed, features=one.features, options=one.options, choices=one.choices, rewards=one.rewards)
 
 
@@ -163,7 +164,7 @@ def greedy(model: bytes, version: str) -> Greedy:
 def store_of(folder: Path, *models: bytes) -> tuple[ModelStore, list[str]]:
     """Snapshots of policies; the first is in force."""
     store = ModelStore(folder)
-    kept = [Snapshot(n, 1, n, Shares(0, {}), model) for n, model in enumerate(models)]
+    kept = [Snapshot(n, 1, n, PrincipalQuota(0, {}), model) for n, model in enumerate(models)]
     versions = [store.publish(KIND, snapshot.files(), {}, snapshot.version) for snapshot in kept]
     store.promote(KIND, versions[0], "snapshot")
     return store, versions
@@ -249,7 +250,7 @@ class TestService:
     @pytest.fixture
     def service(self, tmp_path: Path) -> Any:
         with with_tracks(tmp_path / "data") as service:
-            first, second = (Snapshot(0, 1, n, Shares(0, {}), trained(n)) for n in (1, 2))
+            first, second = (Snapshot(0, 1, n, PrincipalQuota(0, {}), trained(n)) for n in (1, 2))
             snapshots.write(service.system.store, first, {}, "snapshot")
             self.version = service.system.store.publish(KIND, second.files(), {}, second.version)
             yield service
@@ -331,7 +332,7 @@ def test_with_a_shared_log_the_command_judges_and_the_learner_process_adopts(
 ) -> None:
     settings: dict[str, Any] = {"redis_url": redis.url, "signing_keys": KEYS, "admin_key": KEY}
     store = model_store(Settings(data_dir=tmp_path / "data", **settings))
-    first, second = (Snapshot(0, 1, n, Shares(0, {}), trained(n)) for n in (1, 2))
+    first, second = (Snapshot(0, 1, n, PrincipalQuota(0, {}), trained(n)) for n in (1, 2))
     snapshots.write(store, first, {}, "snapshot")
     version = store.publish(KIND, second.files(), {}, second.version)
     with learner(tmp_path, redis) as process:

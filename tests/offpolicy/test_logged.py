@@ -13,7 +13,7 @@ import pytest
 
 from services.backends.base import Record, Tick
 from services.offpolicy import ope
-from services.offpolicy.logged import Decided, arrays, context, propose, read, written
+from services.offpolicy.logged import LoggedDecision, arrays, context, encode_actions, propose, read
 from services.offpolicy.reward_model import crossfit
 from services.policies.base import Policy
 from services.policies.budget import allocate, retrace
@@ -92,7 +92,7 @@ def test_windows_that_are_open_and_what_came_before_are_not_there(tmp_path: Path
     run(work)
 
 
-def decided(number: int = 0, **changes: Any) -> Decided:
+def decided(number: int = 0, **changes: Any) -> LoggedDecision:
     choices = {
         "lexical": ArmChoice(10, 0.5, ((0, 0.5), (10, 0.5))),
         "vector": ArmChoice(10, 0.25, ((0, 0.75), (10, 0.25))),
@@ -102,7 +102,7 @@ def decided(number: int = 0, **changes: Any) -> Decided:
         "features": {"tokens": 0.1 * number}, "options": tuple(ArmOption(arm, (0, 10)) for arm in choices),
         "choices": choices, "rewards": {"lexical": 0.3, "vector": -0.1}, "acted": True, "share": 1.0,
     }  # fmt: skip
-    return Decided(**fields | changes)
+    return LoggedDecision(**fields | changes)
 
 
 class TestArrays:
@@ -113,7 +113,7 @@ class TestArrays:
         assert logged.shares.tolist() == [1.0, 0.5]
         assert logged.propensities.tolist() == [[0.5, 0.25], [0.5, 0.25]]
         assert logged.acted.tolist() == [True, False]
-        some = logged.chosen(np.array([False, True]))
+        some = logged.select(np.array([False, True]))
         assert (some.decisions, some.shares.tolist()) == (logged.decisions[1:], [0.5])
 
     def test_an_arm_that_failed_counts_as_it_does_where_it_did_not(self) -> None:
@@ -169,7 +169,7 @@ def test_the_learned_policy_retraces_what_it_logged() -> None:
         assert policy.retrace(FEATURES, ROOMY, counts_of(logged)) == logged
 
 
-def decisions(policy: Policy, n: int) -> list[Decided]:
+def decisions(policy: Policy, n: int) -> list[LoggedDecision]:
     """Of a world in which much of lexical helps where there are few tokens, and vector always a little."""
     generator = np.random.default_rng(0)
     found = []
@@ -202,7 +202,7 @@ class TestProposing:
         ]
         truth = float(np.mean(own))
         assert abs(truth - logged.rewards.mean()) > 0.03
-        actions, taken, (meant,) = written(logged, [proposed])
+        actions, taken, (meant,) = encode_actions(logged, [proposed])
         known, (model,) = crossfit(context(logged), actions, taken, [meant], logged.rewards)
         for estimator in (
             ope.ips(logged.rewards, weights),

@@ -14,8 +14,8 @@ from scipy.stats import t as student
 from evaluation.studies import ope_coverage
 from evaluation.studies.ope_coverage import TARGETS, World, compared, score, score_intervals
 from services.offpolicy import ope
-from services.offpolicy.gate import LEAST_SAMPLE
 from services.offpolicy.reward_model import FOLDS, Actions, crossfit
+from services.offpolicy.support import MIN_SAMPLE
 
 Floats = NDArray[np.float64]
 COUNTS = 3
@@ -325,7 +325,7 @@ class TestIntervals:
 
     @pytest.mark.parametrize("freedom", [3.0, 4.5, 10.0, 30.0, 1000.0])
     def test_use_the_quantiles_of_student(self, freedom: float) -> None:
-        assert ope._student(freedom) == pytest.approx(student.ppf(0.975, freedom), rel=0.01)
+        assert ope._student(freedom) == pytest.approx(student.ppf(0.975, freedom), rel=1e-9)
         assert ope._student(1.0) == ope._student(3.0)
 
     def test_cover_what_they_promise_where_there_is_support_and_are_not_wide(
@@ -333,7 +333,7 @@ class TestIntervals:
     ) -> None:
         """1,000 seeds and more targets: python -m evaluation.studies.ope_coverage."""
         world, n = World(0.1), 5000
-        names = [name for name, target in world.targets.items() if n / target.moment >= LEAST_SAMPLE]
+        names = [name for name, target in world.targets.items() if n / target.moment >= MIN_SAMPLE]
         assert len(names) == len(TARGETS) - 1
         scores = score(world, names, n, seeds=200)
         with capsys.disabled():

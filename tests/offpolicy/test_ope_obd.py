@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from services.offpolicy import ope
-from services.offpolicy.gate import LEAST_SAMPLE
 from services.offpolicy.reward_model import Actions, crossfit
+from services.offpolicy.support import MIN_SAMPLE
 
 ITEMS = {"men": 34, "women": 46}
 PLACES = (1, 2, 3)
@@ -158,7 +158,7 @@ def test_the_value_of_the_other_policy_as_by_hand_and_as_it_earned_itself(
         assert estimate.low - 1.96 * error <= earned <= estimate.high + 1.96 * error
         # The women's bts shows some items nearly never: its log hardly knows the uniform policy, and the size says so.
         if (serving, shop) == ("bts", "women"):
-            assert size < 10 < LEAST_SAMPLE
+            assert size < 10 < MIN_SAMPLE
         else:
-            assert size > LEAST_SAMPLE
+            assert size > MIN_SAMPLE
             assert estimate.high - estimate.low < 0.01

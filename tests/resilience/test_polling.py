@@ -34,6 +34,22 @@ def test_a_failure_is_reported_once_a_row_and_ends_nothing() -> None:
     assert run([*failures]) == (7, ["away", "away", "other", "other"])
 
 
+def test_what_makes_failures_the_same_may_be_given() -> None:
+    async def main() -> list[str]:
+        stop, texts, reported = asyncio.Event(), ["away", "circuit open", "away"], list[str]()
+
+        async def step() -> None:
+            if not texts:
+                stop.set()
+                return
+            raise OSError(texts.pop())
+
+        await poll(step, stop, interval=0.0, on_failure=lambda error: reported.append(str(error)), identity=type)
+        return reported
+
+    assert asyncio.run(main()) == ["away"]
+
+
 def test_step_may_choose_the_pause() -> None:
     start = time.monotonic()
     calls, _ = run([0.0] * 50, interval=60.0)

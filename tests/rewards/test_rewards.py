@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.learning.feedback import Event
-from services.rewards.rewards import ACTIONS, arm_rewards, examination, gain, principal_weight, reward, taken
+from services.rewards.rewards import ACTIONS, arm_rewards, clicked, examination, gain, principal_weight, reward
 from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
 from tests.contracts.event_log import make_impression, make_interaction
 
@@ -63,12 +63,11 @@ def test_gain_is_relative_to_the_largest_weight(event: Interaction, expected: fl
 
 
 def test_reward_adds_discounted_gains_and_is_clipped() -> None:
-    shown = make_impression()
-    assert reward(shown, [], WEIGHTS) == 0.0
-    assert reward(shown, [on("a", 1), on("c", 3)], WEIGHTS) == pytest.approx(1 / 4 + 1 / 4 / 2)
-    assert reward(shown, [on("a", 1, "purchase"), on("b", 3, "dislike")], WEIGHTS) == pytest.approx(1 - 1 / 2 / 2)
-    assert reward(shown, [on("a", 1, "purchase"), on("b", 1, "purchase")], WEIGHTS) == 1.0
-    assert reward(shown, [on(x, 1, "dislike") for x in "abcd"], WEIGHTS) == -1.0
+    assert reward([], WEIGHTS) == 0.0
+    assert reward([on("a", 1), on("c", 3)], WEIGHTS) == pytest.approx(1 / 4 + 1 / 4 / 2)
+    assert reward([on("a", 1, "purchase"), on("b", 3, "dislike")], WEIGHTS) == pytest.approx(1 - 1 / 2 / 2)
+    assert reward([on("a", 1, "purchase"), on("b", 1, "purchase")], WEIGHTS) == 1.0
+    assert reward([on(x, 1, "dislike") for x in "abcd"], WEIGHTS) == -1.0
 
 
 def test_taken_is_what_people_were_glad_of_in_the_end() -> None:
@@ -83,8 +82,8 @@ def test_taken_is_what_people_were_glad_of_in_the_end() -> None:
         on("elsewhere", 7),
         on(None, None),
     ]
-    assert taken(impression, events, WEIGHTS) == (1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
-    assert taken(impression, [], WEIGHTS) == (0.0,) * 7
+    assert clicked(impression, events, WEIGHTS) == (1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
+    assert clicked(impression, [], WEIGHTS) == (0.0,) * 7
 
 
 def test_credit_is_shared_among_the_arms_that_held_the_item_within_their_count() -> None:
@@ -140,7 +139,7 @@ def test_rewards_are_finite_and_bounded_whatever_comes(
     answer = decided({arm: count for arm, (count, _) in arms.items()}, {arm: found for arm, (_, found) in arms.items()})
     earned = arm_rewards(answer, events, weights, price)
     assert set(earned) == set(arms)
-    for value in (*earned.values(), reward(answer, events, weights)):
+    for value in (*earned.values(), reward(events, weights)):
         assert math.isfinite(value)
         assert -1.0 <= value <= 1.0
 
@@ -155,7 +154,7 @@ def test_what_the_arms_earn_is_what_the_items_they_found_were_worth(
     for event in events:
         found = any(event.object_id in set(items[:count]) for count, items in arms.values() if event.object_id)
         total = sum(arm_rewards(answer, [event], tiny, 0.0).values())
-        assert total == pytest.approx(reward(answer, [event], tiny) if found else 0.0)
+        assert total == pytest.approx(reward([event], tiny) if found else 0.0)
 
 
 def test_a_principal_counts_in_full_up_to_the_cap_and_hardly_beyond() -> None:

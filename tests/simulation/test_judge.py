@@ -70,10 +70,9 @@ class TestExpectedReward:
     def test_it_is_what_clicks_earn_on_average(self, model: ClickModel) -> None:
         """Rewards by services.rewards.rewards with the service's own weights; within 4.5 standard errors."""
         judge = Judge(JUDGMENTS, model, seed=5, weights=ACTION_WEIGHTS)
-        shown = impression(SLATE)
         earned = np.array(
             [
-                reward(shown, [clicked(place, SLATE) for place in judge.clicks(SLATE, "q1", index)], ACTION_WEIGHTS)
+                reward([clicked(place, SLATE) for place in judge.clicks(SLATE, "q1", index)], ACTION_WEIGHTS)
                 for index in range(20_000)
             ]
         )

@@ -18,7 +18,7 @@ from services.models.ranker.rows import Group, labelled, sides
 from services.models.ranker.train import FILE, train
 from services.rankers.features import NAMES
 from services.rankers.onnx import OnnxRanker
-from services.rewards.examination import LEAST, Shown, by_position
+from services.rewards.examination import MIN_EXAMINATION, ClickCounts, by_position
 from services.rewards.rewards import examination
 from services.simulation.click_models import PositionBased
 from services.simulation.judge import Judge
@@ -129,7 +129,7 @@ class TestCurve:
         """Though the log's own order has the wanted items first."""
         user = PositionBased(eta=eta)
         generator = np.random.default_rng(1)
-        shown = Shown(5)
+        shown = ClickCounts(5)
         for number in range(30_000):
             ids = ["a", "b", "c", "d", "e"]
             if generator.random() < 0.3:
@@ -141,14 +141,14 @@ class TestCurve:
         assert np.abs(shown.curve() - true).max() < 0.06
 
     def test_without_anything_moved_nothing_is_assumed(self) -> None:
-        shown = Shown(3)
+        shown = ClickCounts(3)
         shown.add("q", ["a", "b", "c"], [0])
         assert shown.curve().tolist() == [1.0, 1.0, 1.0]
 
     def test_beyond_its_end_it_goes_on(self) -> None:
         curve = by_position(np.array([1.0, 0.5]))
         assert [curve(position) for position in (1, 2, 3, 100)] == [1.0, 0.5, 0.5, 0.5]
-        assert LEAST > 0
+        assert MIN_EXAMINATION > 0
 
 
 def row(value: float) -> NDArray[np.float32]:

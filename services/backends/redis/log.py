@@ -43,7 +43,7 @@ from services.backends.log_records import (
 from services.backends.redis.log_copy import LogCopy, action_text, offset_of
 from services.backends.redis.server import Redis
 from services.errors import RecordDamaged
-from services.types import Deadline, Impression, Interaction
+from services.types import Deadline, EventStatus, Impression, Interaction
 
 RECENT_SECONDS = 60.0
 """How long an impression is answered from memory at most: another process may have blanked it meanwhile, which this one
@@ -85,7 +85,7 @@ class RedisLog:
         """
         return await self._append(record)
 
-    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
+    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[EventStatus]:
         """After StorageFailed some or all may have been accepted all the same, if the connection was lost on the way;
         sending them again is safe, as their event ids are known.
 
@@ -94,7 +94,7 @@ class RedisLog:
             return []
         _, results = await self._send([_Outgoing(event, encode(event), digest) for event, digest in interactions])
         return [
-            interaction.status if isinstance(result, list) else result.decode()
+            interaction.status if isinstance(result, list) else EventStatus(result.decode())
             for (interaction, _), result in zip(interactions, results, strict=True)
         ]
 
@@ -130,11 +130,11 @@ class RedisLog:
         offset, at = end
         return (0, 0.0) if offset is None else (int(offset), float(at))
 
-    async def bury(self, offset: int, reason: str) -> None:
+    async def dead_letter(self, offset: int, reason: str) -> None:
         """Add a dead letter, once per offset; only the newest MAX_DEAD_LETTERS are kept."""
         await self._run("log_bury", [offset, reason, MAX_DEAD_LETTERS])
 
-    async def buried(self, limit: int) -> list[tuple[int, str]]:
+    async def dead_letters(self, limit: int) -> list[tuple[int, str]]:
         """The newest dead letters as (offset, reason), newest first."""
         entries: Any = await self._redis.read(lambda c: c.xrevrange(f"{self._log}:dead", count=limit))
         return [(int(fields[b"offset"]), fields[b"reason"].decode()) for _, fields in entries]

@@ -100,12 +100,12 @@ class SqliteLog:
             self._recent.add(stored)
         return offset
 
-    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[str]:
+    async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[EventStatus]:
         """See EventLog.accept; the duplicate check and the append are one transaction."""
         if not interactions:
             return []
 
-        def work(connection: sqlite3.Connection) -> list[str]:
+        def work(connection: sqlite3.Connection) -> list[EventStatus]:
             statuses = [_accept(connection, interaction, digest) for interaction, digest in interactions]
             _prune(connection, self._remember, 2 * len(interactions))
             return statuses
@@ -153,7 +153,7 @@ class SqliteLog:
         """Offset and time of the last record; (0, 0.0) when empty."""
         return await self._database.read(_end)
 
-    async def bury(self, offset: int, reason: str) -> None:
+    async def dead_letter(self, offset: int, reason: str) -> None:
         """Add a dead letter, once per offset; only the newest MAX_DEAD_LETTERS are kept."""
 
         def work(connection: sqlite3.Connection) -> None:
@@ -164,7 +164,7 @@ class SqliteLog:
 
         await self._database.write(work)
 
-    async def buried(self, limit: int) -> list[tuple[int, str]]:
+    async def dead_letters(self, limit: int) -> list[tuple[int, str]]:
         """The newest dead letters as (offset, reason), newest first."""
         return await self._database.read(
             lambda connection: connection.execute(
@@ -305,7 +305,7 @@ def _append(connection: sqlite3.Connection, record: Record) -> tuple[int, Record
     return offset, record
 
 
-def _accept(connection: sqlite3.Connection, interaction: Interaction, digest: str) -> str:
+def _accept(connection: sqlite3.Connection, interaction: Interaction, digest: str) -> EventStatus:
     known = connection.execute("SELECT digest FROM events WHERE event_id = ?", (interaction.event_id,)).fetchone()
     if known is not None:
         return EventStatus.DUPLICATE if known[0] == digest else EventStatus.INVALID

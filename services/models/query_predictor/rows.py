@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.backends.base import EventLog
-from services.models.clicks import Earned, earnings
+from services.models.clicks import ItemEvent, read_answers
 from services.rewards.rewards import examination
 from services.types import Impression
 
@@ -36,12 +36,12 @@ async def from_log(
     curve: Callable[[int], float] = examination,
 ) -> dict[str, Asked]:
     """Memory key -> query. An item was taken in an answer where all that was done with it within `attribution` seconds
-    is worth something together; see services.models.clicks.earnings for the parameters."""
+    is worth something together; see services.models.clicks.read_answers for the parameters."""
     asked: dict[str, Asked] = {}
     keys: dict[str, str] = {}
     worth: defaultdict[tuple[str, str], float] = defaultdict(float)
-    async for told in earnings(log, weights, attribution, cap, _usable):
-        if isinstance(told, Earned):
+    async for told in read_answers(log, weights, attribution, cap, _usable):
+        if isinstance(told, ItemEvent):
             worth[told.query_id, told.object_id] += told.worth
             continue
         keys[told.query_id] = told.memory_key

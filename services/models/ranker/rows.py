@@ -19,7 +19,7 @@ from services.backends.base import EventLog
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest
 from services.evaluation.measures import exponential
-from services.models.clicks import VALIDATION_SHARE, Earned, earnings, held_out
+from services.models.clicks import VALIDATION_SHARE, ItemEvent, held_out, read_answers
 from services.models.ranker.answers import Answers, Together
 from services.rankers.base import Rows
 from services.rankers.features import NAMES, rows
@@ -160,8 +160,8 @@ async def from_log(
     """
     answers = Answers(curve)
     shown: dict[str, Together] = {}
-    async for told in earnings(log, weights, attribution, cap, _usable):
-        if isinstance(told, Earned):
+    async for told in read_answers(log, weights, attribution, cap, _usable):
+        if isinstance(told, ItemEvent):
             shown[told.query_id].earn(told.object_id, told.worth)
         else:
             shown[told.query_id] = _put_together(answers, told)
@@ -187,7 +187,7 @@ def _put_together(answers: Answers, impression: Impression) -> Together:
     for i, row in enumerate(impression.rows):
         table[i, : len(row)] = row  # logged before the last features existed: those are absent, 0
     known = bool((table[:, _PERSON] > 0).any())
-    person = (impression.person or "") if known else ""
+    person = (impression.actor.person or "") if known else ""
     return answers.add(impression.memory_key, impression.shown, table, impression.offset + 1, person)
 
 

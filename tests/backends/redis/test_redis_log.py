@@ -277,8 +277,8 @@ def test_without_memory_nothing_is_half_done_and_the_log_goes_on_when_there_is_s
             # What makes room, or must not wait for any, works.
             await log.consumed("memory", 2)
             assert await kept(log) == [2]
-            await log.bury(1, "ValueError")
-            assert await log.buried(1) == [(1, "ValueError")]
+            await log.dead_letter(1, "ValueError")
+            assert await log.dead_letters(1) == [(1, "ValueError")]
             await redis.write(lambda c: c.config_set("maxmemory", 0))
             assert await log.accept(batch) == ["accepted"] * 98
             assert await log.append(make_impression("full")) == 101
@@ -504,10 +504,10 @@ def test_dead_letters_are_bounded(server: RedisServer, monkeypatch: pytest.Monke
     async def main() -> None:
         async with opened(server, "dead") as log:
             for offset in range(1, 6):
-                await log.bury(offset, "ValueError")
-            assert [offset for offset, _ in await log.buried(10)] == [5, 4, 3]
-            await log.bury(1, "ValueError")
-            assert [offset for offset, _ in await log.buried(10)] == [1, 5, 4]
+                await log.dead_letter(offset, "ValueError")
+            assert [offset for offset, _ in await log.dead_letters(10)] == [5, 4, 3]
+            await log.dead_letter(1, "ValueError")
+            assert [offset for offset, _ in await log.dead_letters(10)] == [1, 5, 4]
 
     asyncio.run(main())
 

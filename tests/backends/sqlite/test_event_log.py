@@ -287,10 +287,10 @@ def test_dead_letters_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     async def main() -> None:
         async with opened(tmp_path / "log.db") as log:
             for offset in range(1, 6):
-                await log.bury(offset, "ValueError")
-            assert [offset for offset, _ in await log.buried(10)] == [5, 4, 3]
-            await log.bury(1, "ValueError")
-            assert [offset for offset, _ in await log.buried(10)] == [1, 5, 4]
+                await log.dead_letter(offset, "ValueError")
+            assert [offset for offset, _ in await log.dead_letters(10)] == [5, 4, 3]
+            await log.dead_letter(1, "ValueError")
+            assert [offset for offset, _ in await log.dead_letters(10)] == [1, 5, 4]
 
     asyncio.run(main())
 

@@ -155,12 +155,12 @@ function drawLatest(latest) {
   table("latest", ["Time", "Query", "Arms", "#Candidates", "#Propensity", "Policy", "Feedback", "Degraded"], rows, "Nobody has searched yet.");
 }
 
-function drawRegretWords({ n, effective, least, learned, static: fixed, regret, agreeing }) {
+function drawRegretWords({ n, effective, least, acted, least_acted, learned, static: fixed, regret, learned_decisions }) {
   const span = ({ value, low, high }, digits) => `${value.toFixed(digits)} (95 %: ${low.toFixed(digits)} to ${high.toFixed(digits)})`;
-  const method = "Self-normalised importance weighting over logged propensities; reward less the candidates' price.";
+  const method = "Self-normalised importance weighting over logged propensities, with the intervals of the promotion gate; reward less the candidates' price.";
   const words = regret
     ? `Learned ${span(learned, 3)} a decision, static ${span(fixed, 3)}; regret over ${number(n)} decisions ${span(regret, 1)}. ${method} Effective sample ${effective.toFixed(0)}.`
-    : `Not estimated: ${number(agreeing)} of ${number(n)} learned decisions took the very counts of the static mix, an effective sample of ${effective.toFixed(1)}; ${least} are the least that means anything.`;
+    : `Not estimated, too little data: ${number(n)} of ${number(learned_decisions)} learned decisions can be used, an effective sample of ${effective.toFixed(0)} where ${least} are needed, with feedback on an effective ${acted.toFixed(0)} where ${least_acted} are needed (as for a promotion).`;
   byId("regret-words").textContent = words;
 }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from services.backends.base import StateStore
 from services.policies.modes import PolicySwitch
+from services.types import PolicyMode
 
 KEY = "policy_mode"
-DEFAULT = "learned"
+DEFAULT = PolicyMode.LEARNED
 
 
-class PolicyMode:
+class StoredMode:
     """Keeps the switch of this process at the mode that is stored."""
 
     def __init__(self, state: StateStore, switch: PolicySwitch, shared: bool) -> None:
@@ -19,7 +20,7 @@ class PolicyMode:
         self._shared = shared
 
     @property
-    def value(self) -> str:
+    def value(self) -> PolicyMode:
         """The last one known here."""
         return self._switch.mode
 
