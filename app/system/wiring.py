@@ -51,9 +51,8 @@ async def opened(
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, tell=True))
         parts = await open_catalogue(settings, stores, around, stack, serving=learning)
-        switch = PolicySwitch(
-            served_policy(settings, load_policy(settings)), fixed_policy(settings), surveyed=settings.survey_share
-        )
+        fixed, learned = fixed_policy(settings), load_policy(settings)
+        switch = PolicySwitch(served_policy(settings, learned), fixed, surveyed=settings.survey_share)
         mode = StoredMode(stores.state, switch, shared=stores.redis is not None)
         await mode.load()
         learner = await open_learner(settings, stores, switch, around.clock)
@@ -68,16 +67,12 @@ async def opened(
             explain=search.explainer,
             autocomplete=search.autocomplete,
             surveyor=search.surveyor,
-            feedback=FeedbackService(
-                stores.log, signer, settings.query_ttl_seconds, settings.attribution_seconds, around.clock
-            ),
+            feedback=_feedback(settings, stores, signer, around),
             catalogue=parts.catalogue,
             index_sync=parts.sync,
             models=Registry(stores.models, learner, reloader, policy_gate(settings, stores)),
             learner=learner,
-            activity=Activity(
-                stores.log, fixed_policy(settings).decide, settings.action_weights, settings.candidate_price
-            ),
+            activity=Activity(stores.log, fixed.decide, settings.action_weights, settings.candidate_price),
             switch=switch,
             policy_mode=mode,
             pings=_pings(parts.indexes),
@@ -113,6 +108,10 @@ async def _start(system: System, reloader: Reloader, stack: AsyncExitStack) -> N
     await stack.enter_async_context(background(system.surveyor.run))
     if len(settings.embedded) < REMOTE_PARTS:
         await stack.enter_async_context(background(system.index_sync.follow))
+
+
+def _feedback(settings: Settings, stores: Stores, signer: Signer, around: Surroundings) -> FeedbackService:
+    return FeedbackService(stores.log, signer, settings.query_ttl_seconds, settings.attribution_seconds, around.clock)
 
 
 def _pings(indexes: Indexes) -> dict[str, Callable[[Deadline], Awaitable[Any]]]:

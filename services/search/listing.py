@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from services import metrics
 from services.arms.matching import index_query
+from services.backends.base import IndexResult
 from services.errors import Overloaded
 from services.query_ids import Signer
 from services.rewards.windows import NO_POLICY
@@ -50,35 +51,8 @@ class Lister:
         decision = self._no_decision()
         query_id = self._signer.issue(now)
         entries = [Entry(c.object_id, c.score) for c in found.candidates[query.offset :] if c.object_id in documents]
-        unlogged = await record(
-            self._stores.log,
-            Impression(
-                query_id=query_id,
-                root_id=query_id,
-                at=now,
-                text=query.text,
-                normalized=understanding.normalized,
-                memory_key="",
-                signature=signature(query),
-                user_id=query.user_id,
-                session_id=query.session_id,
-                client_id=query.client_id,
-                learn=query.learn,
-                understanding=serializers.understanding(understanding),
-                features={},
-                options=(),
-                decision=decision,
-                lists={},
-                degraded=(),
-                ranking=tuple(ids),
-                scores=tuple(candidate.score for candidate in found.candidates),
-                offset=query.offset,
-                shown=tuple(entry.object_id for entry in entries),
-                total=found.total,
-                ranker=NO_POLICY,
-            ),
-            deadline,
-        )
+        listed = _impression(query_id, now, query, understanding, decision, found, entries)
+        unlogged = await record(self._stores.log, listed, deadline)
         took = time.perf_counter() - start
         metrics.STAGE_SECONDS.labels("total").observe(took)
         metrics.DECISIONS.labels(decision.policy, decision.mode).inc()
@@ -96,3 +70,40 @@ class Lister:
     def _no_decision(self) -> Decision:
         nothing = ArmChoice(0, 1.0, ((0, 1.0),))
         return Decision(NO_POLICY, self._mode.value, None, 0, dict.fromkeys(self._arm_names, nothing))
+
+
+def _impression(
+    query_id: str,
+    now: float,
+    query: Query,
+    understanding: Understanding,
+    decision: Decision,
+    found: IndexResult,
+    shown: Sequence[Entry],
+) -> Impression:
+    """The record of a listing: an answer under no decision, which nothing is learned from."""
+    return Impression(
+        query_id=query_id,
+        root_id=query_id,
+        at=now,
+        text=query.text,
+        normalized=understanding.normalized,
+        memory_key="",
+        signature=signature(query),
+        user_id=query.user_id,
+        session_id=query.session_id,
+        client_id=query.client_id,
+        learn=query.learn,
+        understanding=serializers.understanding(understanding),
+        features={},
+        options=(),
+        decision=decision,
+        lists={},
+        degraded=(),
+        ranking=tuple(candidate.object_id for candidate in found.candidates),
+        scores=tuple(candidate.score for candidate in found.candidates),
+        offset=query.offset,
+        shown=tuple(entry.object_id for entry in shown),
+        total=found.total,
+        ranker=NO_POLICY,
+    )

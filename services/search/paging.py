@@ -8,7 +8,7 @@ first answer's id, so that writes to the catalogue between two pages shift nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from services import metrics
@@ -22,7 +22,7 @@ from services.search.slate import Entry, slate
 from services.search.state import SearchStores
 from services.types import Answer, Deadline, FacetCount, Found, Impression, Query, Schema, Understanding
 
-DEPTH = 1000
+MAX_DEPTH = 1000
 """Longest frozen list: offset + limit never reaches further."""
 
 
@@ -52,25 +52,7 @@ class Pager:
         except TimeoutError as error:
             raise Overloaded("the page could not be put together in time; allow a longer timeout_ms") from error
         query_id = self._signer.issue(now)
-        unlogged = await record(
-            self._stores.log,
-            replace(
-                root,
-                query_id=query_id,
-                at=now,
-                user_id=query.user_id,
-                session_id=query.session_id,
-                client_id=query.client_id,
-                learn=root.learn and query.learn,
-                lists={},
-                ranking=(),
-                scores=(),
-                offset=query.offset,
-                shown=tuple(entry.object_id for entry in entries),
-                rows=(),
-            ),
-            deadline,
-        )
+        unlogged = await record(self._stores.log, _impression(root, query_id, now, query, entries), deadline)
         took = time.perf_counter() - start
         metrics.STAGE_SECONDS.labels("page").observe(took)
         return Answer(
@@ -125,7 +107,7 @@ class Pager:
         name = f"{root.query_id}:tail"
         frozen = await self._stores.log.impression(name, deadline)
         if frozen is None:
-            everything = replace(query, offset=0, limit=DEPTH, facets=())
+            everything = replace(query, offset=0, limit=MAX_DEPTH, facets=())
             found = await self._stores.index.search(index_query(everything, understanding), deadline)
             ranked = set(root.ranking)
             rest = [c.object_id for c in found.candidates if c.object_id not in ranked]
@@ -147,6 +129,25 @@ class Pager:
             return {}
         found = await self._stores.index.search(index_query(replace(query, offset=0, limit=1), understanding), deadline)
         return found.facets
+
+
+def _impression(root: Impression, query_id: str, now: float, query: Query, shown: Sequence[Entry]) -> Impression:
+    """The record of a later page: that of its first answer, without the list, which is kept only there."""
+    return replace(
+        root,
+        query_id=query_id,
+        at=now,
+        user_id=query.user_id,
+        session_id=query.session_id,
+        client_id=query.client_id,
+        learn=root.learn and query.learn,
+        lists={},
+        ranking=(),
+        scores=(),
+        offset=query.offset,
+        shown=tuple(entry.object_id for entry in shown),
+        rows=(),
+    )
 
 
 def _provenance(root: Impression) -> dict[str, dict[str, Found]]:
