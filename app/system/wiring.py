@@ -25,11 +25,8 @@ from app.system.stores import Stores, open_stores
 from app.system.system import System, follow_mode
 from app.system.ubi import mirroring
 from services.arms.base import Arm
-from services.arms.explore import ExploreArm
-from services.arms.lexical import LexicalArm
-from services.arms.memory import MemoryArm
 from services.arms.personal import PersonalArm
-from services.arms.structured import StructuredArm
+from services.arms.registry import ArmParts, build_arms
 from services.arms.vector import VectorArm
 from services.backends.base import ItemStore
 from services.backends.fallback_items import FallbackItems
@@ -117,21 +114,14 @@ async def opened(
         taste = await asyncio.to_thread(current_taste, stores.models)
         await _agree_on_encoder(settings, stores, text_encoder.version, serving=learning)
         indexes = await open_indexes(settings, schema.value, text_encoder, taste, stack)
-        vector_arm = VectorArm(indexes.texts, text_encoder)
-        personal_arm = PersonalArm(indexes.tastes, taste, look=settings.action_weights["click"])
-        # The order of decisions: what is cheap and specific first, so that the budget reaches it; lexical last, because
-        # it can always serve and so fills up to the floor.
-        arms: tuple[Arm, ...] = tuple(
-            around.arm(arm)
-            for arm in (
-                MemoryArm(),
-                StructuredArm(indexes.lexical),
-                personal_arm,
-                vector_arm,
-                ExploreArm(indexes.lexical),
-                LexicalArm(indexes.lexical),
+        built = build_arms(
+            ArmParts(
+                indexes.lexical, indexes.texts, indexes.tastes, text_encoder, taste, settings.action_weights["click"]
             )
         )
+        vector_arm = next(arm for arm in built if isinstance(arm, VectorArm))
+        personal_arm = next(arm for arm in built if isinstance(arm, PersonalArm))
+        arms = tuple(around.arm(arm) for arm in built)
         knowledge = ActiveModels(schema.value, PassthroughRanker())
         predictor = await asyncio.to_thread(current_query_predictor, stores.models)
         predictions = PredictionDerived(stores.memory, stores.items, stores.state, knowledge, stores.locks, predictor)
