@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from services.arm_profiles import ARM_PROFILES, ArmProfile
 NAME = "newest"
 STATIC_COUNT = 5
 LESSONS = 200
+DAYS = 3 * 86400.0
 *EARLIER, LAST = ARM_PROFILES
 arm_profiles.ARM_PROFILES = (
     *EARLIER,
@@ -31,7 +33,7 @@ import numpy as np
 
 from services.arms import registry
 from services.backends.base import IndexQuery, LexicalIndex
-from services.types import CANDIDATE_COUNTS, ArmOption, Candidate, Context, Deadline, Survey
+from services.types import CANDIDATE_COUNTS, ArmOption, Candidate, Context, Deadline, Query, Survey
 
 
 class NewestArm:
@@ -55,7 +57,7 @@ registry.CONSTRUCTORS[NAME] = lambda parts: NewestArm(parts.lexical)
 
 from app.settings import Settings
 from app.system.policies import fixed_policy, load_policy
-from app.system.wiring import RANKER
+from app.system.wiring import RANKER, Surroundings, opened
 from services.backends.base import EventLog
 from services.learning.snapshots import KIND, POLICY_FILE
 from services.models.store import ModelStore
@@ -63,25 +65,27 @@ from services.offpolicy.logged import arrays, propose, read
 from services.offpolicy.replay import Report, replay
 from services.policies.base import FACTS, Outcome, part
 from services.policies.fixed import FIXED_COUNTS, FixedPolicy
+from services.policies.relevance import describe
 from services.policies.vw import VWPolicy
 from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, OnnxRanker
-from tests.commands import eventually
-from tests.service import Service, running
+from tests.service import running
 
 
 def main(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     """given: `settings` of the service; `searches`, bodies of searches; `rows`, rows of the ranker's table as it was;
-    `contexts`, features of requests."""
+    `contexts`, features of requests; `surveys`, ranks and facts of a survey for each."""
     store = ModelStore(folder / "models")
     model = store.current(KIND).files[POLICY_FILE]
     return {
         "names": NAMES,
         "ranker": rank(store, given["rows"]),
         "policy": decide(model, given["settings"]["candidate_price"], given["contexts"]),
+        "relevance": relevance(model, given["contexts"], given["surveys"]),
         "learning": learn_more(model, given["settings"]["candidate_price"], given["contexts"][0]),
         "as_before": answer(folder, given["settings"], given["searches"]),
         "going_on": go_on(folder, given["settings"]),
+        "learned": asyncio.run(settle(Settings.load({}, data_dir=folder, **given["settings"]), model)),
     }
 
 
@@ -109,6 +113,17 @@ def decide(model: bytes, price: float, contexts: list[dict[str, float]]) -> dict
         "worths": [policy.worth(features)[without].tolist() for features in contexts],
         "requests": policy.kinds.requests,
     }
+
+
+def relevance(model: bytes, contexts: list[dict[str, float]], surveys: list[list[Any]]) -> list[list[float]]:
+    """How likely the stored policy thinks each item of each survey is wanted, where none was shown."""
+    policy = VWPolicy(FixedPolicy(), model=model)
+    nothing = np.zeros(0)
+    found = []
+    for features, (ranks, facts) in zip(contexts, surveys, strict=True):
+        described = describe(features, Survey("q", 0.0, ranks, facts, ()))
+        found.append(policy.relevance.wanted(described, [], nothing, nothing).tolist())
+    return found
 
 
 def learn_more(model: bytes, price: float, features: dict[str, float]) -> dict[str, Any]:
@@ -157,9 +172,8 @@ def answer(folder: Path, settings: dict[str, Any], searches: list[dict[str, Any]
 
 
 def go_on(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The service explores, is clicked, surveys and learns; windows that were open before close by now."""
-    settings = settings | {"exploration": 0.5, "attribution_seconds": 0.5, "snapshot_seconds": 0.1}
-    with running(folder, **settings) as service:
+    """The service explores, is clicked and surveys."""
+    with running(folder, **settings | {"exploration": 0.5}) as service:
         explored = [service.search("winter song") for _ in range(40)]
         service.request("PUT", "/v1/policy", json={"mode": "static"})
         static = service.search("winter song", explain=True, limit=50)
@@ -168,34 +182,35 @@ def go_on(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         event["object_id"] = found["object_id"]
         statuses = service.feedback(event)
         service.run(service.system.surveyor.catch_up())
-        surveys = [record for record in records(service) if isinstance(record, Survey)]
-        eventually(lambda: service.run(service.system.learner.observe()).open == 0 or None)
-        version = service.run(service.system.learner.publish())
         explained = service.request("GET", f"/v1/explain/{static['query_id']}").json()
         console = service.request("GET", "/pages/activity").json()
-        stored = service.system.store.load(KIND, version)
-        learned = load_policy(service.settings, stored.files[POLICY_FILE], version)
-        proposed = service.run(propose_all(service.settings, service.system.log, learned))
         return {
             "explored": sorted({a["decision"]["arms"][NAME]["count"] for a in explored}),
             "static": {name: choice["count"] for name, choice in static["decision"]["arms"].items()},
             "statuses": statuses,
             "features": next(h["features"] for h in explained["hits"] if h["object_id"] == found["object_id"]),
-            "surveys": [[sorted(survey.ranks), sorted(survey.facts)] for survey in surveys],
-            "errors": service.run(service.system.learner.observe()).skipped,
-            "requests": learned.kinds.requests,
-            "model": stored.files[POLICY_FILE].hex(),
             "console": [console["activity"]["arms"], sorted(console["process"]["arms"])],
-            "proposed": proposed,
         }
 
 
-def records(service: Service) -> list[Any]:
-    async def found() -> list[Any]:
-        end, _ = await service.system.log.end()
-        return [record for _, record in await service.system.log.read(0, end)]
-
-    return service.run(found())
+async def settle(settings: Settings, first: bytes) -> dict[str, Any]:
+    """Some days later all reward windows have closed, those that were opened before the arm was added as well. `first`:
+    the model of that time."""
+    later = Surroundings(clock=lambda: time.time() + DAYS)
+    async with opened(settings, learning=False, surroundings=later) as system:
+        await system.search.answer(Query("river", learn=False, timeout=10.0))
+        await system.learner.catch_up()
+        version = await system.learner.publish()
+        end, _ = await system.log.end()
+        records = [record for _, record in await system.log.read(0, end)]
+        model = system.store.load(KIND, version).files[POLICY_FILE]
+        return {
+            "surveys": [[sorted(r.ranks), sorted(r.facts)] for r in records if isinstance(r, Survey)],
+            "skipped": (await system.learner.observe()).skipped,
+            "requests": load_policy(settings, model).kinds.requests,
+            "model": model.hex(),
+            "proposed": [await propose_all(settings, system.log, load_policy(settings, m)) for m in (first, model)],
+        }
 
 
 async def replayed(settings: Settings, log: EventLog, store: ModelStore) -> Report:
@@ -208,13 +223,15 @@ async def replayed(settings: Settings, log: EventLog, store: ModelStore) -> Repo
 
 
 async def propose_all(settings: Settings, log: EventLog, policy: VWPolicy) -> list[Any]:
-    """What `policy` would have done in the decisions of the log whose windows have closed, old ones as well."""
+    """How likely `policy` would have taken the decisions of the log whose windows have closed: per decision whether it
+    knew the arm, and the probability of its counts."""
     weights = settings.action_weights
-    decided = await read(log, attribution=0.5, weights=weights, price=settings.candidate_price, cap=1000)
+    attribution = settings.attribution_seconds
+    decided = await read(log, attribution=attribution, weights=weights, price=settings.candidate_price, cap=1000)
     logged = arrays(decided)
     proposal = await asyncio.to_thread(propose, policy, logged)
-    before = sum(NAME not in one.choices for one in logged.decisions)
-    return [before, len(logged.decisions), logged.arms, bool((proposal.propensities > 0.0).all(axis=1).any())]
+    knew = [NAME in one.choices for one in logged.decisions]
+    return list(zip(knew, proposal.propensities.prod(axis=1).tolist(), strict=True))
 
 
 if __name__ == "__main__":

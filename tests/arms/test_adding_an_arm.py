@@ -28,6 +28,7 @@ from services.models.ranker.train import train
 from services.models.store import ModelStore
 from services.policies.base import FACTS, PLAN_ARMS, Outcome, part
 from services.policies.fixed import FixedPolicy
+from services.policies.relevance import describe
 from services.policies.vw import LEAST, VWPolicy
 from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, OnnxRanker
@@ -82,6 +83,7 @@ class Before:
     ranker: OnnxRanker
     rows: np.ndarray
     contexts: list[dict[str, float]]
+    surveys_of_contexts: list[Survey]
     answers: list[dict[str, Any]]
     surveys: int
     decisions: int
@@ -119,6 +121,7 @@ def before(folder: Path) -> Before:
             return [record for _, record in await service.system.log.read(0, end)]
 
         logged = service.run(records())
+    lessons = [lesson(rng) for _ in range(40)]
     impressions = [record for record in logged if isinstance(record, Impression)]
     rows = np.asarray([row for impression in impressions for row in impression.rows], dtype=np.float32)
     return Before(
@@ -126,7 +129,8 @@ def before(folder: Path) -> Before:
         snapshot=str(store.current_version(snapshots.KIND)),
         ranker=OnnxRanker(trained.files[FILE], trained.meta, version),
         rows=np.vstack([rows, group(7).rows]),
-        contexts=[request_features(rng) for _ in range(40)],
+        contexts=[dict(one.features) for one in lessons],
+        surveys_of_contexts=[one.survey for one in lessons if one.survey is not None],
         answers=answers,
         surveys=sum(isinstance(record, Survey) for record in logged),
         decisions=len(impressions),
@@ -138,6 +142,7 @@ def after(folder: Path, before: Before) -> dict[str, Any]:
     """What the process with the arm more says."""
     task = folder.parent / "task.json"
     given = {"settings": SETTINGS, "searches": SEARCHES, "rows": before.rows.tolist(), "contexts": before.contexts}
+    given["surveys"] = [(survey.ranks, survey.facts) for survey in before.surveys_of_contexts]
     task.write_text(json.dumps(given))
     ended = subprocess.run(
         [sys.executable, "-m", "tests.arms.one_more_arm", str(folder), str(task)],
@@ -186,6 +191,15 @@ def test_a_policy_decides_as_before(before: Before, after: dict[str, Any]) -> No
     assert found["chosen_of_earlier"] == plans
     for worth, features in zip(found["worths"], before.contexts, strict=True):
         assert worth == before.policy.worth(features).tolist()
+
+
+def test_what_is_wanted_is_judged_as_before(before: Before, after: dict[str, Any]) -> None:
+    nothing = np.zeros(0)
+    judged = after["relevance"]
+    assert len(judged) == len(before.contexts)
+    for found, features, survey in zip(judged, before.contexts, before.surveys_of_contexts, strict=True):
+        expected = before.policy.relevance.wanted(describe(features, survey), [], nothing, nothing)
+        assert found == pytest.approx(expected.tolist(), abs=1e-12)
 
 
 def test_plans_ask_it(after: dict[str, Any]) -> None:
@@ -243,27 +257,28 @@ def test_it_is_explored_surveyed_and_served(after: dict[str, Any]) -> None:
     assert found["statuses"] == ["accepted"]
     assert found["features"][f"{NEW}_has"] == 1.0
     assert found["features"][f"{NEW}_rank"] > 0.0
-    assert any(NEW in ranks and part(NEW) in facts for ranks, facts in found["surveys"])
+    assert any(NEW in ranks and part(NEW) in facts for ranks, facts in after["learned"]["surveys"])
     assert all(NEW in arms for arms in found["console"])
 
 
 def test_surveys_from_before_are_learned_from_and_old_decisions_estimated(
     before: Before, after: dict[str, Any]
 ) -> None:
-    found = after["going_on"]
+    found = after["learned"]
     without = [ranks for ranks, _ in found["surveys"] if NEW not in ranks]
     assert len(without) == before.surveys
-    assert found["errors"] == 0
+    assert found["skipped"] == 0
     assert found["requests"] == LESSONS + len(found["surveys"])
-    earlier, decided, arms, supported = found["proposed"]
-    assert 0 < earlier < decided
-    assert NEW in arms
-    assert supported
+    first, last = found["proposed"]
+    taken = [probability for knew, probability in first if not knew]
+    assert len(taken) == 2 * len(QUERIES)
+    assert set(taken) == {1.0}, "the model of the time would do the same again"
+    assert any(knew for knew, _ in last)
 
 
 def test_a_model_that_knows_more_arms_says_so(after: dict[str, Any]) -> None:
     """And is refused by a release that does not have them."""
-    model = bytes.fromhex(after["going_on"]["model"])
+    model = bytes.fromhex(after["learned"]["model"])
     assert b"planned_arms" in model
     with pytest.raises(ModelInvalid, match="other arms"):
         VWPolicy(FixedPolicy(), model=model)
