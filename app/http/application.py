@@ -19,8 +19,8 @@ from app.http.security import LOOPBACK_HOSTS, OriginGuard, admin_only
 from app.settings import Settings
 from app.system.wiring import opened
 from app.telemetry import metrics_export, tracing
+from services.arm_profiles import by_number
 from services.errors import LtrrError
-from services.rankers.fusion import FUSION_WEIGHTS
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """Thresholds of gc.set_threshold: new objects, then collections of each generation before the next older one."""
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in ADMIN_ROUTERS:
         app.include_router(router, dependencies=admin)
     _install_middleware(app, settings)
-    metrics_export.begin((*PUBLIC_ROUTERS, *ADMIN_ROUTERS), FUSION_WEIGHTS)
+    metrics_export.begin((*PUBLIC_ROUTERS, *ADMIN_ROUTERS), [profile.name for profile in by_number()])
     return app
 
 

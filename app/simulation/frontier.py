@@ -14,7 +14,7 @@ from app.offline.sandbox import LIMIT, PATIENCE
 from app.system.system import System
 from services.datasets.folder import DatasetQuery
 from services.evaluation.compare import traffic
-from services.policies.base import Policy
+from services.policies.base import KNOWN_ARMS, Policy
 from services.simulation.frontier import Point, best_by_group, best_by_query, best_static, chosen, grid
 from services.simulation.judge import Judge
 from services.simulation.users import mix_of
@@ -22,7 +22,7 @@ from services.types import ArmChoice, ArmOption, Decision, PolicyMode, Query
 
 BUDGETS = (10, 25, 50, 100)
 """Mean candidates a request."""
-LEFT_OUT = frozenset({"explore"})
+LEFT_OUT = frozenset(KNOWN_ARMS.others)
 """Arms that no best mix asks: what they find by chance answers no query in particular."""
 BEYOND = np.iinfo(np.int32).max
 HALVINGS = 20

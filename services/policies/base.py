@@ -6,11 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.arm_profiles import ARM_PROFILES
 from services.types import ArmChoice, ArmOption, Decision, Survey
 
-ARMS = ("memory", "structured", "personal", "vector", "lexical")
-"""Arms that plans are made of, in the order of their columns. What the explore arm finds answers no query in
-particular: it is left to exploration."""
+
+@dataclass(frozen=True, slots=True)
+class KnownArms:
+    """Arms that a policy model has inputs and plans of."""
+
+    planned: tuple[str, ...]
+    """Arms that plans are made of, in the order of their columns."""
+    others: tuple[str, ...]
+    """Arms that are left to exploration."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.planned, *self.others)
+
+
+KNOWN_ARMS = KnownArms(
+    planned=tuple(profile.name for profile in ARM_PROFILES if profile.planned),
+    others=tuple(profile.name for profile in ARM_PROFILES if not profile.planned),
+)
+"""Of this release."""
+PLAN_ARMS = KNOWN_ARMS.planned
 FACTS = ("slots_expected", "slots_best", "slots_first", "title_trigrams", "title_query_share")
 """What surveys take down of an item: columns of the ranker's table (services/rankers/features.py) that say what it has
 to do with the query, whoever found it."""

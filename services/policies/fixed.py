@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from services.arm_profiles import by_number
 from services.policies.budget import BUDGET, FLOOR, allocate, check, retrace
 from services.policies.sampling import Distribution, certain, mask
 from services.types import ArmChoice, ArmOption
 
-FIXED_COUNTS: Mapping[str, int] = {
-    "lexical": 50,
-    "structured": 25,
-    "vector": 25,
-    "memory": 10,
-    "personal": 10,
-    "explore": 0,
-}
-"""The static mix of the product's arms; an arm that is not named is not asked. explore adds nothing to what people ask
-for (films, validation: best at the least weight), so it is left to the exploration share."""
+FIXED_COUNTS: Mapping[str, int] = {profile.name: profile.static_count for profile in by_number()}
+"""The static mix of the product's arms; an arm that is not named is not asked."""
 
 
 class FixedPolicy:

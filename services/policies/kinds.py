@@ -145,11 +145,14 @@ class Kinds:
             self._teach(self.centres, line, worth, 1.0)
 
     def _teach(self, centres: NDArray[np.float32], line: str, worth: NDArray[np.float32], weight: float) -> None:
-        """Move the centre that is nearest, and let the context foretell it."""
-        kind = int(((centres - worth) ** 2).sum(axis=1).argmin())
+        """Move the centre that is nearest, and let the context foretell it. By the plans whose worth is known: NaN
+        stands for a plan with an arm that was not there yet (services/policies/extension.py)."""
+        away = worth - centres
+        away[:, np.isnan(worth)] = 0.0
+        kind = int((away**2).sum(axis=1).argmin())
         self._members[kind] += 1
         step = max(1.0 / float(self._members[kind]), SLOWEST) * weight
-        centres[kind] += (worth - centres[kind]) * np.float32(step)
+        centres[kind] += away[kind] * np.float32(step)
         example = self._parser.parse_line(line)
         example.set_label(vw.MulticlassLabel(label=kind + 1, weight=weight))
         self._learner.learn_one(example)

@@ -14,7 +14,6 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from services.policies.base import ARMS
 from services.rankers.fusion import shortened
 from services.rewards.rewards import examination
 from services.types import CANDIDATE_COUNTS
@@ -32,23 +31,24 @@ _APART = 1e-9
 """What parts items of the same score, so that the one that stands first in the union stays first."""
 
 
-def library() -> NDArray[np.int32]:
-    """[plans, arms]: every combination of counts with one or two arms in use."""
-    some = [plan for plan in product(CANDIDATE_COUNTS, repeat=len(ARMS)) if 0 < sum(map(bool, plan)) <= IN_USE]
+def library(arms: int) -> NDArray[np.int32]:
+    """[plans, arms]: every combination of counts with one or two arms in use, in ascending order."""
+    some = [plan for plan in product(CANDIDATE_COUNTS, repeat=arms) if 0 < sum(map(bool, plan)) <= IN_USE]
     return np.array(some, dtype=np.int32)
 
 
 class Plans:
     """The library and the static mix, last."""
 
-    def __init__(self, static: Sequence[int]) -> None:
-        """`static`: a count per arm of ARMS."""
-        self.counts: NDArray[np.int32] = np.vstack([library(), np.array([static], dtype=np.int32)])
+    def __init__(self, arms: Sequence[str], static: Sequence[int]) -> None:
+        """`arms`: what plans are made of; `static`: a count for each."""
+        self.arms = tuple(arms)
+        self.counts: NDArray[np.int32] = np.vstack([library(len(arms)), np.array([static], dtype=np.int32)])
         """[plans, arms]."""
-        places = np.searchsorted(_STEPS, self.counts[:STATIC]) + len(_STEPS) * np.arange(len(ARMS))
+        places = np.searchsorted(_STEPS, self.counts[:STATIC]) + len(_STEPS) * np.arange(len(arms))
         used = self.counts[:STATIC] > 0
         self._first = places[np.arange(len(places)), used.argmax(axis=1)]
-        self._second = places[np.arange(len(places)), len(ARMS) - 1 - used[:, ::-1].argmax(axis=1)]
+        self._second = places[np.arange(len(places)), len(arms) - 1 - used[:, ::-1].argmax(axis=1)]
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -63,7 +63,7 @@ class Plans:
         held = ranks > 0
         within = (
             (held[:, :, None] & (ranks[:, :, None] <= _STEPS))
-            .reshape(len(ranks), len(ARMS) * len(_STEPS))
+            .reshape(len(ranks), len(self.arms) * len(_STEPS))
             .astype(np.float64)
         )
         # [arm and count, arm and count]: found by both. Not `@`, whose last bits depend on the number of threads.
@@ -89,9 +89,9 @@ class Plans:
             return np.zeros(len(self))
 
         def listed(a: int, count: int) -> NDArray[np.float64]:
-            return shortened(ARMS[a], parts[:, a], (ranks[:, a] > 0) & (ranks[:, a] <= count))
+            return shortened(self.arms[a], parts[:, a], (ranks[:, a] > 0) & (ranks[:, a] <= count))
 
-        lists = np.stack([listed(a, count) for a in range(len(ARMS)) for count in _STEPS.tolist()])
+        lists = np.stack([listed(a, count) for a in range(len(self.arms)) for count in _STEPS.tolist()])
         pairs = lists[self._first] + np.where((self._first == self._second)[:, None], 0.0, lists[self._second])
         static = np.sum([listed(a, count) for a, count in enumerate(self.counts[STATIC].tolist())], axis=0)
         scores = np.vstack([pairs, static])

@@ -20,27 +20,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.policies.base import ARMS, FACTS
+from services.policies.base import FACTS, KNOWN_ARMS, KnownArms
 from services.types import Survey
 
 Floats = NDArray[np.float64]
 
-ASPECTS = (
+_ASPECTS_OF_REQUESTS = (
     *("tokens", *(f"tokens_{n}" for n in range(1, 7)), "characters", "digits", "number", "unknown", "some_unknown"),
     *("corrected", "rarity_max", "rarity_mean", "rarity_min", "filters", "filtered", "depth"),
     *("slot_title", "slot_keyword", "slot_range", "slots", "slots_none", "covered", "rest", "rest_none", "title_alone"),
     *("reading", "readings", "person", "history", "history_fresh", "history_disliked"),
     *("memory_none", "memory_hits", "memory_best", "memory_focus", "memory_similarity", "memory_predicted"),
     *("memory_clicks", *(f"language_{language}" for language in ("en", "de", "fr", "es", "it", "und", "other"))),
-    *(f"has_{arm}" for arm in (*ARMS, "explore")),
 )
-"""Context features (services/policies/features.py) that a request's kind shows in: all but the time and what callers
-add."""
+
+
+def aspects(arms: KnownArms) -> tuple[str, ...]:
+    """Context features (services/policies/features.py) that a request's kind shows in: all but the time and what
+    callers add."""
+    return (*_ASPECTS_OF_REQUESTS, *(f"has_{arm}" for arm in arms.names))
+
+
+ASPECTS = aspects(KNOWN_ARMS)
 KEYS = (
     *("has_personal", "slots_none", "rest_none", "title_alone", "has_structured", "some_unknown", "corrected"),
     "memory_none",
@@ -74,7 +81,15 @@ _LIMIT = 30.0
 _SLOPES = 3
 _CONTEXT = 1 + len(ASPECTS) + len(SUMMED_UP)
 _KEYS = 1 + len(KEYS) + len(SUMMED_UP)
-INPUTS = _CONTEXT * _SLOPES + _KEYS * len(FACTS)
+
+
+def input_names(arms: KnownArms) -> tuple[tuple[str, str], ...]:
+    """(what of the request, what of the item) whose product is each of the model's inputs, in order."""
+    context = product(("", *aspects(arms), *SUMMED_UP), ("", "falling", "reciprocal"))
+    return (*context, *product(("", *KEYS, *SUMMED_UP), FACTS))
+
+
+INPUTS = len(input_names(KNOWN_ARMS))
 
 
 @dataclass(frozen=True, slots=True)

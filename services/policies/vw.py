@@ -26,12 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import ModelInvalid
-from services.policies.base import ARMS, Outcome, part
+from services.policies.base import KNOWN_ARMS, PLAN_ARMS, Outcome, part
 from services.policies.budget import BUDGET, FLOOR, Distribute, allocate, check, retrace
+from services.policies.extension import arm_names, carry_over, learned_arms
 from services.policies.fixed import FixedPolicy, nearest
 from services.policies.kinds import Kinds
 from services.policies.plans import STATIC, Plans
-from services.policies.relevance import ASPECTS, INPUTS, RelevanceModel, describe
+from services.policies.relevance import ASPECTS, RelevanceModel, describe
 from services.policies.sampling import Distribution, nearby
 from services.types import ArmChoice, ArmOption, Survey
 
@@ -88,7 +89,7 @@ class VWPolicy:
         self._floor = floor
         self._price = price
         self._version = version
-        self.plans = Plans([fixed.wanted(arm) for arm in ARMS])
+        self.plans = self._plans_of(PLAN_ARMS)
         self._possible: dict[tuple[tuple[int, ...], ...], NDArray[np.bool_]] = {}
         self.relevance = RelevanceModel()
         self.kinds = Kinds(len(self.plans))
@@ -129,13 +130,13 @@ class VWPolicy:
         worth = self.worth(features)
         if worth is None or self.kinds.requests < LEAST:
             return static
-        able = np.array([len(offered.get(arm, (0,))) > 1 for arm in ARMS])
+        able = np.array([len(offered.get(arm, (0,))) > 1 for arm in PLAN_ARMS])
         gain = worth - self._price * (self.plans.counts @ able)
         margin = CAUTION * SPREAD / np.sqrt(self.kinds.requests)
         best = int(np.where(self.possible(offered), gain, -np.inf)[:STATIC].argmax())
         if gain[best] <= gain[STATIC] + margin:
             return static
-        chosen = dict(zip(ARMS, self.plans.counts[best].tolist(), strict=True))
+        chosen = dict(zip(PLAN_ARMS, self.plans.counts[best].tolist(), strict=True))
         return {arm: chosen.get(arm, 0) for arm in offered}
 
     def worth(self, features: Mapping[str, float]) -> NDArray[np.float64] | None:
@@ -148,7 +149,7 @@ class VWPolicy:
 
     def possible(self, offered: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
         """[plans]: whether every count of the plan is offered, and its sum between floor and budget."""
-        asked = tuple(offered.get(arm, (0,)) for arm in ARMS)
+        asked = tuple(offered.get(arm, (0,)) for arm in PLAN_ARMS)
         found = self._possible.get(asked)
         if found is None:
             costs = self.plans.counts.sum(axis=1)
@@ -183,12 +184,13 @@ class VWPolicy:
         """[plans]. A survey of a release that did not take down what arms add to fused scores tells what is found."""
         items = max(map(len, survey.ranks.values()), default=0)
         nothing = (0,) * items
-        ranks = np.array([survey.ranks.get(arm, nothing) for arm in ARMS], dtype=np.int32).T.reshape(items, len(ARMS))
+        ranks = np.array([survey.ranks.get(arm, nothing) for arm in PLAN_ARMS], dtype=np.int32)
+        ranks = ranks.T.reshape(items, len(PLAN_ARMS))
         found: NDArray[np.float64] = 1.0 - (1.0 - self.plans.found(ranks, wanted)) ** SATIETY
-        if not any(part(arm) in survey.facts for arm in ARMS):
+        if not any(part(arm) in survey.facts for arm in PLAN_ARMS):
             return found
-        parts = np.array([survey.facts.get(part(arm), nothing) for arm in ARMS], dtype=np.float64)
-        pages = self.plans.pages(ranks, wanted, parts.T.reshape(items, len(ARMS)))
+        parts = np.array([survey.facts.get(part(arm), nothing) for arm in PLAN_ARMS], dtype=np.float64)
+        pages = self.plans.pages(ranks, wanted, parts.T.reshape(items, len(PLAN_ARMS)))
         return (1.0 - ORDER) * found + ORDER * pages
 
     def dump(self) -> bytes:
@@ -200,6 +202,7 @@ class VWPolicy:
             "covariance": self.relevance.covariance,
             "answers": np.array(self.relevance.answers),
         }
+        arrays |= arm_names(KNOWN_ARMS)
         np.savez(packed, **arrays)
         return _MAGIC + packed.getvalue()
 
@@ -207,15 +210,17 @@ class VWPolicy:
         if not model.startswith(_MAGIC):
             raise ModelInvalid("not a policy model of this format; train it anew from the event log")
         try:
-            with np.load(io.BytesIO(model[len(_MAGIC) :]), allow_pickle=False) as arrays:
-                if not np.array_equal(arrays["plans"], self.plans.counts) or arrays["mean"].shape != (INPUTS,):
-                    raise ModelInvalid("a policy model of other plans or inputs; train it anew from the event log")
+            with np.load(io.BytesIO(model[len(_MAGIC) :]), allow_pickle=False) as packed:
+                arrays = carry_over(dict(packed), self._plans_of(learned_arms(packed).planned), self.plans)
                 self.relevance.mean = arrays["mean"]
                 self.relevance.covariance = arrays["covariance"]
                 self.relevance.answers = int(arrays["answers"])
                 self.kinds = Kinds.of(arrays, len(self.plans))
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise ModelInvalid(f"a policy model that is damaged: {type(error).__name__}") from error
+
+    def _plans_of(self, arms: Sequence[str]) -> Plans:
+        return Plans(arms, [self._fixed.wanted(arm) for arm in arms])
 
     def _distribution(self, features: Mapping[str, float], options: Sequence[ArmOption]) -> Distribute:
         plan = self.plan(features, options)

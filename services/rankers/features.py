@@ -1,7 +1,7 @@
 """What the ranker sees of a candidate: one implementation for serving and for training.
 
 Rows served are logged with the impression, so a ranker trains on what was really seen. NAMES may only grow at its end:
-a model that was trained on fewer features reads the first columns, and a logged row of another width is not lost.
+a row that was logged before some columns existed has the first ones, and a model finds those it was trained on by name.
 
 Nothing is missing: what is absent is 0, with a column of its own that says so where 0 could also be a value. NaN would
 have to mean the same in two tree engines and could not be written to the log as JSON.
@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from services.arm_profiles import by_number
 from services.rankers import matches
 from services.rankers.base import Rows
 from services.rankers.fusion import explained, scale
 from services.types import Context, Document, Interpretation, Person, Pooled, Schema
 
-ARMS = ("lexical", "structured", "vector", "memory", "personal", "explore")
-"""Arms with features of their own; others count only in `arms` and `fused`."""
-
+FIRST_ARMS = 6
+"""Columns of the arms numbered up to this stand first; those of later arms stand last."""
 _PER_ARM = ("scaled", "raw", "rank", "has")
 _ITEM = (
     "arms",
@@ -60,13 +60,17 @@ _QUERY = (
 )
 _WORDS = ("keywords_query_rarity", "texts_query_rarity", "words_query_rarity")
 _KNOWN = ("query_clicks", "person_actions", "person_seen")
-NAMES: tuple[str, ...] = (
-    *(f"{arm}_{what}" for arm in ARMS for what in _PER_ARM),
-    *_ITEM,
-    *_QUERY,
-    *_WORDS,
-    *_KNOWN,
-)
+_FIRST = tuple(profile.name for profile in by_number() if profile.number <= FIRST_ARMS)
+_LATER = tuple(profile.name for profile in by_number() if profile.number > FIRST_ARMS)
+ARMS = (*_FIRST, *_LATER)
+"""Arms with columns of their own, in the order of these; others count only in `arms` and `fused`."""
+
+
+def _columns_of(arms: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{arm}_{what}" for arm in arms for what in _PER_ARM)
+
+
+NAMES: tuple[str, ...] = (*_columns_of(_FIRST), *_ITEM, *_QUERY, *_WORDS, *_KNOWN, *_columns_of(_LATER))
 """Column names. Per arm: `scaled` score within its list (0..1, as fusion scales), `raw` score (signed log1p), `rank`
 (1 / rank), `has` (0 or 1). Per item: number of `arms` that had it, `fused` score, what memory knows, priors from the
 catalogue (0..1), how title and query share words (0..1), how far the item meets the query's slots (0..1), and the
@@ -89,7 +93,8 @@ def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Docum
     items = [matches.item(pooled.object_id, documents.get(pooled.object_id, {}), schema) for pooled in pool]
     asked, seen = matches.Asked(context.understanding), _seen(context.person, pool)
     parts = (
-        _arms(pool),
+        _arms(pool, _FIRST),
+        _union(pool),
         _memory(context, pool),
         np.array([item.priors for item in items]),
         matches.titles(asked, items),
@@ -98,18 +103,23 @@ def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Docum
         np.tile(_query(context, schema.title), (len(pool), 1)),
         matches.words(asked, items),
         np.tile(_known(context, seen), (len(pool), 1)),
+        _arms(pool, _LATER),
     )
     table = np.hstack(parts)
     np.nan_to_num(table, copy=False, nan=0.0, posinf=_LIMIT, neginf=-_LIMIT)
     return np.clip(table, -_LIMIT, _LIMIT, out=table).astype(np.float32)
 
 
-def _arms(pool: Sequence[Pooled]) -> NDArray[np.float64]:
-    """Per arm scaled, raw, rank, has; then `arms` and `fused`."""
-    table = np.zeros((len(pool), len(ARMS) * len(_PER_ARM) + 2))
-    lists: dict[str, list[int]] = {arm: [] for arm in ARMS}
-    for i, pooled in enumerate(pool):
-        table[i, -2:] = len(pooled.arms), pooled.score
+def _union(pool: Sequence[Pooled]) -> NDArray[np.float64]:
+    """`arms` and `fused`."""
+    return np.array([(len(pooled.arms), pooled.score) for pooled in pool], dtype=np.float64)
+
+
+def _arms(pool: Sequence[Pooled], arms: Sequence[str]) -> NDArray[np.float64]:
+    """Per arm scaled, raw, rank, has."""
+    table = np.zeros((len(pool), len(arms) * len(_PER_ARM)))
+    lists: dict[str, list[int]] = {arm: [] for arm in arms}
+    for i, pooled in enumerate(pool if arms else ()):
         for arm in pooled.arms:
             if arm in lists:
                 lists[arm].append(i)

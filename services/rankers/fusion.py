@@ -14,29 +14,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from services.arm_profiles import ScoreKind, SlotResponse, by_number
 from services.errors import ArmFailed
 from services.types import Candidate, DegradedReason, Found, Interpretation, Pooled, Understanding
 
-FUSION_WEIGHTS: Mapping[str, float] = {
-    "lexical": 0.40,
-    "structured": 0.36,
-    "vector": 0.24,
-    "memory": 1.00,
-    "personal": 0.05,
-    "explore": 0.002,
-}
-"""Default weight of each arm in the fused score; an arm that is not named here weighs nothing.
-
-lexical, structured, vector, explore: tuned on film queries of five kinds (validation split, traffic mix), flat around
-these values. memory: an item taken again and again for a query outweighs any one other arm. Its scores are chances that
-an item is taken, so what has a tenth of one weighs little (films, train queries asked before: NDCG@10 .666 with 1, .665
-with .5, .657 without memory).
-"""
-
-SURE = frozenset({"structured", "vector"})
-"""Arms whose best score says how sure they are: the weight of the slots met, a cosine."""
-PROBABILITIES = frozenset({"memory"})
-"""Arms whose scores are probabilities."""
+FUSION_WEIGHTS: Mapping[str, float] = {profile.name: profile.fusion_weight for profile in by_number()}
+"""Default weight of each arm in the fused score; an arm that is not named here weighs nothing."""
 LAST = 0.2
 """Worth of the last item of a list: that an arm chose it is evidence, and how far the list reaches is the policy's
 doing, not the item's. Films, validation, 10 candidates an arm: NDCG@10 .597 against .585 with 0."""
@@ -50,6 +33,8 @@ UNEXPLAINED_STRUCTURE = 0.2
 RRF_K = 60
 """Constant of reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009)."""
 
+_SCORE_KINDS: Mapping[str, ScoreKind] = {profile.name: profile.score_kind for profile in by_number()}
+_RESPONSES: Mapping[str, SlotResponse] = {profile.name: profile.slot_response for profile in by_number()}
 _LARGEST = 1e300
 """Scores beyond this (infinity and NaN with them) are garbage; below it no difference of two scores overflows."""
 
@@ -75,13 +60,14 @@ def adapt(weights: Mapping[str, float], share: float, whole: float) -> dict[str,
     all, trusts structure less.
     """
     adapted = dict(weights)
-    for arm in ("lexical", "vector", "memory"):
-        if arm in adapted:
-            adapted[arm] *= 1.0 - (1.0 - EXPLAINED_TEXT) * whole
-    if "structured" in adapted:
-        adapted["structured"] *= UNEXPLAINED_STRUCTURE + (1.0 - UNEXPLAINED_STRUCTURE) * share
-    if "personal" in adapted:
-        adapted["personal"] += (EXPLAINED_PERSONAL - adapted["personal"]) * whole
+    for arm, weight in weights.items():
+        match _RESPONSES.get(arm):
+            case SlotResponse.FALLS:
+                adapted[arm] = weight * (1.0 - (1.0 - EXPLAINED_TEXT) * whole)
+            case SlotResponse.RISES:
+                adapted[arm] = weight * (UNEXPLAINED_STRUCTURE + (1.0 - UNEXPLAINED_STRUCTURE) * share)
+            case SlotResponse.DECIDES:
+                adapted[arm] = weight + (EXPLAINED_PERSONAL - weight) * whole
     return adapted
 
 
@@ -109,16 +95,17 @@ def clean(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
 def scale(arm: str, scores: Sequence[float]) -> list[float]:
     """What the items of one arm's list are worth beside each other and beside other arms' items, each in 0..1.
 
-    Min-max between LAST (the worst of the list) and 1 (the best; all of them when all score the same). An arm in SURE
-    is believed no more than its best score says; scores of an arm in PROBABILITIES are worth what they are: a single
+    Min-max between LAST (the worst of the list) and 1 (the best; all of them when all score the same). An arm whose
+    scores are a confidence is believed no more than its best one says; probabilities are worth what they are: a single
     doubtful click must not count like certainty because nothing else is remembered.
     """
     if not scores:
         return []
-    if arm in PROBABILITIES:
+    kind = _SCORE_KINDS.get(arm, ScoreKind.RELATIVE)
+    if kind is ScoreKind.PROBABILITY:
         return [min(max(score, 0.0), 1.0) for score in scores]
     low, high = min(scores), max(scores)
-    sure = min(max(high, 0.0), 1.0) if arm in SURE else 1.0
+    sure = min(max(high, 0.0), 1.0) if kind is ScoreKind.CONFIDENCE else 1.0
     if high <= low:
         return [sure] * len(scores)
     slope = sure * (1.0 - LAST) / (high - low)
@@ -131,7 +118,7 @@ def shortened(arm: str, parts: NDArray[np.float64], kept: NDArray[np.bool_]) -> 
     parts: per item weight x scaled score in the whole list. Scaled scores are relative to the list's best and worst,
     so those of a shorter list follow from them.
     """
-    if arm in PROBABILITIES or not kept.any():
+    if _SCORE_KINDS.get(arm) is ScoreKind.PROBABILITY or not kept.any():
         return np.where(kept, parts, 0.0)
     low, high = float(parts[kept].min()), float(parts[kept].max())
     if high <= low:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,10 @@ _EXTERNAL = b"\x0a\x08location"
 class OnnxRanker:
     """`model`: ONNX bytes with one float32 input [n, features] and a first output of n scores.
 
-    `meta["features"]` must be the first of `NAMES` (features are only ever added at the end), `meta["reference"]` one
-    typical value each; `meta["depth"]`, if there, is a whole number from 1. Raises ModelInvalid for anything else, and
-    for a model that does not run or that names files outside itself.
+    `meta["features"]` are names in `NAMES`, each once: the columns that the model was trained on and is given, in its
+    order, whatever else a row has by now. `meta["reference"]` has one typical value each; `meta["depth"]`, if there,
+    is a whole number from 1. Raises ModelInvalid for anything else, and for a model that does not run or that names
+    files outside itself.
     """
 
     name = "onnx"
@@ -39,9 +40,8 @@ class OnnxRanker:
         names = meta.get("features")
         if meta.get("format") != FORMAT:
             raise ModelInvalid(f"ranker {version}: format {meta.get('format')!r}, expected {FORMAT}")
-        if not isinstance(names, Sequence) or not names or tuple(names) != NAMES[: len(names)]:
-            raise ModelInvalid(f"ranker {version}: trained on other features than this release computes; train it anew")
-        self._width = len(names)
+        self._columns = _columns(names, version)
+        self._width = len(self._columns)
         self.depth = _depth(meta.get("depth"), version)
         self._reference = _reference(meta.get("reference"), self._width, version)
         if len(model) > LARGEST:
@@ -51,19 +51,23 @@ class OnnxRanker:
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[1:] != [self._width]:
             raise ModelInvalid(f"ranker {version}: input is not one float32 table of {self._width} columns")
         self._input, self._output = inputs[0].name, self._session.get_outputs()[0].name
-        if not np.isfinite(self.score(self._reference[None, :])).all():
+        if not np.isfinite(self._run(self._reference[None, :])).all():
             raise ModelInvalid(f"ranker {version}: does not give a finite score")
 
     def score(self, rows: Rows) -> NDArray[np.float32]:
-        if not len(rows):
+        return self._run(rows[:, self._columns])
+
+    def _run(self, table: Rows) -> NDArray[np.float32]:
+        """float32 [n]; table: [n, width], the model's own columns."""
+        if not len(table):
             return np.zeros(0, dtype=np.float32)
-        table = np.ascontiguousarray(rows[:, : self._width], dtype=np.float32)
+        table = np.ascontiguousarray(table, dtype=np.float32)
         try:
             scores = self._session.run([self._output], {self._input: table})[0]
         except Exception as error:  # the runtime's own exceptions have no common base but this
             raise ModelInvalid(f"ranker {self.version}: {type(error).__name__} while scoring") from error
-        if scores.size != len(rows):
-            raise ModelInvalid(f"ranker {self.version}: {scores.size} scores for {len(rows)} rows")
+        if scores.size != len(table):
+            raise ModelInvalid(f"ranker {self.version}: {scores.size} scores for {len(table)} rows")
         flat: NDArray[np.float32] = scores.reshape(-1).astype(np.float32, copy=False)
         return flat
 
@@ -76,11 +80,22 @@ class OnnxRanker:
         if not len(rows):
             return []
         n, width = len(rows), self._width
-        occluded = np.repeat(rows[:, None, :width], width, axis=1)
+        table = rows[:, self._columns]
+        occluded = np.repeat(table[:, None, :], width, axis=1)
         each = np.arange(width)
         occluded[:, each, each] = self._reference
-        fall = self.score(rows)[:, None] - self.score(occluded.reshape(n * width, width)).reshape(n, width)
-        return [{NAMES[column]: float(row[column]) for column in np.flatnonzero(np.abs(row) > 1e-6)} for row in fall]
+        fall = self._run(table)[:, None] - self._run(occluded.reshape(n * width, width)).reshape(n, width)
+        names = [NAMES[column] for column in self._columns]
+        return [{names[i]: float(row[i]) for i in np.flatnonzero(np.abs(row) > 1e-6)} for row in fall]
+
+
+def _columns(names: object, version: str) -> list[int]:
+    """Where the columns of these names stand in NAMES."""
+    listed = names if isinstance(names, list | tuple) else ()
+    found = [NAMES.index(name) for name in listed if name in NAMES]
+    if not found or len(found) != len(listed) or len(set(found)) != len(found):
+        raise ModelInvalid(f"ranker {version}: trained on other features than this release computes; train it anew")
+    return found
 
 
 def _depth(value: object, version: str) -> int | None:

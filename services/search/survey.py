@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from services import metrics
 from services.backends.base import EventLog, ItemStore
-from services.policies.base import ARMS, FACTS, part
+from services.policies.base import FACTS, PLAN_ARMS, part
 from services.rankers.features import NAMES, rows
 from services.rankers.fusion import FUSION_WEIGHTS, adapt, explained, fuse
 from services.search.arm_pool import ArmPool
@@ -140,7 +140,7 @@ class Surveyor:
             facts={name: _rounded(table[:, column]) for name, column in zip(FACTS, _COLUMNS, strict=True)}
             | {
                 part(arm): _rounded(weights.get(arm, 0.0) * table[:, NAMES.index(f"{arm}_scaled")])
-                for arm in ARMS
+                for arm in PLAN_ARMS
                 if counts.get(arm)
             },
             shown=tuple(places.get(object_id, -1) for object_id in request.shown),

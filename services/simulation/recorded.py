@@ -9,16 +9,17 @@ from typing import Any
 
 import orjson
 
+from services.arm_profiles import ARM_PROFILES, ListInput
 from services.arms.base import Arm
 from services.backends.base import IndexQuery, IndexResult
 from services.errors import ArmFailed
 from services.search.state import Matching
 from services.types import Candidate, Context, Deadline, DegradedReason
 
-OF_THE_PERSON = frozenset({"personal"})
+OF_THE_PERSON = frozenset(arm.name for arm in ARM_PROFILES if arm.list_input is ListInput.PERSON)
 """Arms whose lists depend on the person's history as well."""
-NEVER = frozenset({"memory"})
-"""Arms that change with every click and cost nothing."""
+NEVER = frozenset(arm.name for arm in ARM_PROFILES if arm.list_input is ListInput.CLICKS)
+"""Arms that change with every click: never recorded."""
 BUSY_SECONDS = 60.0
 
 Kept = tuple[int, list[Candidate]]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.evaluation.measures import dcg
-from services.policies.base import ARMS, FACTS
+from services.policies.base import FACTS, PLAN_ARMS
 from services.policies.features import features
 from services.policies.kinds import FIRST, KINDS, SAMPLE, Kinds
 from services.policies.plans import IN_USE, PAGE, STATIC, Plans, library
@@ -47,8 +47,8 @@ def lists(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     items = draw(st.integers(0, 40))
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
-    ranks = np.zeros((items, len(ARMS)), dtype=np.int32)
-    for arm in range(len(ARMS)):
+    ranks = np.zeros((items, len(PLAN_ARMS)), dtype=np.int32)
+    for arm in range(len(PLAN_ARMS)):
         held = rng.permutation(items)[: rng.integers(0, items + 1)]
         ranks[held, arm] = np.arange(1, len(held) + 1)
     return ranks, rng.random(items) * rng.integers(0, 2)
@@ -58,7 +58,7 @@ def lists(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @given(lists())
 def test_what_a_plan_finds_is_what_its_lists_hold(some: tuple[np.ndarray, np.ndarray]) -> None:
     ranks, wanted = some
-    plans = Plans(MIX)
+    plans = Plans(PLAN_ARMS, MIX)
     for plan, found in zip(plans.counts.tolist(), plans.found(ranks, wanted).tolist(), strict=True):
         held = [any(0 < r <= c for r, c in zip(row, plan, strict=True)) for row in ranks.tolist()]
         total = sum(p for p, has in zip(wanted.tolist(), held, strict=True) if has)
@@ -80,38 +80,40 @@ def test_pages_are_those_of_the_lists_fused_anew(some: tuple[np.ndarray, np.ndar
                 strict=True,
             )
         ]
-        for arm, column in zip(ARMS, ranks.T, strict=True)
+        for arm, column in zip(PLAN_ARMS, ranks.T, strict=True)
     }
     union = fuse(lists, FUSION_WEIGHTS)
     ids = [pooled.object_id for pooled in union] + sorted(
         {f"{i:02d}" for i in range(items)} - {p.object_id for p in union}
     )
     order = [int(object_id) for object_id in ids]
-    parts = np.zeros((items, len(ARMS)))
-    for a, arm in enumerate(ARMS):
+    parts = np.zeros((items, len(PLAN_ARMS)))
+    for a, arm in enumerate(PLAN_ARMS):
         scaled = scale(arm, [candidate.score for candidate in lists[arm]])
         for candidate, value in zip(lists[arm], scaled, strict=True):
             parts[int(candidate.object_id), a] = FUSION_WEIGHTS[arm] * value
-    plans = Plans((10, 25, 0, 7, 120))  # a static mix may have any counts
+    plans = Plans(PLAN_ARMS, (10, 25, 0, 7, 120))  # a static mix may have any counts
     pages = plans.pages(ranks[order], wanted[order], parts[order])
     best = dcg(sorted(wanted.tolist(), reverse=True), PAGE)
     for place in [*rng.integers(0, len(plans) - 1, 25).tolist(), STATIC]:
-        cut = {arm: lists[arm][:count] for arm, count in zip(ARMS, plans.counts[place].tolist(), strict=True) if count}
+        cut = {
+            arm: lists[arm][:count] for arm, count in zip(PLAN_ARMS, plans.counts[place].tolist(), strict=True) if count
+        }
         page = [wanted[int(pooled.object_id)] for pooled in fuse(cut, FUSION_WEIGHTS)]
         assert pages[place] == pytest.approx(dcg(page, PAGE) / best if best else 0.0, abs=1e-6)
 
 
 def test_an_arm_that_knows_the_order_is_worth_its_place() -> None:
     """It has nothing of its own, but the one item that is wanted, first; the other arm has that among others."""
-    ranks, parts = np.zeros((30, len(ARMS)), dtype=np.int32), np.zeros((30, len(ARMS)))
-    lexical, memory = ARMS.index("lexical"), ARMS.index("memory")
+    ranks, parts = np.zeros((30, len(PLAN_ARMS)), dtype=np.int32), np.zeros((30, len(PLAN_ARMS)))
+    lexical, memory = PLAN_ARMS.index("lexical"), PLAN_ARMS.index("memory")
     ranks[:, lexical] = [8, *range(1, 8), *range(9, 31)]
     parts[:, lexical] = 0.4 - 0.01 * ranks[:, lexical]
     ranks[0, memory], parts[0, memory] = 1, 0.5
     wanted = np.where(np.arange(30) == 0, 1.0, 0.0)
-    plans = Plans(MIX)
+    plans = Plans(PLAN_ARMS, MIX)
     alone, both = (
-        plans.counts.tolist().index([counts.get(arm, 0) for arm in ARMS])
+        plans.counts.tolist().index([counts.get(arm, 0) for arm in PLAN_ARMS])
         for counts in ({"lexical": 25}, {"lexical": 25, "memory": 5})
     )
     found, pages = plans.found(ranks, wanted), plans.pages(ranks, wanted, parts)
@@ -120,10 +122,10 @@ def test_an_arm_that_knows_the_order_is_worth_its_place() -> None:
 
 
 def test_the_library_has_every_plan_of_one_or_two_arms_once() -> None:
-    plans = library()
+    plans = library(len(PLAN_ARMS))
     assert len({tuple(plan) for plan in plans.tolist()}) == len(plans) == 5 * 5 + 10 * 25
     assert set((plans > 0).sum(axis=1).tolist()) == {1, IN_USE}
-    assert tuple(Plans(MIX).counts[STATIC].tolist()) == MIX
+    assert tuple(Plans(PLAN_ARMS, MIX).counts[STATIC].tolist()) == MIX
 
 
 # --- what is wanted ---------------------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ def test_every_aspect_is_a_feature_of_some_request() -> None:
     understanding = Understanding("a 1", ("a", "1"), words, "b", "en", (Interpretation(0.5, (), ("a",)),), (0.5,), 0.5)
     person = Person("u:1", (("x", 1.0, 0.0),))
     memory = (Remembered("x", 0.5, 2.0, True, 0.7),)
-    options = tuple(ArmOption(arm, (0, 5)) for arm in (*ARMS, "explore"))
+    options = tuple(ArmOption(arm, (0, 5)) for arm in (*PLAN_ARMS, "explore"))
     for known in (memory, ()):
         context = Context(Query("a 1", user_id="1"), understanding, 0.0, person, known)
         for name in features(context, options):

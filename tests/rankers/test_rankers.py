@@ -95,6 +95,17 @@ class TestOnnx(RankerContract):
         assert ranker.score(table) == pytest.approx(table[:, :5].sum(axis=1), abs=1e-5)
         assert set(ranker.contributions(table)[0]) <= set(NAMES[:5])
 
+    def test_a_model_is_given_its_columns_by_name(self) -> None:
+        """As when columns were added since, or stood elsewhere."""
+        table = random_rows(3)
+        some = NAMES[7::-3]
+        ranker = OnnxRanker(linear_model([1.0, 2.0, 4.0]), meta(3, features=list(some)), "7")
+        columns = table[:, [NAMES.index(name) for name in some]]
+        assert ranker.score(table) == pytest.approx(columns @ np.array([1.0, 2.0, 4.0], dtype=np.float32), abs=1e-5)
+        for row, parts in zip(columns.tolist(), ranker.contributions(table), strict=True):
+            expected = zip(some, (1.0, 2.0, 4.0), row, strict=True)
+            assert parts == pytest.approx({name: weight * (value - 0.5) for name, weight, value in expected}, abs=1e-5)
+
     def test_contributions_are_what_a_feature_adds_to_its_typical_value(self) -> None:
         table = random_rows(2)
         ranker = OnnxRanker(linear_model([2.0, 0.0, -1.0]), meta(3), "7")
@@ -144,7 +155,8 @@ class TestInvalidModels:
             (linear_model(WEIGHTS.tolist())[:-40], meta()),
             (linear_model(WEIGHTS.tolist()), meta(format=2)),
             (linear_model(WEIGHTS.tolist()), {}),
-            (linear_model(WEIGHTS.tolist()), meta(features=list(reversed(NAMES)))),
+            (linear_model(WEIGHTS.tolist()), meta(features=[*NAMES[:-1], NAMES[0]])),
+            (linear_model(WEIGHTS.tolist()), meta(features="fused")),
             (linear_model(WEIGHTS.tolist()), meta(features=[*NAMES, "another"])),
             (linear_model(WEIGHTS.tolist()), meta(features=[])),
             (linear_model(WEIGHTS.tolist()), meta(features=None)),

@@ -12,7 +12,7 @@ import pytest
 
 from services import metrics
 from services.errors import ArmFailed, StorageFailed
-from services.policies.base import ARMS, FACTS, part
+from services.policies.base import FACTS, PLAN_ARMS, part
 from services.policies.fixed import FixedPolicy
 from services.policies.modes import PolicySwitch
 from services.rankers.features import NAMES, rows
@@ -117,7 +117,7 @@ def test_items_stand_in_fused_order_and_facts_are_the_rankers(service: Service) 
     for name in FACTS:
         assert survey.facts[name] == pytest.approx(table[:, NAMES.index(name)].tolist(), abs=6e-4)
     assert any(survey.facts["title_query_share"])
-    parts = np.sum([survey.facts[part(arm)] for arm in survey.ranks if arm in ARMS], axis=0)
+    parts = np.sum([survey.facts[part(arm)] for arm in survey.ranks if arm in PLAN_ARMS], axis=0)
     assert parts == pytest.approx(table[:, NAMES.index("fused")], abs=FUSION_WEIGHTS["explore"] + 5 * 5e-4)
 
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from services.arm_profiles import by_number
+
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -25,6 +27,8 @@ VENDOR = {
     "swagger-ui.css": ("fastapi_offline", "static/swagger-ui.css"),
 }
 """Name in a URL -> package of the extra `pages`, and path in it."""
+ARM_STYLES = "arms.css"
+"""Not a file: made of the arms' profiles."""
 COMPRESSION_LEVEL = 6
 
 
@@ -40,7 +44,9 @@ class Asset:
 
 @lru_cache(maxsize=64)
 def own(name: str) -> Asset | None:
-    """A file of static/; None when there is none of that name."""
+    """A file of ours; None when there is none of that name."""
+    if name == ARM_STYLES:
+        return _asset(MEDIA_TYPES[".css"], arm_styles().encode())
     path = STATIC / name
     return _read(path) if path.parent == STATIC and path.suffix in MEDIA_TYPES and path.is_file() else None
 
@@ -50,6 +56,13 @@ def vendor(name: str) -> Asset | None:
     """A library's file; None when its package is not installed. The first call compresses it, which takes a moment."""
     path = _vendor_path(name)
     return _read(path) if path is not None else None
+
+
+def arm_styles() -> str:
+    """The style sheet of the arms' colours: a variable and a class for each."""
+    colours = [f"  --{arm.name}: light-dark({', '.join(arm.colours)});" for arm in by_number()]
+    classes = [f".of-{arm.name} {{ --arm: var(--{arm.name}); }}" for arm in by_number()]
+    return "\n".join((":root {", *colours, "}", *classes, ""))
 
 
 def has_vendor(name: str) -> bool:
@@ -67,6 +80,9 @@ def _vendor_path(name: str) -> Path | None:
 
 
 def _read(path: Path) -> Asset:
-    body = path.read_bytes()
+    return _asset(MEDIA_TYPES[path.suffix], path.read_bytes())
+
+
+def _asset(media_type: str, body: bytes) -> Asset:
     etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-    return Asset(MEDIA_TYPES[path.suffix], body, gzip.compress(body, COMPRESSION_LEVEL, mtime=0), etag)
+    return Asset(media_type, body, gzip.compress(body, COMPRESSION_LEVEL, mtime=0), etag)

@@ -20,6 +20,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
+from services.arm_profiles import ARM_PROFILES
 from services.models.logistic import logistic
 from services.models.ranker.judge import DEPTH
 from services.models.ranker.rows import Group, debiased
@@ -31,9 +32,10 @@ LEVELS = 31
 """Classes of relevance that LambdaMART tells apart."""
 RIDGE = 1.0
 """Of the slope that the trees begin with."""
-NEVER_LESS = frozenset({"fused", "personal_scaled", "personal_raw", "personal_rank"})
-"""Features of which more is never worth less, with the rest equal. People ask again for what suits their taste, and
-what then still stands first is what they passed over: their clicks would turn the personal list upside down."""
+NEVER_LESS = frozenset(
+    ("fused", *(f"{arm.name}_{what}" for arm in ARM_PROFILES if arm.monotone for what in ("scaled", "raw", "rank")))
+)
+"""Features of which more is never worth less, with the rest equal."""
 
 PARAMETERS: dict[str, Any] = {
     "lambda_l2": 1.0,

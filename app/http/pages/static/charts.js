@@ -1,6 +1,6 @@
 // The console's charts, drawn by Plotly, which comes as a Python package and is served from this origin.
 
-import { armClass, el, number } from "/static/common.js";
+import { el, number } from "/static/common.js";
 
 const FONT = { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif", size: 12 };
 const CONFIG = { displayModeBar: false, responsive: true };
@@ -18,17 +18,17 @@ export function loadPlotly(available) {
   return loading;
 }
 
-/** The colour that a variable of the style sheet has now, as rgb(…). */
+/** The colour that a variable of the style sheet has now, as rgb(…); `--other` where there is no such variable. */
 function colour(name) {
   const probe = el("span", { hidden: true });
-  probe.style.color = `var(--${name})`;
+  probe.style.color = `var(--${name}, var(--other))`;
   document.body.append(probe);
   const value = getComputedStyle(probe).color;
   probe.remove();
   return value;
 }
 
-const armColour = (arm) => colour(armClass(arm).slice(3));
+const armColour = (arm) => colour(arm);
 const faded = (rgb, alpha) => rgb.replace("rgb(", "rgba(").replace(")", `, ${alpha})`);
 const clock = (at) => new Date(at * 1000).toLocaleTimeString();
 

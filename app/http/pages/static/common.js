@@ -1,7 +1,5 @@
 // What all pages share: making elements, calling the API, the theme.
 
-const ARMS = ["lexical", "structured", "vector", "memory", "personal", "explore"];
-
 /** An element. Text is always text: nothing here reads HTML. */
 export function el(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -34,8 +32,8 @@ export function icon(...paths) {
   return svg;
 }
 
-/** Colour class of an arm; arms that came later share one colour. */
-export const armClass = (arm) => (ARMS.includes(arm) ? `of-${arm}` : "of-other");
+/** Colour class of an arm (arms.css); one that this release does not have gets the colour `--other`. */
+export const armClass = (arm) => `of-${arm}`;
 
 export const armDot = (arm) => el("span", { class: `dot ${armClass(arm)}`, "aria-hidden": "true" });
 
