@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from app.system.learner_process import learning
 from services.backends.redis.server import Redis
 from tests.commands import ROOT
 from tests.servers.redis import free_port
+from tests.system_packages import program
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -343,7 +343,7 @@ class TestHealthchecks:
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    assert shutil.which("redis-server"), "redis-server is missing: apt install redis-server"
+    program("redis-server")
     folder, port = tmp_path_factory.mktemp("redis"), free_port()
     settings = (ROOT / "deploy/engines/redis.conf").read_text("utf-8")
     for ours, theirs in (
