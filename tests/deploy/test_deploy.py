@@ -287,6 +287,7 @@ class TestImage:
         extras = PROJECT["project"]["optional-dependencies"]
         wanted = [*PROJECT["project"]["dependencies"], *(need for extra in IN_IMAGE for need in extras[extra])]
         assert names(wanted) <= set(served)
+        assert names([need for needs in extras.values() for need in needs]) <= set(everything)
         assert not names(extras["train"]) & set(served)
         assert set(served) & names(extras["dev"]) <= {"setuptools", "httpx", "pyyaml"}
 

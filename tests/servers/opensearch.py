@@ -177,13 +177,14 @@ def _build(cached: Path, lock: int) -> str:
     folder.mkdir()
     libraries = folder / "libraries"
     say = functools.partial(print, "OpenSearch:", flush=True)
-    say("fetching it from Maven Central, once (about 85 MB)")
+    say("fetching it from Maven Central, once (about 80 MB)")
     resolve = ["dependency:build-classpath", f"-Dmdep.outputFile={libraries}", "-Dmdep.includeScope=runtime"]
     files = 0
     reported = time.monotonic()
     for line in _lines([program("mvn"), "-B", "-f", str(SOURCES / "pom.xml"), *resolve], lock):
-        files += line.startswith("Downloaded from")
-        if line.startswith("Downloaded from") and time.monotonic() - reported > PROGRESS_SECONDS:
+        fetched = "Downloaded from" in line
+        files += fetched
+        if fetched and time.monotonic() - reported > PROGRESS_SECONDS:
             say(f"{files} files so far")
             reported = time.monotonic()
     say(f"{files} files fetched; compiling its launcher")
