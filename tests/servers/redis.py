@@ -12,6 +12,8 @@ from types import TracebackType
 
 import pytest
 
+from tests.system_packages import program
+
 START_SECONDS = 20.0
 
 
@@ -27,10 +29,7 @@ class RedisServer:
     (as lines of redis.conf, the names with _ for -). The folder goes with the context."""
 
     def __init__(self, **options: str | int) -> None:
-        found = shutil.which("redis-server")
-        if found is None:
-            pytest.fail("redis-server is not installed: these tests need a real one (Debian: apt install redis-server)")
-        self._program = found
+        self._program = program("redis-server")
         self._options: dict[str, str | int] = {
             "appendonly": "yes",
             "appendfsync": "always",
