@@ -109,15 +109,17 @@ async def train_encoders(settings: Settings, summary: Summary, progress: Progres
     """Put in force the encoders that a freshly indexed catalogue needs; without them its items are found all the same,
     so too little to learn from is a note and not a failure."""
     if settings.encoder is None and summary.accepted:
-        progress.note("training the text encoder on the catalogue")
+        progress.done("train encoder", 0, summary.accepted)
         try:
             await train_text_encoder(settings, None, SEED, promote=True)
+            progress.done("train encoder", summary.accepted, summary.accepted)
         except ModelInvalid as error:
             progress.note(f"left untrained: {error}")
     if summary.events:
-        progress.note("training the taste model on the history")
+        progress.done("train tastes", 0, summary.events)
         try:
             await train_taste(settings, None, SEED, promote=True)
+            progress.done("train tastes", summary.events, summary.events)
         except ModelInvalid as error:
             progress.note(f"left untrained: {error}")
 

@@ -34,7 +34,7 @@ from services.arms.vector import VectorArm
 from services.backends.base import ItemStore
 from services.backends.fallback_items import FallbackItems
 from services.catalogue.current_schema import SchemaInForce
-from services.catalogue.index_sync import DerivedIndex, SharedIndex, Upkeep
+from services.catalogue.index_sync import Building, DerivedIndex, SharedIndex, Upkeep, unwatched
 from services.catalogue.index_updaters import LexicalDerived, PredictionDerived, UnderstandingDerived, VectorDerived
 from services.catalogue.writing import Catalogue
 from services.completion.suggest import Autocomplete
@@ -99,6 +99,8 @@ class Surroundings:
     """What rankers are told of a pool."""
     presented: Presented = slate
     """What makes hits of the slate."""
+    building: Building = unwatched
+    """Told how far an index is that is built as a whole."""
 
 
 @asynccontextmanager
@@ -115,7 +117,7 @@ async def opened(
         await schema.refresh()
         text_encoder = await asyncio.to_thread(current_text_encoder, settings.encoder, stores.models)
         taste = await asyncio.to_thread(current_taste, stores.models)
-        await _agree_on_encoder(settings, stores, text_encoder.version, serving=learning)
+        await agree_on_encoder(settings, stores, text_encoder.version, serving=learning)
         indexes = await open_indexes(settings, schema.value, text_encoder, taste, stack)
         vector_arm = VectorArm(indexes.texts, text_encoder)
         personal_arm = PersonalArm(indexes.tastes, taste, look=settings.action_weights["click"])
@@ -135,7 +137,9 @@ async def opened(
         knowledge = ActiveModels(schema.value, PassthroughRanker())
         predictor = await asyncio.to_thread(current_query_predictor, stores.models)
         predictions = PredictionDerived(stores.memory, stores.items, stores.state, knowledge, stores.locks, predictor)
-        texts, tastes, upkeep = _upkeep(stores, indexes, schema, knowledge, vector_arm, personal_arm, predictions)
+        texts, tastes, upkeep = _upkeep(
+            stores, indexes, schema, knowledge, vector_arm, personal_arm, predictions, around.building
+        )
         catalogue = Catalogue(stores.items, schema, upkeep)
         stack.push_async_callback(upkeep.close)
         stack.push_async_callback(catalogue.close)
@@ -195,7 +199,7 @@ async def opened(
         yield system
 
 
-async def _agree_on_encoder(settings: Settings, stores: Stores, version: str, serving: bool) -> None:
+async def agree_on_encoder(settings: Settings, stores: Stores, version: str, serving: bool) -> None:
     """Shared vectors are of one encoder. Gateways say which one they were told to use; a command that was told another
     one would take it away from them. Raises SettingsInvalid."""
     if stores.redis is None or settings.qdrant_url is None:
@@ -217,6 +221,7 @@ def _upkeep(
     vector_arm: VectorArm,
     personal_arm: PersonalArm,
     predictions: PredictionDerived,
+    building: Building,
 ) -> tuple[VectorDerived, VectorDerived, Upkeep]:
     """What must follow the catalogue, sorted into what is this process's own and what others share."""
     shared_vectors = indexes.qdrant is not None
@@ -230,7 +235,7 @@ def _upkeep(
     (own if indexes.opensearch is None else shared).append(lexical)
     (own if indexes.qdrant is None else shared).extend((texts, tastes))
     (own if stores.redis is None else shared).append(predictions)
-    return texts, tastes, Upkeep(stores.items, schema, stores.locks, own, shared)
+    return texts, tastes, Upkeep(stores.items, schema, stores.locks, own, shared, building)
 
 
 def _system(
@@ -247,7 +252,7 @@ def _system(
     around: Surroundings,
 ) -> System:
     clock = around.clock
-    index, log, signer = indexes.lexical, stores.log, Signer(_keys(settings), settings.query_ttl_seconds)
+    index, log, signer = indexes.lexical, stores.log, signer_of(settings)
     items: ItemStore = stores.items
     surveyor = Surveyor(arms, items, log, FUSION_WEIGHTS, switch.curious)
     pings: dict[str, Callable[[Deadline], Awaitable[Any]]] = {}
@@ -374,10 +379,13 @@ def _ranker(store: ModelStore) -> Ranker:
     return OnnxRanker(stored.files[RANKER_FILE], stored.meta, stored.version)
 
 
-def _keys(settings: Settings) -> list[tuple[str, bytes]]:
+def signer_of(settings: Settings) -> Signer:
+    """By the keys that are set, or else those of the data folder, which are made when there are none."""
     if settings.signing_keys is not None:
-        return parse_keys(settings.signing_keys.get_secret_value())
-    return load_or_create_keys(settings.data_dir / "signing_keys")
+        keys = parse_keys(settings.signing_keys.get_secret_value())
+    else:
+        keys = load_or_create_keys(settings.data_dir / "signing_keys")
+    return Signer(keys, settings.query_ttl_seconds)
 
 
 def check(settings: Settings) -> None:

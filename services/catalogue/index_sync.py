@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -39,6 +39,17 @@ FOLLOW_SECONDS = 0.25
 MEND_SECONDS = 2.0
 CHECK_EVERY = 5
 """Rounds of mending after which the shared indexes are asked whether they are still there."""
+
+
+TOLD_EVERY = 100
+"""Items of a build after which it is told how far it is."""
+
+Building = Callable[[str, int, int], None]
+"""Told while an index is built as a whole: (its name, items taken in by now, items in all). Called from any thread."""
+
+
+def unwatched(name: str, done: int, total: int) -> None:
+    """A `Building` that tells nobody."""
 
 
 class DerivedIndex(Protocol):
@@ -76,8 +87,8 @@ class SharedIndex(DerivedIndex, Protocol):
 
 class Upkeep:
     """`own` indexes belong to this process, `shared` ones to all that share the store; each is brought up to date in
-    the order given, the own ones first. Call `recover` before anything else, and run `follow` where other processes
-    write too."""
+    the order given, the own ones first; `building` is told of builds. Call `recover` before anything else, and run
+    `follow` where other processes write too."""
 
     def __init__(
         self,
@@ -86,12 +97,14 @@ class Upkeep:
         locks: Locks,
         own: Sequence[DerivedIndex],
         shared: Sequence[SharedIndex] = (),
+        building: Building = unwatched,
     ) -> None:
         self._items = items
         self._schema = schema
         self._locks = locks
         self._own = own
         self._shared = shared
+        self._building = building
         self._working = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self._places: dict[str, tuple[int, Schema]] = {}
@@ -217,7 +230,7 @@ class Upkeep:
             sequence, documents = await scanned.documents()
             if documents or not index.volatile:
                 logger.info("rebuilding %s: %d items", index.name, len(documents))
-            await index.rebuild(schema, documents)
+            await index.rebuild(schema, self._told(index.name, documents))
             place = sequence
             if not await self._confirm(index, place, schema):
                 return False
@@ -230,6 +243,16 @@ class Upkeep:
             await index.apply(upserts, deletes)
             if not await self._confirm(index, place, schema):
                 return False
+
+    def _told(self, name: str, documents: Sequence[Document]) -> Iterator[Document]:
+        """`documents`, while whoever watches is told how many of them were taken."""
+        total = len(documents)
+        for done, document in enumerate(documents):
+            if done % TOLD_EVERY == 0:
+                self._building(name, done, total)
+            yield document
+        if total:
+            self._building(name, total, total)
 
     async def _place(self, index: DerivedIndex) -> int | None:
         if not index.volatile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -155,7 +156,7 @@ class VectorDerived:
         self._under = self._schema.value
 
     async def _rebuild(self, encoder: Encoder, schema: Schema, documents: Iterable[Document]) -> None:
-        points = await asyncio.to_thread(_encode, encoder, list(documents), schema)
+        points = await asyncio.to_thread(_encode, encoder, documents, schema)
         await self._index.rebuild(schema, encoder.size, points, encoder.version)
         # No await in between: a search never meets the one without the other.
         self._arm.encoder, self._under = encoder, schema
@@ -249,9 +250,8 @@ class PredictionDerived:
             await self.rebuild(self._knowledge.schema, [document async for document in self._items.scan()])
 
     async def _predict(self, schema: Schema, documents: Iterable[Document]) -> None:
-        documents = list(documents)
-        for start in range(0, len(documents), PREDICTED_AT_ONCE):
-            part = documents[start : start + PREDICTED_AT_ONCE]
+        left = iter(documents)
+        while part := list(islice(left, PREDICTED_AT_ONCE)):
             await self._memory.predict(await asyncio.to_thread(_predicted, self._predictor, part, schema))
 
 
@@ -261,10 +261,10 @@ def _predicted(
     return {document["id"]: predictor.predict(document, schema) for document in documents}
 
 
-def _encode(encoder: Encoder, documents: Sequence[Document], schema: Schema) -> list[tuple[Document, list[float]]]:
+def _encode(encoder: Encoder, documents: Iterable[Document], schema: Schema) -> list[tuple[Document, list[float]]]:
     points: list[tuple[Document, list[float]]] = []
-    for start in range(0, len(documents), ENCODED_AT_ONCE):
-        part = documents[start : start + ENCODED_AT_ONCE]
+    left = iter(documents)
+    while part := list(islice(left, ENCODED_AT_ONCE)):
         points += zip(part, encoder.encode_documents(part, schema).tolist(), strict=True)
     return points
 
