@@ -261,6 +261,10 @@ class PolicyMode(Strict):
     mode: Literal["learned", "static", "shadow"]
 
 
+class Traffic(Strict):
+    running: bool
+
+
 class Promotion(Strict):
     reason: str = Field("promoted by hand", max_length=500)
     force: bool = Field(False, description="promote a version that did not pass its gate; recorded")
