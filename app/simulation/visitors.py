@@ -27,8 +27,11 @@ from services.types import Query
 
 logger = logging.getLogger(__name__)
 
-RATE = 5.0
-"""Searches a second."""
+RATE = 3.0
+"""Searches a second, once the rush of the beginning is over."""
+RUSH, RUSH_SECONDS = 8.0, 100.0
+"""Searches a second at first: a policy that leaves the static mix wants to have learned from some hundreds of answers,
+and more of them the smaller the gain is (services/policies/vw.py)."""
 LONGEST_SECONDS = 1800.0
 """After this they go home: a demo that is forgotten does not fill the disk."""
 THINK_SECONDS = 0.6
@@ -44,11 +47,15 @@ MAX_FAILURES = 50
 class Visitors:
     """Start them, stop them, see what they do. One visitor searches at a time; all on the service's event loop."""
 
-    def __init__(self, system: System, invite: Callable[[], People], rate: float = RATE) -> None:
-        """`invite` says who comes; blocking, called once, by the first start."""
+    def __init__(self, system: System, invite: Callable[[], People], rate: float = RATE, rush: float = RUSH) -> None:
+        """`invite` says who comes; blocking, called once, by the first start. `rate`: searches a second; `rush`: the
+        same in the first RUSH_SECONDS of their first visit."""
         self._system = system
         self._invite = invite
         self._rate = rate
+        self._rush = rush
+        self._visited = 0.0
+        """Seconds that they have been there, all visits together."""
         self._people: People | None = None
         self._task: asyncio.Task[None] | None = None
         self._run = secrets.token_hex(4)
@@ -96,8 +103,10 @@ class Visitors:
         following = began
         for search in visiting.searches:
             await asyncio.sleep(max(0.0, following - time.monotonic()))
-            # Who is slow to be served is not waited for by twice as many: the pace is never made up for.
-            following = max(following, time.monotonic() - 1.0 / self._rate) + 1.0 / self._rate
+            pause = 1.0 / (self._rush if self._visited < RUSH_SECONDS else self._rate)
+            self._visited += pause
+            # Where searches take longer than the pause, those that fell behind are left out and not made up for.
+            following = max(following, time.monotonic() - pause) + pause
             try:
                 while clicks and clicks[0][0] <= time.monotonic():
                     await self._act(clicks.popleft()[1])

@@ -56,6 +56,8 @@ class Decided:
     """Of the drawn counts of all arms together."""
     agrees: bool
     """The static policy would have chosen the very same counts."""
+    left: bool
+    """The counts that the policy would have chosen but for exploring are not those of the static policy."""
     total: int
     degraded: tuple[str, ...]
     events: list[Interaction] = field(default_factory=list)
@@ -165,19 +167,23 @@ class Activity:
             "candidates": round(sum(one.candidates for one in group) / n, 3),
             "reward": round(sum(one.value for one in group) / n, 5),
             "clicked": round(sum(bool(one.events) for one in group) / n, 5),
+            "left": round(sum(one.left for one in group) / n, 5),
+            "credit": credit(group, self._weights),
         }
 
     def _comparison(self, window: Sequence[Decided]) -> dict[str, Any]:
         """Learned against static counts, on the decisions that the learned policy took: reward minus the price of the
-        candidates. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
+        candidates, beside what the same queries earn on the whole. `curve` is the estimated regret so far (static minus
+        learned, summed over decisions)."""
         learned = [one for one in window if one.mode == "learned" and one.policy != "fixed"]
         values = [one.value - self._price * one.candidates for one in learned]
         weights = [1.0 / one.propensity if one.agrees else 0.0 for one in learned]
-        total = compare(values, weights)
+        expected = others_mean([one.text for one in learned], values)
+        total = compare(values, weights, expected)
         curve, seen = [], 0
         for group in groups(learned, POINTS):
             seen += len(group)
-            part = compare(values[:seen], weights[:seen])
+            part = compare(values[:seen], weights[:seen], expected[:seen])
             if part["regret"] is not None:
                 curve.append({"at": group[-1].at, "n": seen, **part["regret"]})
         return {**total, "agreeing": sum(one.agrees for one in learned), "curve": curve}
@@ -204,9 +210,16 @@ def decided(impression: Impression, static: Static) -> Decided:
         found={shown: tuple(arm for arm in held if shown in held[arm]) for shown in impression.shown},
         propensity=math.prod(choice.propensity for choice in choices.values()),
         agrees=all(arm in fixed and fixed[arm].count == count for arm, count in counts.items()),
+        left=any(arm not in fixed or fixed[arm].count != _favourite(choice) for arm, choice in choices.items()),
         total=impression.total,
         degraded=tuple(degraded.arm for degraded in impression.degraded),
     )
+
+
+def _favourite(choice: ArmChoice) -> int:
+    """The count of an arm that was likeliest; the one chosen where no other was likelier."""
+    count, likeliest = max(choice.distribution, key=lambda entry: entry[1], default=(choice.count, 0.0))
+    return count if likeliest > choice.propensity else choice.count
 
 
 def worth(events: Iterable[Interaction], weights: Mapping[str, float]) -> float:
@@ -233,12 +246,31 @@ def credit(window: Sequence[Decided], weights: Mapping[str, float]) -> dict[str,
     return {arm: round(value, 4) for arm, value in earned.items()}
 
 
-def compare(values: Sequence[float], weights: Sequence[float]) -> dict[str, Any]:
+def others_mean(groups: Sequence[str], values: Sequence[float]) -> list[float]:
+    """Per value, the mean of the other values of its group; that of all where it has no others."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    sizes: Counter[str] = Counter(groups)
+    for group, value in zip(groups, values, strict=True):
+        sums[group] += value
+    overall = sum(values) / len(values) if values else 0.0
+    return [
+        (sums[group] - value) / (sizes[group] - 1) if sizes[group] > 1 else overall
+        for group, value in zip(groups, values, strict=True)
+    ]
+
+
+def compare(
+    values: Sequence[float], weights: Sequence[float], expected: Sequence[float] | None = None
+) -> dict[str, Any]:
     """The mean of `values` (the policy that took the decisions) against the value that another policy would have had.
 
-    `weights` are its probabilities of the taken actions over ours. Self-normalised importance sampling with the delta
-    method's variance (Owen, "Monte Carlo theory, methods and examples", 2013, ch. 9; Swaminathan and Joachims, NIPS
-    2015); effective sample size (Σw)² / Σw² (Kong 1992). `static` and `regret` are None below LEAST_SAMPLE.
+    `weights` are its probabilities of the taken actions over ours; `expected` is what such a request earns whatever
+    the action, by anything but the value itself (default: nothing is known). The doubly robust estimate (Dudík et al.,
+    "Doubly robust policy evaluation and learning", ICML 2011) with self-normalised weights and the delta method's
+    variance (Owen, "Monte Carlo theory, methods and examples", 2013, ch. 9; Swaminathan and Joachims, NIPS 2015);
+    effective sample size (Σw)² / Σw² (Kong 1992). Without `expected`, requests on which the other policy's actions are
+    hardly ever taken any more would count as if they earned what the others do. `static` and `regret` are None below
+    LEAST_SAMPLE.
     """
     n = len(values)
     size = sum(weights) ** 2 / sum(w * w for w in weights) if any(weights) else 0.0
@@ -246,12 +278,15 @@ def compare(values: Sequence[float], weights: Sequence[float]) -> dict[str, Any]
     learned = _interval(mean, [value - mean for value in values]) if n >= LEAST_SAMPLE else None
     static = regret = None
     if learned is not None and size >= LEAST_SAMPLE:
+        base = [0.0] * n if expected is None else expected
+        level = sum(base) / n
+        beyond = [value - b for value, b in zip(values, base, strict=True)]
         unit = sum(weights) / n
-        other = sum(w * value for w, value in zip(weights, values, strict=True)) / (n * unit)
-        influence = [w / unit * (value - other) for w, value in zip(weights, values, strict=True)]
-        static = _interval(other, influence)
+        extra = sum(w * more for w, more in zip(weights, beyond, strict=True)) / (n * unit)
+        influence = [b - level + w / unit * (more - extra) for w, more, b in zip(weights, beyond, base, strict=True)]
+        static = _interval(level + extra, influence)
         gap = [mine - (value - mean) for mine, value in zip(influence, values, strict=True)]
-        regret = {name: n * value for name, value in _interval(other - mean, gap).items()}
+        regret = {name: n * value for name, value in _interval(level + extra - mean, gap).items()}
     return {
         "n": n,
         "effective": round(size, 2),
