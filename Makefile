@@ -21,8 +21,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: install ## index the sample catalogue (or DATA=DIR) and serve it with learner and pages
-	$(BIN)/ltrr demo $(if $(DATA),--data $(DATA))
+demo: install ## index the sample catalogue (or DATA=DIR) and serve it; TRAFFIC=1: with simulated visitors
+	$(BIN)/ltrr demo $(if $(DATA),--data $(DATA)) $(if $(TRAFFIC),--traffic)
 
 programs: ## look for the programs that tests start; root on Debian or Ubuntu gets what is missing
 	@$(PYTHON) -m tests.system_packages

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_SPACE = re.compile(r"\s+")
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -14,10 +13,10 @@ def normalize(text: str) -> str:
 
     Linear in the length of `text`.
     """
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
     if not text.isprintable():  # exactly: something of category C or Z other than the plain space
         text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-    return _SPACE.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def fold(text: str) -> str:

@@ -1,21 +1,30 @@
-"""`ltrr demo`: a catalogue to play with, indexed once and served with learner and pages."""
+"""`ltrr demo`: a catalogue to play with, indexed once and served with learner and pages, and with simulated visitors if
+you like."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import hashlib
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from app.cli.index import index, text
 from app.process.gateway import address, serve
 from app.settings import Settings
+from app.simulation.visitors import RATE, visitors
+from app.telemetry import logs
+from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset, state
 from services.datasets.sample.generate import generate
 from services.errors import SettingsInvalid
 
 READY = "indexed"
 """File that says which state of the source is indexed."""
+IMPATIENT: dict[str, Any] = {"attribution_seconds": 20.0, "snapshot_seconds": 2.0, "survey_share": 1.0}
+"""Settings of a demo where the operator set none: what is learned shows within a minute or two instead of hours. How
+much must be learned before the policy leaves the static mix stays what it is."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,6 +34,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="data set folder (default: a generated music catalogue)"
     )
+    parser.add_argument(
+        "--traffic",
+        action="store_true",
+        help="let simulated visitors search and click from the start (the console can start and stop them, too)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -32,20 +46,35 @@ def run(asked: argparse.Namespace) -> None:
     settings = Settings.load()
     if asked.data is not None and not asked.data.exists():
         raise SettingsInvalid(f"demo: no such folder {asked.data}")
-    settings = settings.model_copy(update={"data_dir": settings.data_dir / _name(asked.data)})
+    settings = impatient(settings).model_copy(update={"data_dir": settings.data_dir / _name(asked.data)})
     source = asked.data or settings.data_dir / "sample"
+    with logs.logging_to():  # no lines between the bars but what is wrong
+        _prepare(settings, source, generated=asked.data is None)
+    logs.configure(settings)
+    print(f"search {address(settings)}/   console /console   API /docs   (Ctrl-C stops)", flush=True)
+    if asked.traffic:
+        print(f"Simulated visitors: {RATE:.0f} searches a second. Stop them on the console.", flush=True)
+    serve(settings, partial(visitors, source=source, running=asked.traffic))
+
+
+def impatient(settings: Settings) -> Settings:
+    """`settings` with those of a demo in place of the defaults that nobody changed."""
+    untouched = {name: value for name, value in IMPATIENT.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=untouched)
+
+
+def _prepare(settings: Settings, source: Path, generated: bool) -> None:
+    """See to it that the data folder holds what `source` holds, which is generated first where it is the sample."""
     ready = settings.data_dir / READY
-    if asked.data is None and not ready.exists():
-        print("generating the sample catalogue", flush=True)
-        generate(source)
+    if generated and not ready.exists():
+        with Progress() as progress:
+            progress.done("sample items", 0)
+            progress.end("sample items", sum(generate(source).items.values()))
     now = state(source)
     if not ready.exists() or ready.read_text() != now:
         schema = Dataset.open(source).schema
-        print(f"indexing {source}", flush=True)
         print(text(asyncio.run(index(settings, source, schema, rebuild=True, train=True))), flush=True)
         ready.write_text(now)
-    print(f"search {address(settings)}/   console /console   API /docs   (Ctrl-C stops)", flush=True)
-    serve(settings)
 
 
 def _name(data: Path | None) -> str:

@@ -16,15 +16,14 @@ import orjson
 
 from app.cli.train import train_encoders
 from app.operations.client import Client
-from app.operations.indexing import Summary, index_opened, index_served
+from app.operations.indexing import Summary, index_served, indexed
 from app.settings import Settings
 from app.system.checks import check_settings
 from app.system.ownership import owned, owner
-from app.system.wiring import opened
 from app.telemetry.progress import Progress
 from services.datasets.folder import SCHEMA, Dataset
 from services.errors import SettingsInvalid, Unavailable
-from services.schema.schema import describe, load_schema
+from services.schema.schema import load_schema
 from services.types import Schema
 
 SHOWN_PROBLEMS = 20
@@ -71,13 +70,8 @@ async def index(settings: Settings, source: Path, schema: Schema | None, rebuild
     with owned(settings.data_dir) if settings.embedded else nullcontext(), Progress() as progress:
         if rebuild and settings.redis_url is None:
             _remove(settings.data_dir)
-        async with opened(settings, learning=False) as system:
-            summary = await index_opened(system, source, schema, progress.done, replace=rebuild)
-            progress.note(f"schema ({'inferred' if schema is None else 'given'}):")
-            progress.note(describe(system.catalogue.schema))
-            if train:
-                await train_encoders(settings, summary, progress)
-            await system.models.reload()
+        encoders = train_encoders if train else None
+        async with indexed(settings, source, schema, progress, encoders, replace=rebuild) as (system, summary):
             try:
                 await system.learner.catch_up()
             except Unavailable:
@@ -91,7 +85,7 @@ async def beside(settings: Settings, url: str, source: Path, train: bool) -> Sum
     with Progress() as progress:
         if Dataset.open(source).schema is not None:
             progress.note(f"{SCHEMA} is not looked at: the schema of a running service stays (see --rebuild)")
-        summary = await index_served(Client.of(settings, url), source, progress.done)
+        summary = await index_served(Client.of(settings, url), source, progress)
         if train:
             await train_encoders(settings, summary, progress)
     return summary

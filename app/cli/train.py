@@ -78,15 +78,17 @@ async def train_encoders(settings: Settings, summary: Summary, progress: Progres
     """Train and promote the encoders that a freshly indexed catalogue needs. Its items are found without them too, so
     too little to learn from is a note and not a failure."""
     if settings.encoder is None and summary.accepted:
-        await _train_or_note(TEXT, "training the text encoder on the catalogue", settings, progress)
+        await _train_or_note(TEXT, "train encoder", summary.accepted, settings, progress)
     if summary.events:
-        await _train_or_note(TASTE, "training the taste model on the history", settings, progress)
+        await _train_or_note(TASTE, "train tastes", summary.events, settings, progress)
 
 
-async def _train_or_note(kind: str, note: str, settings: Settings, progress: Progress) -> None:
-    progress.note(note)
+async def _train_or_note(kind: str, stage: str, size: int, settings: Settings, progress: Progress) -> None:
+    """Train on `size` items or events and promote; too little to learn from is only noted."""
+    progress.done(stage, 0, size)
     try:
         await train_model(kind, settings, None, SEED, promote=True)
+        progress.done(stage, size, size)
     except ModelInvalid as error:
         progress.note(f"left untrained: {error}")
 

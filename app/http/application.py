@@ -13,10 +13,11 @@ from fastapi.telemetry import TelemetryConfig
 from app.http import errors
 from app.http.draining import Draining
 from app.http.middleware import GuardOrigin, LimitBody, Measure
-from app.http.pages import pages
+from app.http.pages import pages, traffic
 from app.http.routes import autocomplete, explain, feedback, health, items, models, policy, search, users
 from app.http.security import LOOPBACK_HOSTS, OriginGuard, admin_only
 from app.settings import Settings
+from app.system.system import System
 from app.system.wiring import opened
 from app.telemetry import metrics_export, tracing
 from services.arm_profiles import by_number
@@ -43,13 +44,17 @@ ADMIN_ROUTERS = (
     users.router,
     health.metrics_router,
     pages.console_data,
+    traffic.data,
 )
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 Opened = Callable[[Settings], AbstractAsyncContextManager[health.Watched]]
+Visit = Callable[[System], AbstractAsyncContextManager[traffic.Visiting]]
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The gateway's application. It opens everything when it starts and closes it when it ends."""
+def create_app(settings: Settings, visit: Visit | None = None) -> FastAPI:
+    """The gateway's application. It opens everything when it starts and closes it when it ends. `visit` opens the
+    simulated visitors of a demo, who are gone before the service closes; without it there are none, and no way to let
+    them in."""
     app = FastAPI(
         title="LTRR",
         summary="Search that learns what to retrieve and how to order it",
@@ -58,10 +63,11 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redirect_slashes=False,
         redoc_url=None,
-        lifespan=_lifespan(settings, opened),
+        lifespan=_lifespan(settings, opened, visit),
         telemetry=NO_TELEMETRY,
     )
     admin = _prepare(app, settings)
+    app.state.visiting = None
     for router in (*PUBLIC_ROUTERS, pages.router):
         app.include_router(router)
     for router in ADMIN_ROUTERS:
@@ -109,13 +115,15 @@ def _install_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(Measure, log_queries=settings.log_queries)
 
 
-def _lifespan(settings: Settings, opened: Opened) -> Lifespan:
+def _lifespan(settings: Settings, opened: Opened, visit: Visit | None = None) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(tracing.exporting(settings))
                 app.state.system = await stack.enter_async_context(opened(settings))
+                if visit is not None:
+                    app.state.visiting = await stack.enter_async_context(visit(app.state.system))
             except LtrrError as error:
                 app.state.failure = error  # for the caller: the server only reports that it failed
                 raise

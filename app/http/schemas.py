@@ -303,6 +303,10 @@ class PolicyMode(Strict):
     mode: Literal["learned", "static", "shadow"]
 
 
+class Traffic(Strict):
+    running: bool
+
+
 class Promotion(Strict):
     """Why a version is promoted."""
 

@@ -4,15 +4,14 @@ trained or measured on judged queries meets there what it would meet live."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from app.operations.indexing import Summary, index_opened
+from app.operations.indexing import TrainEncoders, indexed
 from app.settings import Settings
 from app.system.system import System
-from app.system.wiring import opened
 from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset
 from services.policies.base import Policy
@@ -23,8 +22,6 @@ LIMIT = 10
 PATIENCE = 10.0
 """Seconds for one query: every arm's list is wanted, however busy the machine."""
 EMBEDDED = {"opensearch_url": None, "qdrant_url": None, "redis_url": None}
-
-TrainEncoders = Callable[[Settings, Summary, Progress], Awaitable[None]]
 
 
 class Asked(Protocol):
@@ -45,10 +42,7 @@ async def indexed_apart(
     `ltrr index` trains them. `work` is in the name of its temporary folder."""
     with tempfile.TemporaryDirectory(prefix=f"ltrr-{work}-") as scratch:
         apart = settings.model_copy(update={"data_dir": Path(scratch), "admin_key": None} | EMBEDDED)
-        async with opened(apart, learning=False) as system:
-            summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
-            await train_encoders(apart, summary, progress)
-            await system.models.reload()
+        async with indexed(apart, data, Dataset.open(data).schema, progress, train_encoders) as (system, _):
             await system.learner.catch_up()
             yield system
 

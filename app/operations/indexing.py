@@ -1,12 +1,16 @@
-"""Putting a catalogue into the service: into an opened system, or through the API of the one that owns the folder."""
+"""Putting a catalogue into the service: into its stores first and then its indexes, or through the API of the one that
+owns the folder.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gzip
 import hashlib
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -16,18 +20,31 @@ from typing import Any
 import orjson
 
 from app.operations.client import Client
+from app.settings import Settings
+from app.system.intake import intake
+from app.system.surroundings import Surroundings
 from app.system.system import System
+from app.system.wiring import opened
+from app.telemetry.progress import Progress
+from services.backends.base import ItemStore
 from services.datasets.folder import HISTORY, Dataset, HistoryEvent
 from services.errors import InvalidRequest
 from services.ndjson import Line, stream
+from services.schema.schema import describe
 from services.types import EventStatus, Schema
 
 ITEMS_AT_ONCE = 2000
 EVENTS_AT_ONCE = 1000
 CHUNK = 1_000_000
 
-Progress = Callable[[str, int], None]
-"""(what, how many are done)."""
+STAGES = {
+    "lexical": "words",
+    "vector": "vectors",
+    "taste": "tastes",
+    "understanding": "vocabulary",
+    "predictions": "predicted queries",
+}
+"""What the building of an index is called where people watch it."""
 
 
 @dataclass(slots=True)
@@ -41,40 +58,82 @@ class Summary:
     """One line each, with the line number in its file."""
 
 
-async def index_opened(
-    system: System, source: Path, schema: Schema | None, progress: Progress, replace: bool = False
+TrainEncoders = Callable[[Settings, Summary, Progress], Awaitable[None]]
+"""Trains what a catalogue needs on what the stores have, and puts it in force."""
+
+
+@asynccontextmanager
+async def indexed(
+    settings: Settings,
+    source: Path,
+    schema: Schema | None,
+    progress: Progress,
+    train: TrainEncoders | None = None,
+    replace: bool = False,
+    around: Surroundings | None = None,
+) -> AsyncIterator[tuple[System, Summary]]:
+    """A system that has the items and the history of `source`, opened without anything that runs in the background;
+    `schema` is one that was given. With `replace`, items that are not in the source go, and every index is built anew.
+
+    Items and history are stored first, encoders are trained on what is stored, and only then are the indexes opened,
+    which take in what they lack as after any crash: so each is built once, by the models that will be in force. Broken
+    off half-way, the next start does the rest.
+    """
+    around = around or Surroundings()
+    summary = await _store(settings, source, schema, progress, replace, around.clock)
+    if train is not None:
+        await train(settings, summary, progress)
+
+    def report(index: str, done: int, total: int) -> None:
+        progress.done(STAGES.get(index.partition("@")[0], index), done, total)
+
+    async with opened(settings, learning=False, surroundings=dataclasses.replace(around, on_progress=report)) as system:
+        if replace and settings.redis_url is not None:
+            await system.index_sync.rebuild()  # beside the old ones, in which others search meanwhile
+        yield system, summary
+
+
+async def _store(
+    settings: Settings,
+    source: Path,
+    schema: Schema | None,
+    progress: Progress,
+    replace: bool,
+    clock: Callable[[], float],
 ) -> Summary:
-    """Into a system that this process has opened; `schema` is one that was given. With `replace`, items that are not in
-    the source go, and every index is built anew beside the old one, so that others can search meanwhile."""
+    """Items and history are in the stores when this returns; no index knows of them yet."""
     dataset = Dataset.open(source)
-    if schema is not None:
-        await system.catalogue.set_schema(schema)
     summary = Summary()
-    kept: set[str | None] = set()
-    began = await system.items.sequence()
-    for result in await system.catalogue.put_stream(_chunks(dataset.catalogue, progress)):
-        if result.status == "accepted":
-            summary.accepted += 1
-            kept.add(result.id)
-        else:
-            summary.invalid += 1
-            summary.problems.append(_told(result.line, result.line, str(result.detail)))
-    if replace:
-        kept |= await _written_since(system, began)  # by others too: what was acknowledged meanwhile stays
-        await system.catalogue.delete([d["id"] async for d in system.items.scan() if d["id"] not in kept])
-        await system.index_sync.rebuild()
+    async with intake(settings, clock) as stored:
+        if schema is not None:
+            await stored.catalogue.set_schema(schema)
+        kept: set[str | None] = set()
+        began = await stored.items.sequence()
+        for result in await stored.catalogue.put_stream(_chunks(dataset.catalogue, progress)):
+            if result.status == "accepted":
+                summary.accepted += 1
+                kept.add(result.id)
+            else:
+                summary.invalid += 1
+                summary.problems.append(_told(result.line, result.line, str(result.detail)))
+        if replace:
+            kept |= await _written_since(stored.items, began)  # by others too: what was acknowledged meanwhile stays
+            await stored.catalogue.delete([d["id"] async for d in stored.items.scan() if d["id"] not in kept])
+            await stored.sync.rebuild()
+        progress.note(f"schema ({'inferred' if schema is None else 'given'}):")
+        progress.note(describe(stored.catalogue.schema))
 
-    async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
-        return [(result.status, result.detail) for result in await system.feedback.record(events, admin=True)]
+        async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
+            return [(result.status, result.detail) for result in await stored.feedback.record(events, admin=True)]
 
-    await _index_history(dataset, record, summary, progress)
+        await _index_history(dataset, record, summary, progress)
     return summary
 
 
-async def _written_since(system: System, sequence: int) -> set[str]:
+async def _written_since(items: ItemStore, sequence: int) -> set[str]:
     written: set[str] = set()
     while True:
-        sequence, upserts, deletes = await system.items.changes(sequence)
+        sequence, upserts, deletes = await items.changes(sequence)
         if not upserts and not deletes:
             return written
         written |= {document["id"] for document in upserts}
@@ -123,7 +182,9 @@ async def _index_history(
                 summary.events += 1
             else:
                 summary.problems.append(f"{HISTORY}, {event['action_name']} {event['object_id']}: {detail}")
-        progress("history", summary.events)
+        progress.done("history", summary.events)
+    if summary.events:
+        progress.end("history", summary.events)
     summary.problems += map(str, dataset.problems)
 
 
@@ -136,7 +197,8 @@ async def _chunks(path: Path, progress: Progress) -> AsyncIterator[bytes]:
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield chunk
                 lines += chunk.count(b"\n")
-                progress("items", lines)
+                progress.done("items read", lines)
+        progress.end("items read", lines)
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}") from error
 

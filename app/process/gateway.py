@@ -9,7 +9,7 @@ import signal
 import socket
 from contextlib import nullcontext
 
-from app.http.application import create_app
+from app.http.application import Visit, create_app
 from app.process.server import DrainingServer, WorkerServer, listening, run_server, uvicorn_config
 from app.process.workers import Place, Supervisor
 from app.settings import Settings
@@ -31,9 +31,12 @@ def check_workers(settings: Settings, workers: int) -> None:
         )
 
 
-def serve(settings: Settings) -> None:
-    """Serve until stopped. Raises Owned when another process uses the data folder, SettingsInvalid, StartFailed."""
+def serve(settings: Settings, visit: Visit | None = None) -> None:
+    """Serve until stopped; with `visit`, a demo in one process (see create_app). Raises Owned when another process uses
+    the data folder, SettingsInvalid, StartFailed."""
     check_workers(settings, settings.workers)
+    if visit is not None and settings.workers > 1:
+        raise SettingsInvalid(f"LTRR_WORKERS {settings.workers}: a demo is one process")
     url = address(settings)
     check_settings(settings)
     # Of a service whose engines are all elsewhere nothing is kept here.
@@ -41,7 +44,7 @@ def serve(settings: Settings) -> None:
     with folder, listening(settings.host, settings.port) as listener:
         logging.getLogger(__name__).info("serving url=%s console=%s/console docs=%s/docs", url, url, url)
         if settings.workers == 1:
-            app = create_app(settings)
+            app = create_app(settings, visit)
             run_server(DrainingServer(uvicorn_config(app), app.state.draining, settings.drain_seconds), app, listener)
         else:
             supervise(settings, listener)

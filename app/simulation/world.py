@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from app.offline.sandbox import EMBEDDED, PATIENCE, TrainEncoders
-from app.operations.indexing import index_opened
+from app.offline.sandbox import EMBEDDED, PATIENCE
+from app.operations.indexing import TrainEncoders, indexed
 from app.settings import Settings
 from app.system.surroundings import Surroundings
 from app.system.system import System
@@ -80,10 +80,8 @@ async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEnco
 async def _prepare(settings: Settings, data: Path, folder: Path, train: TrainEncoders, progress: Progress) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     apart = _apart(settings, folder)
-    async with opened(apart, learning=False, surroundings=Surroundings(clock=lambda: World(0).now)) as system:
-        summary = await index_opened(system, data, Dataset.open(data).schema, progress.done)
-        await train(apart, summary, progress)
-        await system.models.reload()
+    around = Surroundings(clock=lambda: World(0).now)
+    async with indexed(apart, data, Dataset.open(data).schema, progress, train, around=around) as (system, _):
         await system.learner.catch_up()
         await system.learner.publish()
 

@@ -14,7 +14,7 @@ from app.system.stores import Stores
 from app.system.surroundings import Surroundings
 from services.catalogue.base import IndexUpdater, SharedIndexUpdater
 from services.catalogue.current_schema import CurrentSchema
-from services.catalogue.index_sync import IndexSync
+from services.catalogue.index_sync import IndexSync, OnProgress
 from services.catalogue.index_updaters import LexicalUpdater, PredictionUpdater, UnderstandingUpdater, VectorUpdater
 from services.catalogue.writing import Catalogue
 from services.errors import SettingsInvalid
@@ -58,13 +58,13 @@ async def open_catalogue(
     text_encoder, taste, predictor = [
         await asyncio.to_thread(current_model, kind, settings, stores.models) for kind in (TEXT, TASTE, QUERY_PREDICTOR)
     ]
-    await _agree_on_encoder(settings, stores, text_encoder.version, serving)
+    await agree_on_encoder(settings, stores, text_encoder.version, serving)
     indexes = await open_indexes(settings, schema.value, text_encoder, taste, stack)
     arms = assemble_arms(settings, indexes, text_encoder, taste, around)
     active = ActiveModels(schema.value, PassthroughRanker())
     predictions = PredictionUpdater(stores.memory, stores.items, stores.state, active, stores.locks, predictor)
     updaters = _updaters(stores, indexes, arms, schema, active, predictions)
-    sync = _index_sync(stores, indexes, schema, updaters)
+    sync = _index_sync(stores, indexes, schema, updaters, around.on_progress)
     catalogue = Catalogue(stores.items, schema, sync)
     stack.push_async_callback(sync.close)
     stack.push_async_callback(catalogue.close)
@@ -92,17 +92,19 @@ def _updaters(
     )
 
 
-def _index_sync(stores: Stores, indexes: Indexes, schema: CurrentSchema, updaters: Updaters) -> IndexSync:
+def _index_sync(
+    stores: Stores, indexes: Indexes, schema: CurrentSchema, updaters: Updaters, on_progress: OnProgress
+) -> IndexSync:
     """The updaters, sorted into those of this process and those of indexes that others share."""
     own: list[IndexUpdater] = [updaters.understanding]
     shared: list[SharedIndexUpdater] = []
     (own if indexes.opensearch is None else shared).append(updaters.lexical)
     (own if indexes.qdrant is None else shared).extend((updaters.texts, updaters.tastes))
     (own if stores.redis is None else shared).append(updaters.predictions)
-    return IndexSync(stores.items, schema, stores.locks, own, shared)
+    return IndexSync(stores.items, schema, stores.locks, own, shared, on_progress)
 
 
-async def _agree_on_encoder(settings: Settings, stores: Stores, version: str, serving: bool) -> None:
+async def agree_on_encoder(settings: Settings, stores: Stores, version: str, serving: bool) -> None:
     """Shared vectors are made by one encoder. Gateways record which one they were told to use; a command that was told
     another one would take it away from them. Raises SettingsInvalid."""
     if stores.redis is None or settings.qdrant_url is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.arms.base import Arm
+from services.catalogue.index_sync import OnProgress, ignore_progress
 from services.search.state import Matching
 from services.search.steps import Steps
 
@@ -22,3 +23,5 @@ class Surroundings:
     wrap_index: Callable[[Matching], Matching] = lambda index: index
     """Gives what is asked in place of the index for everything that matches."""
     steps: Steps = field(default_factory=Steps)
+    on_progress: OnProgress = ignore_progress
+    """Called while an index is rebuilt."""

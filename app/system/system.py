@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from services.catalogue.index_sync import IndexSync
 from services.catalogue.writing import Catalogue
 from services.completion.suggest import Autocomplete
 from services.errors import StorageFailed
-from services.learning.feedback import FeedbackService
+from services.learning.feedback import EventResult, FeedbackService
 from services.learning.learner_link import LearnerView
 from services.learning.progress import Progress
 from services.models.store import ModelStore
@@ -29,7 +29,7 @@ from services.policies.modes import PolicySwitch
 from services.search.engine import SearchEngine
 from services.search.explain import Explainer
 from services.search.survey import Surveyor
-from services.types import Deadline
+from services.types import Deadline, EventStatus
 
 READY_SECONDS = 0.5
 """How long a readiness probe waits for a part."""
@@ -98,6 +98,15 @@ class System:
     async def set_mode(self, mode: str) -> None:
         """Durable and active when this returns. Raises StorageFailed when it could not be stored."""
         await self.policy_mode.set(mode)
+
+    async def record(self, events: Sequence[object], admin: bool) -> list[EventResult]:
+        """Take feedback in, count it, and tell the learner; one result each. Raises StorageFailed."""
+        results = await self.feedback.record(events, admin)
+        for result in results:
+            metrics.FEEDBACK.labels(result.status).inc()
+        if any(result.status is EventStatus.ACCEPTED for result in results):
+            self.learner.notify()
+        return results
 
     async def forget_user(self, user_id: str) -> int:
         """Returns how many log records were blanked; histories and memory have followed when this returns."""

@@ -57,7 +57,7 @@ async def opened(
         await mode.load()
         learner = await open_learner(settings, stores, switch, around.clock)
         reloader = _reloader(settings, stores, parts, switch, learner)
-        signer = Signer(_keys(settings), settings.query_ttl_seconds)
+        signer = signer_of(settings)
         search = assemble_search(stores, parts, switch, mode, signer, around)
         system = System(
             settings=settings,
@@ -123,7 +123,10 @@ def _pings(indexes: Indexes) -> dict[str, Callable[[Deadline], Awaitable[Any]]]:
     return pings
 
 
-def _keys(settings: Settings) -> list[tuple[str, bytes]]:
+def signer_of(settings: Settings) -> Signer:
+    """By the keys that are set, or else those of the data folder, which are made when there are none."""
     if settings.signing_keys is not None:
-        return parse_keys(settings.signing_keys.get_secret_value())
-    return load_or_create_keys(settings.data_dir / "signing_keys")
+        keys = parse_keys(settings.signing_keys.get_secret_value())
+    else:
+        keys = load_or_create_keys(settings.data_dir / "signing_keys")
+    return Signer(keys, settings.query_ttl_seconds)

@@ -1,4 +1,4 @@
-"""Progress bars on standard error; none where it is not a terminal."""
+"""Progress of long work, on standard error: bars on a terminal, a short line for each finished stage elsewhere."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+COUNTED = "{desc:<18} {percentage:3.0f}% |{bar:32}| {n:,} of {total:,} in {elapsed}"
+OPEN_ENDED = "{desc:<18} {n:,} in {elapsed}"
+"""Where nobody knows how many there will be."""
+
 
 class Progress:
-    """One bar per kind of work; nothing is drawn unless standard error is a terminal, notes are always written."""
+    """One bar per stage on a terminal. Elsewhere a stage is told in one line once it has ended, and nothing is said of
+    one that never does. Notes are always written. May be told from any thread."""
 
     def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
         self._bars: dict[str, tqdm[None]] = {}
 
     def __enter__(self) -> Progress:
@@ -23,12 +29,31 @@ class Progress:
         for bar in self._bars.values():
             bar.close()
 
-    def done(self, what: str, count: int) -> None:
-        """Move the bar `what` to `count`."""
-        if what not in self._bars:
-            self._bars[what] = tqdm(desc=what, unit="", file=sys.stderr, disable=None)
-        self._bars[what].update(count - self._bars[what].n)
+    def done(self, stage: str, count: int, total: int | None = None) -> None:
+        """`count` things of `stage` are done by now, of `total` where that is known; with the last one it has ended."""
+        if self._terminal:
+            self._bar(stage, total).update(count - self._bar(stage, total).n)
+        if count == total:
+            self.end(stage, count)
+
+    def end(self, stage: str, count: int) -> None:
+        """`stage` is over after `count` things."""
+        if not self._terminal:
+            print(f"{stage}: {count:,}", file=sys.stderr, flush=True)
+            return
+        bar = self._bar(stage, None)
+        bar.update(count - bar.n)
+        bar.refresh()
+        bar.close()
+        del self._bars[stage]
 
     def note(self, line: str) -> None:
-        """Write a line above the bars."""
+        """Write `line` above the bars."""
         tqdm.write(line, file=sys.stderr)
+
+    def _bar(self, stage: str, total: int | None) -> tqdm[None]:
+        """The bar of `stage`, a new one when it has none."""
+        if stage not in self._bars:
+            form = OPEN_ENDED if total is None else COUNTED
+            self._bars[stage] = tqdm(desc=stage, total=total, file=sys.stderr, bar_format=form)
+        return self._bars[stage]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from services.backends.base import ItemStore, Locks
 from services.catalogue.base import INDEXING, IndexUpdater, SharedIndexUpdater
@@ -31,10 +31,21 @@ CHECK_EVERY = 5
 """Rounds of repair after which the shared indexes are asked whether they are still there."""
 
 
+PROGRESS_EVERY = 100
+"""Items of a rebuild after which its progress is reported."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Called while an index is rebuilt: (its name, items done, items in all). Called from any thread."""
+
+
+def ignore_progress(name: str, done: int, total: int) -> None:
+    """An `OnProgress` that reports to nobody."""
+
+
 class IndexSync:
     """`own` indexes belong to this process, `shared` ones to all processes that share the store; each is updated in the
-    order given, the own ones first. Call `recover` before anything else, and run `follow` where other processes write
-    too."""
+    order given, the own ones first. `on_progress` is called during rebuilds. Call `recover` before anything else, and
+    run `follow` where other processes write too."""
 
     def __init__(
         self,
@@ -43,12 +54,14 @@ class IndexSync:
         locks: Locks,
         own: Sequence[IndexUpdater],
         shared: Sequence[SharedIndexUpdater] = (),
+        on_progress: OnProgress = ignore_progress,
     ) -> None:
         self._items = items
         self._schema = schema
         self._locks = locks
         self._own = own
         self._shared = shared
+        self._on_progress = on_progress
         self._updating = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self._volatile: dict[str, tuple[int, Schema]] = {}
@@ -184,7 +197,7 @@ class IndexSync:
             applied, documents = await catalogue.read()
             if documents or not index.volatile:
                 logger.info("rebuilding %s: %d items", index.name, len(documents))
-            await index.rebuild(schema, documents)
+            await index.rebuild(schema, self._report(index.name, documents))
             if not await self._confirm(index, applied, schema):
                 return False
             self._to_rebuild.discard(index.name)
@@ -196,6 +209,16 @@ class IndexSync:
             await index.apply(upserts, deletes)
             if not await self._confirm(index, applied, schema):
                 return False
+
+    def _report(self, name: str, documents: Sequence[Document]) -> Iterator[Document]:
+        """`documents`, reporting how many of them were taken."""
+        total = len(documents)
+        for done, document in enumerate(documents):
+            if done % PROGRESS_EVERY == 0:
+                self._on_progress(name, done, total)
+            yield document
+        if total:
+            self._on_progress(name, total, total)
 
     async def _applied(self, index: IndexUpdater) -> int | None:
         """The last change that `index` has applied; None when it needs a rebuild."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -165,7 +166,7 @@ class VectorUpdater:
         self._index_schema = self._schema.value
 
     async def _rebuild(self, encoder: Encoder, schema: Schema, documents: Iterable[Document]) -> None:
-        points = await asyncio.to_thread(_encode, encoder, list(documents), schema)
+        points = await asyncio.to_thread(_encode, encoder, documents, schema)
         await self._index.rebuild(schema, encoder.size, points, encoder.version)
         # No await in between: a search never sees one without the other.
         self._arm.encoder, self._index_schema = encoder, schema
@@ -259,9 +260,8 @@ class PredictionUpdater:
             await self.rebuild(self._active.schema, [document async for document in self._items.scan()])
 
     async def _predict(self, schema: Schema, documents: Iterable[Document]) -> None:
-        documents = list(documents)
-        for start in range(0, len(documents), PREDICT_BATCH):
-            part = documents[start : start + PREDICT_BATCH]
+        left = iter(documents)
+        while part := list(islice(left, PREDICT_BATCH)):
             await self._memory.predict(await asyncio.to_thread(_predicted, self._predictor, part, schema))
 
 
@@ -271,10 +271,10 @@ def _predicted(
     return {document["id"]: predictor.predict(document, schema) for document in documents}
 
 
-def _encode(encoder: Encoder, documents: Sequence[Document], schema: Schema) -> list[tuple[Document, list[float]]]:
+def _encode(encoder: Encoder, documents: Iterable[Document], schema: Schema) -> list[tuple[Document, list[float]]]:
     points: list[tuple[Document, list[float]]] = []
-    for start in range(0, len(documents), ENCODE_BATCH):
-        part = documents[start : start + ENCODE_BATCH]
+    left = iter(documents)
+    while part := list(islice(left, ENCODE_BATCH)):
         points += zip(part, encoder.encode_documents(part, schema).tolist(), strict=True)
     return points
 

@@ -63,6 +63,8 @@ class RecentDecision:
     moment: float
     """Expected squared weight of the static policy, given the context (services.offpolicy.ope.expected_size); infinite
     where its counts could not be drawn."""
+    left: bool
+    """The counts that the policy would have chosen but for exploring are not those of the static policy."""
     total: int
     degraded: tuple[str, ...]
     events: list[Interaction] = field(default_factory=list)
@@ -170,6 +172,8 @@ class Activity:
             "candidates": round(sum(one.candidates for one in group) / n, 3),
             "reward": round(sum(one.value for one in group) / n, 5),
             "clicked": round(sum(bool(one.events) for one in group) / n, 5),
+            "left": round(sum(one.left for one in group) / n, 5),
+            "credit": credit(group, self._weights),
         }
 
     def _comparison(self, window: Sequence[RecentDecision]) -> dict[str, Any]:
@@ -214,9 +218,16 @@ def recent_decision(impression: Impression, static: Static) -> RecentDecision:
         propensity=math.prod(choice.propensity for choice in choices.values()),
         agrees=all(arm in fixed and fixed[arm].count == count for arm, count in counts.items()),
         moment=moment(choices, {arm: choice for arm, choice in fixed.items() if arm in choices}),
+        left=any(arm not in fixed or fixed[arm].count != _favourite(choice) for arm, choice in choices.items()),
         total=impression.total,
         degraded=tuple(degraded.arm for degraded in impression.degraded),
     )
+
+
+def _favourite(choice: ArmChoice) -> int:
+    """The count of an arm that was likeliest; the one chosen where no other was likelier."""
+    count, likeliest = max(choice.distribution, key=lambda entry: entry[1], default=(choice.count, 0.0))
+    return count if likeliest > choice.propensity else choice.count
 
 
 def groups(window: Sequence[RecentDecision], points: int) -> Iterator[Sequence[RecentDecision]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.http.pages import assets
+from app.http.pages import assets, traffic
 from app.http.pages.figures import figures
 from app.http.requests import ADMIN_RESPONSES, json_response
 from app.system.system import System
@@ -102,6 +102,7 @@ async def activity(request: Request) -> Response:
             "activity": await system.activity.view(),
             "process": figures(),
             "price": system.settings.candidate_price,
+            "traffic": traffic.state(request),
             "charts": assets.has_vendor("plotly.min.js"),
         }
     )

@@ -8,7 +8,6 @@ from app.http.requests import PROBLEM_RESPONSES, json_response, read_json
 from app.http.schemas import FeedbackEvent, FeedbackResponse
 from app.http.security import is_admin
 from app.system.system import System
-from services import metrics
 from services.errors import InvalidRequest, TooLarge
 from services.types import EventStatus
 
@@ -45,12 +44,8 @@ async def feedback(request: Request) -> Response:
     events = _events(await request.body(), request.headers.get("content-type", ""))
     if len(events) > MAX_EVENTS:
         raise TooLarge(f"{len(events)} events in one call; at most {MAX_EVENTS}, send them in parts")
-    results = await system.feedback.record(events, admin=is_admin(request, system.admin_key))
-    for result in results:
-        metrics.FEEDBACK.labels(result.status).inc()
+    results = await system.record(events, admin=is_admin(request, system.admin_key))
     accepted = sum(result.status is EventStatus.ACCEPTED for result in results)
-    if accepted:
-        system.learner.notify()
     return json_response(
         {
             "accepted": accepted,

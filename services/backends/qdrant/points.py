@@ -79,7 +79,7 @@ def checked(vector: Sequence[float], size: int) -> list[float]:
     """Raises ValueError for a vector of another size."""
     if len(vector) != size:
         raise ValueError(f"a vector of {size} numbers is wanted, not {len(vector)}")
-    return [float(number) for number in vector]
+    return list(map(float, vector))
 
 
 def more(found: Sequence[Any], requested: int, limit: int) -> bool:

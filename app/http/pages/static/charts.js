@@ -113,11 +113,25 @@ export function counts(place, activity) {
 }
 
 export function credit(place, activity) {
-  const earned = Object.entries(activity.credit).sort((a, b) => a[1] - b[1]);
-  if (earned.length === 0) return instead(place, "Nobody has chosen anything yet.");
+  const { curve } = activity;
+  if (!curve.some((point) => Object.values(point.credit).some((value) => value > 0))) return instead(place, "Nobody has chosen anything yet.");
+  const x = reached(curve);
+  const worth = (point, arm) => Math.max(0, point.credit[arm] ?? 0);
+  const total = (point) => activity.arms.reduce((sum, arm) => sum + worth(point, arm), 0);
+  const arms = activity.arms.filter((arm) => curve.some((point) => worth(point, arm) > 0));
+  draw(place, arms.map((arm) => ({
+    x, y: curve.map((point) => (total(point) ? worth(point, arm) / total(point) : 0)), name: arm, stackgroup: "arms", mode: "lines",
+    line: { width: 1, color: armColour(arm) }, fillcolor: faded(armColour(arm), 0.55), hovertemplate: "%{y:.0%}",
+  })), layout({
+    showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" }, xaxis: DECISIONS,
+    yaxis: { tickformat: ".0%", range: [0, 1] },
+  }));
+}
+
+export function left(place, activity) {
+  if (activity.curve.length < 2) return instead(place, "No decisions yet.");
   draw(place, [{
-    type: "bar", orientation: "h", y: earned.map(([arm]) => arm), x: earned.map(([, value]) => value),
-    marker: { color: earned.map(([arm]) => armColour(arm)) }, text: earned.map(([, value]) => number(value)), textposition: "auto",
-    hovertemplate: "%{y}: %{x:.2f}<extra></extra>",
-  }], layout({ hovermode: "closest", bargap: 0.45, yaxis: { showgrid: false } }));
+    x: reached(activity.curve), y: activity.curve.map((point) => point.left), mode: "lines", fill: "tozeroy", name: "away",
+    line: { width: 2, color: colour("accent") }, fillcolor: faded(colour("accent"), 0.16), hovertemplate: "%{y:.0%}",
+  }], layout({ xaxis: DECISIONS, yaxis: { tickformat: ".0%", range: [0, 1] } }));
 }

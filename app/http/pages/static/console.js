@@ -5,6 +5,7 @@ import { adminKey, armClass, armDot, byId, call, el, number, themeButton, toast 
 import { drawModels, listModels } from "/static/models.js";
 
 const PAUSE = 3000; // milliseconds between two looks
+const BUSY_PAUSE = 1500; // the same while simulated visitors search
 const MODELS_EVERY = 5; // looks
 
 const MODES = {
@@ -44,7 +45,7 @@ async function look() {
     if (error.status === 401) return lock();
     byId("trouble").replaceChildren(el("p", { class: "notice bad" }, `${error.message} Trying again.`));
   }
-  timer = setTimeout(() => (document.hidden ? null : look()), PAUSE);
+  timer = setTimeout(() => (document.hidden ? null : look()), last?.traffic?.running ? BUSY_PAUSE : PAUSE);
 }
 
 function lock() {
@@ -63,14 +64,15 @@ function unlock() {
 
 // --- drawing ---
 
-async function draw({ mode, activity, learner, process, charts: available }) {
+async function draw({ mode, activity, learner, process, traffic, charts: available }) {
   drawMode(mode);
+  drawTraffic(traffic);
   drawTiles(activity, learner, process);
   drawArms(process.arms);
   drawFeedback(process.feedback, activity.actions);
   drawLatest(activity.latest);
   drawRegretWords(activity.comparison);
-  const places = ["arms", "reward", "regret", "counts", "credit"].map((name) => byId(`chart-${name}`));
+  const places = ["arms", "reward", "regret", "counts", "credit", "left"].map((name) => byId(`chart-${name}`));
   if (!(await charts.loadPlotly(available))) {
     for (const place of places) charts.instead(place, "Charts need the extra “pages”: pip install 'ltrr[pages]'.");
     return;
@@ -80,6 +82,7 @@ async function draw({ mode, activity, learner, process, charts: available }) {
   charts.regret(places[2], activity.comparison);
   charts.counts(places[3], activity);
   charts.credit(places[4], activity);
+  charts.left(places[5], activity);
 }
 
 function drawMode(mode) {
@@ -92,6 +95,20 @@ function drawMode(mode) {
   if (byId("mode-words").textContent !== words) byId("mode-words").textContent = words;
 }
 
+/** Simulated visitors: only a demo has them. */
+function drawTraffic(traffic) {
+  byId("traffic").hidden = !traffic;
+  if (!traffic) return;
+  const { running, rate, searches, clicks, failures, trouble } = traffic;
+  const words = running ? `Simulated visitors: ${rate ? `${number(rate)} searches a second` : "just arriving"}` : "No simulated visitors";
+  if (byId("traffic-words").textContent !== words) byId("traffic-words").textContent = words;
+  const done = searches ? `${number(searches)} searches and ${number(clicks)} clicks so far${failures ? `, ${number(failures)} failed${trouble ? ` (${trouble})` : ""}` : ""}. ` : "";
+  byId("traffic-note").textContent = done + (running
+    ? "They are not people, but what they click is learned from."
+    : "Let some search and click, and watch the service learn from them.");
+  byId("traffic-switch").textContent = running ? "Stop" : "Start";
+}
+
 function drawTiles(activity, learner, process) {
   const recent = activity.curve.slice(-10);
   const n = recent.reduce((sum, point) => sum + point.n, 0);
@@ -100,6 +117,8 @@ function drawTiles(activity, learner, process) {
   const tiles = [
     ["Candidates a request", n ? mean("candidates").toFixed(1) : "–", `last ${number(n)} decisions`],
     ["Reward a decision", n ? mean("reward").toFixed(3) : "–", n ? `${percent(mean("clicked"))} with any action` : "no decisions yet"],
+    ["Away from the static mix", n ? percent(mean("left")) : "–", learner.snapshot ? "of the requests just now" : "nothing learned yet"],
+    ["Memory found", n ? percent(remembered(recent)) : "–", "of what people chose just now"],
     ["Decisions learned", number(learner.learned), `${number(learner.open)} windows open (${age(learner.attribution_seconds)} each)`],
     ["Learner lag", number(Math.max(...lag.map(([, records]) => records))), lag.map(([name, records]) => `${name} ${number(records)}`).join(" · ") + " records"],
     ["Snapshot", learner.snapshot_age === null ? "none" : age(learner.snapshot_age), learner.snapshot ? `old, version …${learner.snapshot.slice(-8)}` : "written once something is learned"],
@@ -109,6 +128,13 @@ function drawTiles(activity, learner, process) {
   ];
   byId("tiles").replaceChildren(...tiles.map(([name, value, note]) =>
     el("div", {}, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, note))));
+}
+
+/** Memory's share of what the arms are credited with. */
+function remembered(curve) {
+  const credits = curve.flatMap((point) => Object.entries(point.credit).map(([arm, value]) => [arm, Math.max(0, value)]));
+  const total = credits.reduce((sum, [, value]) => sum + value, 0);
+  return total ? credits.reduce((sum, [arm, value]) => sum + (arm === "memory" ? value : 0), 0) / total : 0;
 }
 
 function table(place, heads, rows, empty) {
@@ -131,7 +157,7 @@ function drawArms(arms) {
 
 function drawFeedback(statuses, actions) {
   const rows = [
-    ...Object.entries(statuses).map(([status, n]) => ["Status", status.replace("_", " "), number(n)]),
+    ...Object.entries(statuses).filter(([status, n]) => n > 0 || status === "accepted").map(([status, n]) => ["Status", status.replace("_", " "), number(n)]),
     ...Object.entries(actions).map(([action, n]) => ["Action", action.replace(/_/g, " "), number(n)]),
   ];
   table("feedback", ["", "Events", "#Number"], rows, "No feedback yet. Click a result on the search page.");
@@ -188,6 +214,18 @@ async function switchTo(mode) {
   }
 }
 
+async function switchTraffic() {
+  const running = !last.traffic.running;
+  byId("traffic-switch").disabled = true;
+  try {
+    await call("/pages/traffic", { method: "PUT", body: { running }, key: key() });
+    await look();
+  } catch (error) {
+    toast(`Not ${running ? "started" : "stopped"}: ${error.message}`);
+  }
+  byId("traffic-switch").disabled = false;
+}
+
 async function act(path, question, words) {
   if (await sure(question, words, "Yes, do it")) await post(path, false);
 }
@@ -208,6 +246,7 @@ async function post(path, force) {
 // --- start ---
 
 themeButton(byId("theme"), () => last && draw(last));
+byId("traffic-switch").addEventListener("click", switchTraffic);
 byId("lock").addEventListener("submit", (event) => {
   event.preventDefault();
   adminKey.set(byId("key").value.trim());

@@ -1,0 +1,59 @@
+"""Simulated visitors, of a demo only: whether they are there, and their coming and going. Elsewhere there is nothing
+here: no request can make a service learn from people who do not exist."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Request, Response
+
+from app.http.requests import json_response, parse, problems
+from app.http.schemas import Traffic
+from services.errors import NotFound
+
+RESPONSES = problems(401, 404)
+
+data = APIRouter(include_in_schema=False)
+
+
+class Visiting(Protocol):
+    """What `ltrr demo` brings along."""
+
+    async def start(self) -> None:
+        """Raises InvalidRequest when there is nothing to search for."""
+        ...
+
+    async def stop(self) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        ...
+
+
+@data.get("/pages/traffic", responses=RESPONSES)
+async def get_traffic(request: Request) -> Response:
+    return json_response(_visiting(request).state())
+
+
+@data.put("/pages/traffic", responses=RESPONSES)
+async def put_traffic(request: Request) -> Response:
+    visiting = _visiting(request)
+    if parse(Traffic, await request.body()).running:
+        await visiting.start()
+    else:
+        await visiting.stop()
+    return json_response(visiting.state())
+
+
+def state(request: Request) -> dict[str, Any] | None:
+    """None where there are no simulated visitors and never will be."""
+    visiting: Visiting | None = request.app.state.visiting
+    return None if visiting is None else visiting.state()
+
+
+def _visiting(request: Request) -> Visiting:
+    """Raises NotFound outside a demo."""
+    visiting: Visiting | None = request.app.state.visiting
+    if visiting is None:
+        raise NotFound("simulated visitors are a part of `ltrr demo` alone")
+    return visiting

@@ -1,0 +1,72 @@
+"""Who visits a demo: what they search for next, and which of the hits they click. By the judged queries of a data set;
+without any, they search for titles and click the item that they named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from services.datasets.folder import QRELS, QUERIES, Dataset, DatasetQuery
+from services.simulation.click_models import PositionBased
+from services.simulation.judge import Judge
+from services.simulation.users import Habits, Search, Traffic, mix_of
+from services.types import Document
+
+SPLIT = "train"
+"""Queries of this split are asked; of all, where there is none of it."""
+QUERIES_A_SLICE = 40
+"""Queries of each slice that visitors ask: few enough for each to be asked again within a minute or two."""
+TITLES = 100
+"""Titles that are asked for where nothing is judged."""
+WANTED = 2.0
+"""Grade of the item that was named."""
+HABITS = Habits(again=0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """Visitors of one catalogue."""
+
+    searches: Iterator[Search]
+    """Without end."""
+    judge: Judge
+    """Knows what they click."""
+
+
+def people(dataset: Dataset, title: str | None, seed: int) -> People:
+    """Visitors of the catalogue of `dataset`, whose items have their name in the field `title`. The same seed gives the
+    same visitors. Raises InvalidRequest when there is nothing to search for."""
+    if dataset.has(QUERIES) and dataset.has(QRELS):
+        judge = Judge.of(dataset, PositionBased(), seed)
+        judged = [query for query in dataset.queries() if judge.answerable(query.query_id)]
+        asked = [query for query in judged if query.split == SPLIT] or judged
+        if asked:
+            return _people(_favourites(asked), judge, seed)
+    named = list(_titles(dataset.documents(), title))
+    every = max(1, len(named) // TITLES)
+    asked = named[::every][:TITLES]
+    wanted = {query.query_id: {query.query_id: WANTED} for query in asked}
+    return _people(asked, Judge(wanted, PositionBased(), seed), seed)
+
+
+def _people(asked: Sequence[DatasetQuery], judge: Judge, seed: int) -> People:
+    return People(Traffic(asked, seed, mix_of(asked), HABITS).since(), judge)
+
+
+def _favourites(queries: Iterable[DatasetQuery]) -> list[DatasetQuery]:
+    """The QUERIES_A_SLICE queries of each slice that are asked most, in the order of the data set where equal."""
+    slices: dict[str, list[DatasetQuery]] = {}
+    for query in queries:
+        slices.setdefault(query.slice, []).append(query)
+    return [
+        query
+        for members in slices.values()
+        for query in sorted(members, key=lambda query: -query.weight)[:QUERIES_A_SLICE]
+    ]
+
+
+def _titles(documents: Iterable[Document], title: str | None) -> Iterator[DatasetQuery]:
+    for document in documents:
+        named = document.get(title or "")
+        if isinstance(named, str) and named.strip():
+            yield DatasetQuery(document["id"], SPLIT, named.strip())
