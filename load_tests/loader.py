@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 import orjson
 
 from services.datasets.folder import DatasetQuery
-from services.simulation.users import MIX
+from services.simulation.traffic import FILMS_MIX
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def traffic(queries: Sequence[DatasetQuery], count: int, seed: int) -> list[Data
     if not slices:
         raise ValueError("no queries to ask")
     names = sorted(slices)
-    shares = [MIX.get(name, 0.0) for name in names]
+    shares = [FILMS_MIX.get(name, 0.0) for name in names]
     rng = random.Random(seed)
     drawn = rng.choices(names, shares if any(shares) else None, k=count)
     return [rng.choices(slices[name], [query.weight for query in slices[name]])[0] for name in drawn]

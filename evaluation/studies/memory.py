@@ -34,7 +34,7 @@ from app.cli.simulate import seeds
 from app.cli.train import SEED, train_encoders, train_query_predictor
 from app.offline.sandbox import EMBEDDED, Searched
 from app.settings import Settings
-from app.simulation.world import LISTS, World, lived, prepare
+from app.simulation.in_process import LISTS, World, open_existing, prepare
 from app.system.policies import fixed_policy
 from app.system.query_predictor import QUERY_PREDICTOR
 from app.system.system import System
@@ -49,8 +49,8 @@ from services.policies.fixed import FIXED_COUNTS, FixedPolicy
 from services.search.engine import Collected
 from services.simulation.click_models import click_model
 from services.simulation.judge import Judge
-from services.simulation.simulate import simulate
-from services.simulation.users import Traffic, mix_of
+from services.simulation.loop import simulate
+from services.simulation.traffic import Traffic, traffic_mix
 
 HELD_OUT = 4
 """One train query in so many is not asked."""
@@ -114,9 +114,9 @@ async def one_run(
 ) -> tuple[dict[str, Group], dict[str, Any]]:
     """Every group with every row, and what was learned by the predictor."""
     dataset = Dataset.open(asked.data)
-    judge = Judge.of(dataset, click_model("position"), seed, weights=settings.action_weights)
+    judge = Judge.from_dataset(dataset, click_model("position"), seed, weights=settings.action_weights)
     known, otherwise = split(
-        [query for query in dataset.queries("train") if judge.answerable(query.query_id)], HELD_OUT
+        [query for query in dataset.queries("train") if judge.has_relevant(query.query_id)], HELD_OUT
     )
     people = Traffic(known, seed)
     ids = dict.fromkeys(search.query.query_id for search in islice(people.since(), asked.impressions))
@@ -124,14 +124,14 @@ async def one_run(
     groups = {
         SEEN: [by_id[query_id] for query_id in ids],
         OTHERWISE: otherwise,
-        NEVER: [query for query in dataset.queries(asked.split) if judge.answerable(query.query_id)],
+        NEVER: [query for query in dataset.queries(asked.split) if judge.has_relevant(query.query_id)],
     }
     groups = {name: queries[:: asked.every] for name, queries in groups.items()}
 
     prepared, folder = work / "prepared", work / f"memory-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
-    async with lived(settings, prepared, folder, World(seed), fixed_policy(settings)) as (_, service):
+    async with open_existing(settings, prepared, folder, World(seed), fixed_policy(settings)) as (_, service):
         searched = partial(progress.done, f"searches, seed {seed}")
         await simulate(service, people, judge, asked.impressions, progress=searched)
         await service.learn()
@@ -142,7 +142,7 @@ async def one_run(
     reached: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in groups}
     for row in ROWS:
         narrow = settings.model_copy(update={"memory_neighbours": 0}) if row == CLICKS else settings
-        async with lived(narrow, prepared, folder, World(seed)) as (system, _):
+        async with open_existing(narrow, prepared, folder, World(seed)) as (system, _):
             await predict(system, _predictor(system, row, outcome.version))
             counts = dict(FIXED_COUNTS) | ({"memory": 0} if row == FORGETFUL else {})
             for name, queries in groups.items():
@@ -218,7 +218,7 @@ def figures(groups: Sequence[Group], part: str | None = None) -> tuple[int, dict
         for query, line in zip(group.queries, np.hstack([*columns, *gains]), strict=True):
             tables.setdefault(query.query_id, []).append(line)
     slices = [query.slice for query in queries.values()]
-    weights = traffic(slices, [query.weight for query in queries.values()], mix_of(queries.values()))
+    weights = traffic(slices, [query.weight for query in queries.values()], traffic_mix(queries.values()))
     chosen = [place for place, name in enumerate(slices) if part in (None, name)]
     means = np.array([np.mean(tables[query_id], axis=0) for query_id in queries])
     found = bootstraps(means[chosen], [weights[place] for place in chosen])

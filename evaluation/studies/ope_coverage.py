@@ -240,14 +240,14 @@ class Score:
 
     def add(self, value: float, low: float, high: float, truth: float) -> None:
         self.seeds += 1
-        self.covered += low <= truth <= high
+        self.plan_recall += low <= truth <= high
         self.above += low > truth
         self.width += high - low
         self.squares += (value - truth) ** 2
 
     @property
     def coverage(self) -> float:
-        return self.covered / self.seeds
+        return self.plan_recall / self.seeds
 
     @property
     def rmse(self) -> float:

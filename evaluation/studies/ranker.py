@@ -46,20 +46,23 @@ from services.rewards.examination import by_position
 from services.rewards.rewards import examination
 from services.simulation.click_models import click_model
 from services.simulation.judge import Judge
-from services.simulation.simulate_ranker import (
-    Answer,
-    answered,
-    by_fusion,
-    by_popularity,
-    estimated,
-    put_together,
-    ranked,
+from services.simulation.ranker_click_log import (
+    LoggedAnswer,
+    estimate_examination,
+    fused_order,
+    ids_by_score,
+    popularity_order,
+    simulate_answers,
+    training_groups,
 )
-from services.simulation.users import Traffic
+from services.simulation.traffic import Traffic
 
 SPLITS = ("train", "validation", "test")
 MEASURES = ("ndcg@10", "judged@10")
-LOGS: Mapping[str, Callable[[Group], NDArray[np.int64]]] = {"fused order": by_fusion, "by popularity": by_popularity}
+LOGS: Mapping[str, Callable[[Group], NDArray[np.int64]]] = {
+    "fused order": fused_order,
+    "by popularity": popularity_order,
+}
 FUSION, LABELS = "fused order, no ranker", "judgements"
 CORRECTED, ESTIMATED, NAIVE = "clicks over looks", "clicks over estimated looks", "clicks as they are"
 LIST_CORRECTED, LIST_NAIVE = f"{CORRECTED}, LambdaMART", f"{NAIVE}, LambdaMART"
@@ -99,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     with Progress() as progress:
         pools = asyncio.run(searched(Settings.load(), asked.data, progress))
-        judge = Judge.of(Dataset.open(asked.data), click_model("position", eta=asked.eta), asked.seed)
+        judge = Judge.from_dataset(Dataset.open(asked.data), click_model("position", eta=asked.eta), asked.seed)
         queries = list(Dataset.open(asked.data).queries("train"))
         labels = train(
             *(labelled(pools[split].values(), asked.data, split) for split in SPLITS[:2]),
@@ -143,13 +146,13 @@ def simulated(
     progress: Progress,
 ) -> Log:
     """A log of the ranker LOGS[name], the rankers learned from it, and what they reach on the queries to measure by."""
-    answers: list[Answer] = []
+    answers: list[LoggedAnswer] = []
     traffic = Traffic(queries, asked.seed)
-    for answer in answered(pools["train"], LOGS[name], traffic, judge, asked.impressions, asked.swaps):
+    for answer in simulate_answers(pools["train"], LOGS[name], traffic, judge, asked.impressions, asked.swaps):
         answers.append(answer)
         if len(answers) % 1000 == 0 or len(answers) == asked.impressions:
             progress.done(f"answers, {name}", len(answers))
-    looks = estimated(answers, pools["train"])
+    looks = estimate_examination(answers, pools["train"])
     log = Log(name, sum(len(answer.clicked) for answer in answers), looks.round(4).tolist())
 
     def learn(curve: Callable[[int], float], objective: str = POINTWISE) -> Trained:
@@ -170,11 +173,11 @@ def simulated(
     scorers: dict[str, Scorer] = {row: _scorer(trained) for row, trained in models.items()}
     scorers[POSITIONS] = _with_positions(answers, pools["train"], asked.seed)
     scorers[FUSION] = lambda pool: pool.baseline
-    known = {query_id: pool for query_id, pool in pools[asked.split].items() if judge.answerable(query_id)}
+    known = {query_id: pool for query_id, pool in pools[asked.split].items() if judge.has_relevant(query_id)}
     for row, score in scorers.items():
         log.reached[row] = np.array(
             [
-                list(judge.measures(ranked(pool, score(pool)), query_id, 0, MEASURES).values())
+                list(judge.measures(ids_by_score(pool, score(pool)), query_id, 0, MEASURES).values())
                 for query_id, pool in known.items()
             ]
         )
@@ -186,13 +189,13 @@ def simulated(
 
 
 def _learned(
-    answers: Sequence[Answer],
+    answers: Sequence[LoggedAnswer],
     pools: Mapping[str, Group],
     seed: int,
     curve: Callable[[int], float],
     objective: str = POINTWISE,
 ) -> Trained:
-    training, validation = sides(put_together(answers, pools, curve))
+    training, validation = sides(training_groups(answers, pools, curve))
     return train(training, validation, source="log", seed=seed, objective=objective)
 
 
@@ -201,7 +204,7 @@ def _scorer(trained: Trained) -> Scorer:
     return lambda pool: pool_scores(ranker, pool.rows)
 
 
-def _with_positions(answers: Sequence[Answer], pools: Mapping[str, Group], seed: int) -> Scorer:
+def _with_positions(answers: Sequence[LoggedAnswer], pools: Mapping[str, Group], seed: int) -> Scorer:
     """LightGBM's own correction: it estimates the bias of each position beside LambdaMART, answer by answer (Wang et
     al., "Unbiased LambdaMART", WWW 2019, is its model)."""
     useful = [answer for answer in answers if answer.clicked]
