@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.offline.sandbox import Searched, indexed_apart
+from app.offline.sandbox import PolicySearch, open_sandbox
 from app.operations.indexing import Summary
 from app.settings import Settings
 from app.system.encoders import TASTE, TEXT
@@ -94,8 +94,8 @@ async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]
 
     labels = rows.read_labels(data)
     with Progress() as progress:
-        async with indexed_apart(settings, data, train_encoders, progress, "train") as system:
-            searched = Searched(system, fixed_policy(settings), progress)
+        async with open_sandbox(settings, data, train_encoders, progress, "train") as system:
+            searched = PolicySearch(system, fixed_policy(settings), progress)
             schema = system.search.knowledge.schema
             training = [query for query in labels if query.split == "train"]
             validation = [query for query in labels if query.split == "validation"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from app.offline.sandbox import EMBEDDED, PATIENCE, TrainEncoders
+from app.offline.sandbox import EMBEDDED, SEARCH_TIMEOUT, TrainEncoders
 from app.operations.indexing import index_opened
 from app.settings import Settings
 from app.system.system import System
@@ -209,7 +209,7 @@ class InProcessService:
                 user_id=search.user_id,
                 session_id=search.session_id,
                 context=search.context,
-                timeout=PATIENCE,
+                timeout=SEARCH_TIMEOUT,
             )
         )
         surveyed = await self.system.surveyor.catch_up()

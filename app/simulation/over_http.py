@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.offline.sandbox import EMBEDDED, PATIENCE
+from app.offline.sandbox import EMBEDDED, SEARCH_TIMEOUT
 from app.operations.client import Client, ServiceRefused
 from app.process.gateway import serve
 from app.settings import Settings
@@ -112,7 +112,7 @@ class HttpService:
         return table
 
     async def _search(self, query: str, **fields: Any) -> Any:
-        request = {"query": query, "limit": PAGE_SIZE, "timeout_ms": int(1000 * PATIENCE)} | fields
+        request = {"query": query, "limit": PAGE_SIZE, "timeout_ms": int(1000 * SEARCH_TIMEOUT)} | fields
         return await self.call("POST", "/v1/search", request)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.offline.sandbox import LIMIT, PATIENCE
+from app.offline.sandbox import RESULT_LIMIT, SEARCH_TIMEOUT
 from app.system.system import System
 from services.datasets.folder import DatasetQuery
-from services.evaluation.compare import traffic
+from services.evaluation.compare import traffic_weights
 from services.policies.base import Policy
 from services.simulation.judge import Judge
 from services.simulation.recall_frontier import (
@@ -61,7 +61,7 @@ async def probe_queries(system: System, queries: Sequence[DatasetQuery]) -> list
     """Search every query with the largest counts; nothing is logged."""
     probed_queries = []
     for query in queries:
-        request = Query(query.text, user_id=query.user_id, limit=LIMIT, timeout=PATIENCE)
+        request = Query(query.text, user_id=query.user_id, limit=RESULT_LIMIT, timeout=SEARCH_TIMEOUT)
         collected = await system.search.collect(request, LargestCounts())
         depths: dict[str, NDArray[np.int32]] = {}
         for place, option in enumerate(collected.options):
@@ -159,5 +159,7 @@ def _table(
 
 def _weights(probed: Sequence[ProbedQuery]) -> NDArray[np.float64]:
     queries = [probe.query for probe in probed]
-    weights = traffic([query.slice for query in queries], [query.weight for query in queries], traffic_mix(queries))
+    weights = traffic_weights(
+        [query.slice for query in queries], [query.weight for query in queries], traffic_mix(queries)
+    )
     return np.array(weights) / sum(weights)

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.offline.sandbox import Searched
+from app.offline.sandbox import PolicySearch
 from app.settings import Settings
 from app.simulation.changes import Changes, LateArrivals
 from app.simulation.in_process import World, open_copy
@@ -24,7 +24,7 @@ from app.system.policies import fixed_policy, load_policy
 from app.system.system import System
 from services.datasets.folder import Dataset, DatasetQuery, state
 from services.errors import InvalidRequest
-from services.evaluation.compare import traffic
+from services.evaluation.compare import traffic_weights
 from services.learning import snapshots
 from services.policies.base import Policy
 from services.policies.fixed import FIXED_COUNTS, FixedPolicy, UniformPolicy
@@ -261,7 +261,7 @@ async def _measure_queries(
         policies["greedy"] = _greedy(system, settings)
     found: dict[str, NDArray[Any]] = {}
     for name, judged in policies.items():
-        searched = Searched(system, judged)
+        searched = PolicySearch(system, judged)
         table = np.zeros((len(queries), len(MEASURES) + 1))
         for place, query in enumerate(queries):
             collected = await searched.collect(query)
@@ -285,5 +285,5 @@ def _greedy(system: System, settings: Settings) -> Policy:
 def _query_weights(queries: Sequence[DatasetQuery], done: int) -> dict[str, NDArray[Any]]:
     """Slice and share of traffic of each query, [queries] each."""
     slices = [query.slice for query in queries]
-    weights = traffic(slices, [query.weight for query in queries], traffic_mix(queries))
+    weights = traffic_weights(slices, [query.weight for query in queries], traffic_mix(queries))
     return {f"test_slices_{done}": np.array(slices), f"test_weights_{done}": np.array(weights)}

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from app.cli.simulate import seeds
 from app.cli.train import SEED, train_encoders, train_query_predictor
-from app.offline.sandbox import EMBEDDED, Searched
+from app.offline.sandbox import EMBEDDED, PolicySearch
 from app.settings import Settings
 from app.simulation.in_process import LISTS, World, open_existing, prepare
 from app.system.policies import fixed_policy
@@ -41,7 +41,7 @@ from app.system.system import System
 from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset, DatasetQuery
 from services.errors import LtrrError
-from services.evaluation.compare import table, traffic
+from services.evaluation.compare import table, traffic_weights
 from services.evaluation.intervals import Interval, bootstraps
 from services.memory.keys import memory_key
 from services.models.query_predictor.model import QueryPredictor
@@ -182,7 +182,7 @@ async def measured(
     system: System, policy: FixedPolicy, judge: Judge, queries: Sequence[DatasetQuery], drowned: Drowned | None
 ) -> NDArray[np.float64]:
     """[queries, MEASURES] under the policy; nothing of it is logged or learned."""
-    searched = Searched(system, policy)
+    searched = PolicySearch(system, policy)
     found = np.zeros((len(queries), len(MEASURES)))
     for place, query in enumerate(queries):
         collected = await searched.collect(query)
@@ -218,7 +218,7 @@ def figures(groups: Sequence[Group], part: str | None = None) -> tuple[int, dict
         for query, line in zip(group.queries, np.hstack([*columns, *gains]), strict=True):
             tables.setdefault(query.query_id, []).append(line)
     slices = [query.slice for query in queries.values()]
-    weights = traffic(slices, [query.weight for query in queries.values()], traffic_mix(queries.values()))
+    weights = traffic_weights(slices, [query.weight for query in queries.values()], traffic_mix(queries.values()))
     chosen = [place for place, name in enumerate(slices) if part in (None, name)]
     means = np.array([np.mean(tables[query_id], axis=0) for query_id in queries])
     found = bootstraps(means[chosen], [weights[place] for place in chosen])

@@ -27,7 +27,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.cli.train import train_encoders
-from app.offline.sandbox import Searched, indexed_apart
+from app.offline.sandbox import PolicySearch, open_sandbox
 from app.settings import Settings
 from app.system.policies import fixed_policy
 from app.telemetry.progress import Progress
@@ -116,15 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def searched(settings: Settings, data: Path, progress: Progress) -> dict[str, dict[str, Group]]:
     """Every query of the data set by the live path up to the ranker, with the static mix."""
     found: dict[str, dict[str, Group]] = {split: {} for split in SPLITS}
-    async with indexed_apart(settings, data, train_encoders, progress, "simulate-ranker") as system:
-        search = Searched(system, fixed_policy(settings), progress)
+    async with open_sandbox(settings, data, train_encoders, progress, "ranker-study") as system:
+        search = PolicySearch(system, fixed_policy(settings), progress)
         for query in Dataset.open(data).queries():
             if query.split in found:
                 found[query.split][query.query_id] = await _pool(query, search, system.search.knowledge.schema)
     return found
 
 
-async def _pool(query: DatasetQuery, search: Searched, schema: Any) -> Group:
+async def _pool(query: DatasetQuery, search: PolicySearch, schema: Any) -> Group:
     context, pool, documents = await search(query)
     features = rows(context, pool, documents, schema)
     return Group(

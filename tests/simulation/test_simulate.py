@@ -22,7 +22,7 @@ import pytest
 from app.__main__ import main
 from app.cli.simulate import _rows
 from app.cli.train import train_encoders, train_ranker
-from app.offline.sandbox import Searched
+from app.offline.sandbox import PolicySearch
 from app.operations.client import Client
 from app.settings import Settings
 from app.simulation import in_process as simulation
@@ -386,7 +386,7 @@ class TestRuns:
     def test_lists_can_be_put_together_by_ranks_alone(self, prepared: Path, tmp_path: Path) -> None:
         async def orders(world: World) -> tuple[list[str], list[str]]:
             async with open_copy(SETTINGS, prepared, tmp_path / "work", world, fixed_policy(SETTINGS)) as (system, _):
-                found = await Searched(system, fixed_policy(SETTINGS)).collect(
+                found = await PolicySearch(system, fixed_policy(SETTINGS)).collect(
                     DatasetQuery("q", "test", "river garden")
                 )
                 by_ranks = fuse(found.lists, dict.fromkeys(found.lists, 1.0), "rrf")
@@ -624,7 +624,7 @@ class TestFrontier:
                 queries = [q for q in dataset.queries("test") if judge.has_relevant(q.query_id)]
                 known = await probe_queries(system, queries)
                 for policy in policies:
-                    searched = Searched(system, policy)
+                    searched = PolicySearch(system, policy)
                     for one in known:
                         live = await searched.collect(one.query)
                         held = {c.object_id for listed in live.lists.values() for c in listed}
