@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.studies.ranker import FUSION, LABELS, NAIVE, Log, write
+from evaluation.studies.ranker import FUSION, JUDGMENTS, NAIVE, Log, write
 from services.datasets.folder import DatasetQuery
 from services.evaluation.intervals import paired_bootstrap
 from services.models.ranker.answers import Answers
@@ -205,14 +205,14 @@ def test_labels_for_groups_that_were_found_without(tmp_path: Path) -> None:
 def test_the_table_has_every_ranker_with_its_differences(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     fused = generator.random((50, 2)) * 0.5
-    reached = {LABELS: fused + 0.3, NAIVE: fused - 0.1, FUSION: fused}
+    reached = {JUDGMENTS: fused + 0.3, NAIVE: fused - 0.1, FUSION: fused}
     asked = {"data": "made", "split": "test", "impressions": 1000, "swaps": 0.1, "eta": 1.0, "seed": 1, "out": "else"}
     write([Log("fused order", 7, [1.0, 0.5], reached)], tmp_path, asked)
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
     found = results["logs"]["fused order"]["rows"]
-    assert found[LABELS]["over naive"]["low"] == pytest.approx(0.4)
+    assert found[JUDGMENTS]["over naive"]["low"] == pytest.approx(0.4)
     assert found[NAIVE]["over fusion"]["mean"] == pytest.approx(-0.1)
     assert "out" not in results["asked"]
     lines = (tmp_path / "table.md").read_text("utf-8").splitlines()
-    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:] == [LABELS, NAIVE, FUSION]
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:] == [JUDGMENTS, NAIVE, FUSION]
     assert (tmp_path / "results.svg").read_text("utf-8").startswith("<?xml")
