@@ -105,8 +105,8 @@ def page(found: Mapping[str, Any]) -> str:
     return f"""# Latency of a search, and its CPU against the sum of its parts
 
 - command: `{conditions["command"]}`, {conditions["date"]}, revision {conditions["revision"]}
-- machine: {conditions["machine"]}. **A small shared machine**: other work may run at the same time. Load average
-  before: {conditions["load_average_before"]:.1f}; cores busy during the HTTP runs, including other work:
+- machine: {conditions["machine"]}. **A small shared machine**: other work may run meanwhile. Load average before:
+  {conditions["load_average_before"]:.1f}; cores busy during the HTTP runs, including other work:
   {ranged(found["machine_busy_cores"], 1)}. Compare figures within this page, not with other machines.
 - pinned: service and in-process runs to core {conditions["service_cores"]}, loader to core {conditions["loader_cores"]};
   the service shares one core among its event loop, its engines' threads and its learner
@@ -122,15 +122,15 @@ def page(found: Mapping[str, Any]) -> str:
 
 The null control is a service that immediately returns 6 kB: its times are the cost of loader, HTTP and scheduling.
 Closed loops are timed from the send. The open loop has Poisson arrivals at half the rate reached with {many} at a time,
-timed from the *scheduled* send; the loader was at most {ms(opened["late_p99"])} ms late (p99). Server CPU is user and system
-time of the whole process during the run per request, including the learner. An idle service uses
+timed from the *scheduled* send; the loader was at most {ms(opened["late_p99"])} ms late (p99). Server CPU is user and
+system time of the whole process during the run per request, including the learner. An idle service uses
 {100 * found["idle_cpu_share"]:.1f} % of a core. Of {opened["n"]} requests per run, {opened["n"] // 100} are beyond p99.
 
 ## Stage by stage, inside the process
 {stages}
 
 `rank` includes `features`; `retrieve` waits for all arms and for the count of everything that matches; the rest of
-`total` is between the stages. Wall time, with the learner at work, without HTTP: with {many} at a time most of it is
+`total` is between the stages. Wall time, with the learner running, without HTTP: with {many} at a time most of it is
 waiting for the single core.
 
 {arms}
@@ -151,7 +151,8 @@ Breakdown, one at a time:
 
 CPU of all threads by stage, in process with the learner off. Work outside the event loop is done by the engines'
 threads: library calls, and our code that builds queries and sorts results there. The last two lines are differences,
-the last one between runs, so machine noise accumulates there. A search in process costs {ranged(found["search_cpu"])} ms
-with the active ranker, {ranged(found["search_cpu_passthrough"])} ms with the passthrough ranker, and
+the last one between runs, so machine noise accumulates there. A search in process costs
+{ranged(found["search_cpu"])} ms with the active ranker,
+{ranged(found["search_cpu_passthrough"])} ms with the passthrough ranker, and
 {ranged(found["search_cpu_with_learner"])} ms with ranker and learner running.
 """

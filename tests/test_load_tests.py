@@ -195,7 +195,7 @@ def test_where_the_time_goes_adds_up_to_the_whole_request() -> None:
     )
 
 
-def test_the_page_says_whether_the_aim_was_met() -> None:
+def test_the_page_says_whether_the_goal_was_met() -> None:
     page = report.page(figures.figures(stated(), [measured(0.002)]))
-    assert "**11.11 (11.11–11.11)** (above the aim of 1.5)" in page
+    assert "**11.11 (11.11–11.11)** (above the goal of 1.5)" in page
     assert "| service, open loop | 2 | 1 | 10.00 | 30.00 | 30.00 | 30.00 | 10.00–10.00 | 1 | 50.00 % |" in page
