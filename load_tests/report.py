@@ -108,8 +108,8 @@ def page(found: Mapping[str, Any]) -> str:
 - machine: {conditions["machine"]}. **A small shared machine**: other work may run meanwhile. Load average before:
   {conditions["load_average_before"]:.1f}; cores busy during the HTTP runs, including other work:
   {ranged(found["machine_busy_cores"], 1)}. Compare figures within this page, not with other machines.
-- pinned: service and in-process runs to core {conditions["service_cores"]}, loader to core {conditions["loader_cores"]};
-  the service shares one core among its event loop, its engines' threads and its learner
+- pinned: service and in-process runs to core {conditions["service_cores"]}, loader to core
+  {conditions["loader_cores"]}; the service shares one core among its event loop, its engines' threads and its learner
 - {versions}
 - queries: validation split, drawn by traffic share 35 % title, 15 % typo, 15 % topic, 20 % facet, 15 % personal and by
   weight within each, different ones in each run (seeds {", ".join(map(str, conditions["seeds"]))}); 10 hits, default

@@ -59,7 +59,7 @@ def _state(board: Board) -> None:
         ),
         number(
             "Open windows",
-            "Answers whose reward window is still open: they are learned from when it closes (LTRR_ATTRIBUTION_SECONDS).",
+            "Answers whose reward window is still open: learned from when it closes (LTRR_ATTRIBUTION_SECONDS).",
             (f"max(ltrr_learner_open_impressions{{{PROCESSES}}})", "answers"),
         ),
         number(

@@ -71,7 +71,7 @@ def lines(
     maximum: float | None = None,
     aside: bool = False,
 ) -> timeseries.Panel:
-    """A time series panel. `shares` stacks to 100 %; `steps` draws dashed threshold lines; `maximum` is the axis maximum;
+    """A time series panel. `shares` stacks to 100 %; `steps` draws dashed threshold lines; `maximum` limits the axis;
     `aside` puts the legend to the right."""
     legend = (
         common.VizLegendOptions()
