@@ -741,7 +741,7 @@ class TestService:
                 policy.learn = lambda outcome: (outcomes.append(outcome), real(outcome))  # type: ignore[method-assign]
 
                 async def before(search: Search) -> None:
-                    world.FA__ = {"structured"} if search.index < 20 else ()
+                    world.failed_arms = {"structured"} if search.index < 20 else ()
 
                 traffic = Traffic(list(Dataset.open(data).queries("train")), 1)
                 await simulate(service, traffic, judge, 60, before=before)
@@ -760,7 +760,7 @@ class TestService:
 
     def test_an_arm_that_dies_comes_back(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         def outage(world: World, done: int) -> None:
-            world.FA__ = {"structured"} if 30 <= done < 60 else ()
+            world.failed_arms = {"structured"} if 30 <= done < 60 else ()
 
         judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
         world = World(1)
