@@ -42,7 +42,7 @@ FUSED = NAMES.index("fused")
 
 @dataclass(slots=True)
 class World:
-    """The state of the simulated environment: virtual time, random seeds, and which parts of the service are
+    """The state of the simulated world: virtual time, random seeds, and which parts of the service are
     disabled."""
 
     seed: int

@@ -266,7 +266,7 @@ class TestUse:
         assert "no such run file" in failed(2, tmp_path, *asked, data, "--run", tmp_path / "nowhere.run")
         assert "--write-run" in failed(2, tmp_path, *asked, data, "--run", run, "--write-run", tmp_path / "b.run")
         said = failed(2, tmp_path, *asked, data, "--mix", "title=1")
-        assert "--mix: the mix names 'title', and the slices are 'words', 'people'" in said
+        assert "--mix: the mix names 'title', but the slices are 'words', 'people'" in said
 
     @pytest.mark.parametrize(
         ("option", "value", "said"),
