@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def text(summary: Summary, target: Path) -> str:
-    """The summary for people, with the first problems."""
+    """The summary as text, with the first problems."""
     splits = ", ".join(f"{count} {split}" for split, count in summary.splits.items())
     lines = [
         f"{target}: {summary.items} items, {summary.queries} queries ({splits}), {summary.judgements} judgements; "

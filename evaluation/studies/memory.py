@@ -121,7 +121,7 @@ async def one_run(
     """(every group with the results of every row, metrics of the trained predictor)."""
     dataset = Dataset.open(args.data)
     judge = Judge.from_dataset(dataset, click_model("position"), seed, weights=settings.action_weights)
-    known, otherwise = split(
+    known, held_out = split(
         [query for query in dataset.queries("train") if judge.has_relevant(query.query_id)], HELD_OUT
     )
     user_traffic = Traffic(known, seed)
@@ -129,7 +129,7 @@ async def one_run(
     by_id = {query.query_id: query for query in known}
     groups = {
         ASKED_BEFORE: [by_id[query_id] for query_id in ids],
-        ASKED_OTHERWISE: otherwise,
+        ASKED_OTHERWISE: held_out,
         NEVER_ASKED: [query for query in dataset.queries(args.split) if judge.has_relevant(query.query_id)],
     }
     groups = {name: queries[:: args.every] for name, queries in groups.items()}
@@ -162,10 +162,10 @@ async def one_run(
 
 def split(queries: Sequence[DatasetQuery], part: int) -> tuple[list[DatasetQuery], list[DatasetQuery]]:
     """(queries of the traffic, one in `part` that is held out); no memory key is on both sides."""
-    apart = {memory_key(query.text) for query in queries[::part]}
+    held_out_keys = {memory_key(query.text) for query in queries[::part]}
     sides: tuple[list[DatasetQuery], list[DatasetQuery]] = ([], [])
     for query in queries:
-        sides[memory_key(query.text) in apart].append(query)
+        sides[memory_key(query.text) in held_out_keys].append(query)
     return sides
 
 
@@ -289,11 +289,11 @@ def _parts(groups: Sequence[Group]) -> list[str]:
 
 
 def _table(reached: Mapping[str, Mapping[str, Interval]]) -> str:
-    lines = [["what is remembered", "NDCG@10", "- no memory", "memory alone: NDCG@10", "recall@10", "has something"]]
+    lines = [["parts of the memory", "NDCG@10", "- no memory", "memory's list: NDCG@10", "recall@10", "not empty"]]
     for row, values in reached.items():
-        alone = [f"{values[what].mean:.3f}" for what in ("memory", "recall", "found")]
+        own_list = [f"{values[what].mean:.3f}" for what in ("memory", "recall", "found")]
         gain = "" if row == NO_MEMORY else _format(values["gain"], "+")
-        lines.append([row, _format(values["answer"]), gain, *([""] * 3 if row == NO_MEMORY else alone)])
+        lines.append([row, _format(values["answer"]), gain, *([""] * 3 if row == NO_MEMORY else own_list)])
     return table(lines)
 
 

@@ -81,8 +81,8 @@ def conditionals(preferred: Ints, exploration: float) -> Floats:
     over the budget are masked, and for the last arm those that miss the floor, too; the largest allowed count up to the
     preferred one gets 1 - exploration, and exploration is distributed as in the product's policy."""
     place, rows = np.arange(len(COUNTS)), np.arange(len(ACTIONS))
-    taken = COUNTS[ACTIONS]
-    spent = np.cumsum(taken, axis=1) - taken
+    counts = COUNTS[ACTIONS]
+    spent = np.cumsum(counts, axis=1) - counts
     chances = np.zeros((CONTEXTS, *ACTIONS.shape))
     for arm in range(ARMS):
         total = spent[:, arm, None] + COUNTS
@@ -172,7 +172,9 @@ def estimators(
     targets = list(targets)
     logged = world.arms[context, action]
     proposals = [target.count_probabilities[context] for target in targets]
-    taken, predictions = crossfit(np.eye(CONTEXTS)[context], COLUMNS, ONE_HOT_ACTIONS[action], proposals, rewards)
+    logged_predictions, predictions = crossfit(
+        np.eye(CONTEXTS)[context], COLUMNS, ONE_HOT_ACTIONS[action], proposals, rewards
+    )
     present = ope.on_policy(rewards)
     for target, proposed in zip(targets, predictions, strict=True):
         wanted = target.arms[context, action]
@@ -180,7 +182,7 @@ def estimators(
         found = {
             "IPS": ope.ips(rewards, weights),
             "SNIPS": ope.snips(rewards, weights),
-            "DR": ope.doubly_robust(rewards, weights, taken, proposed),
+            "DR": ope.doubly_robust(rewards, weights, logged_predictions, proposed),
             "PI": ope.ips(rewards, ope.pseudo_inverse(logged, wanted)),
         }
         known = {name: (estimator, target.value) for name, estimator in found.items()}

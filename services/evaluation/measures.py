@@ -1,7 +1,7 @@
 """Relevance measures of a ranking or of a set of candidates. Pure.
 
 `ranked` is a sequence of distinct ids, best first; `grades` are those of all judged items of the query. An item is
-relevant when its grade is above 0; an unjudged item counts as irrelevant, and `judged` says how many there are. For a
+relevant when its grade is above 0; an unjudged item counts as irrelevant, and `judged` measures their share. For a
 query without a relevant item every measure but `judged` is 0: leave it out of a mean.
 """
 

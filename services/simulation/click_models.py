@@ -62,7 +62,8 @@ def per_grade(grade: float, values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class _ByGrade:
-    """`noise`: attractiveness of grade 0 (and below); `attractiveness`: of grades 1, 2, …; all within 0..1."""
+    """What all models share. `noise`: attractiveness of grade 0 (and below); `attractiveness`: of grades 1, 2, …; all
+    within 0..1."""
 
     noise: float = NOISE
     attractiveness: tuple[float, ...] = ATTRACTIVENESS
@@ -98,16 +99,19 @@ class PositionBased(_ByGrade):
         self._extend(10)
 
     def clicks(self, grades: Sequence[float], uniforms: Sequence[float]) -> tuple[int, ...]:
+        """As in ClickModel."""
         _check_lengths(grades, uniforms)
         self._extend(len(grades))
         chances = zip(self.attraction(grades), self._examined, uniforms, strict=False)
         return tuple(place for place, (attractive, seen, draw) in enumerate(chances) if draw < seen * attractive)
 
     def examination(self, grades: Sequence[float]) -> NDArray[np.float64]:
+        """As in ClickModel."""
         self._extend(len(grades))
         return np.array(self._examined[: len(grades)], dtype=np.float64)
 
     def click_probabilities(self, grades: Sequence[float]) -> NDArray[np.float64]:
+        """As in ClickModel."""
         return self.examination(grades) * np.array(self.attraction(grades), dtype=np.float64)
 
     def _extend(self, size: int) -> None:
@@ -126,6 +130,7 @@ class Cascade(_ByGrade):
     """
 
     def clicks(self, grades: Sequence[float], uniforms: Sequence[float]) -> tuple[int, ...]:
+        """As in ClickModel."""
         _check_lengths(grades, uniforms)
         for place, attractive in enumerate(self.attraction(grades)):
             if uniforms[place] < attractive:
@@ -133,9 +138,11 @@ class Cascade(_ByGrade):
         return ()
 
     def examination(self, grades: Sequence[float]) -> NDArray[np.float64]:
+        """As in ClickModel."""
         return _reached([1.0 - attractive for attractive in self.attraction(grades)])
 
     def click_probabilities(self, grades: Sequence[float]) -> NDArray[np.float64]:
+        """As in ClickModel."""
         return self.examination(grades) * np.array(self.attraction(grades), dtype=np.float64)
 
 
@@ -172,6 +179,7 @@ class DynamicBayesian(_ByGrade):
         object.__setattr__(self, "_satisfying", (0.0, *self.satisfaction))
 
     def clicks(self, grades: Sequence[float], uniforms: Sequence[float]) -> tuple[int, ...]:
+        """As in ClickModel."""
         return self.visit(grades, uniforms).clicks
 
     def visit(self, grades: Sequence[float], uniforms: Sequence[float]) -> Visit:
@@ -195,6 +203,7 @@ class DynamicBayesian(_ByGrade):
         return Visit(tuple(clicked), place, False)
 
     def examination(self, grades: Sequence[float]) -> NDArray[np.float64]:
+        """As in ClickModel."""
         attraction = self.attraction(grades)
         return _reached(
             [
@@ -204,6 +213,7 @@ class DynamicBayesian(_ByGrade):
         )
 
     def click_probabilities(self, grades: Sequence[float]) -> NDArray[np.float64]:
+        """As in ClickModel."""
         return self.examination(grades) * np.array(self.attraction(grades), dtype=np.float64)
 
 
