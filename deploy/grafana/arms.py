@@ -186,7 +186,7 @@ def _engines(board: Board) -> None:
         ),
         states(
             "Circuits",
-            "State of each circuit breaker (worst of all processes). Open: the engine kept failing, only probes are sent.",
+            "Each circuit breaker (worst of all processes). Open: the engine kept failing, only probes are sent.",
             (f"max by (engine) (ltrr_circuit_state{{{PROCESSES}}})", "{{engine}}"),
             names=CIRCUIT,
         ),
