@@ -54,7 +54,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Reward gain over the static mix in impressions first..last - 1, relative to the static mix."""
+    """Reward gain over a reference run in impressions first..last - 1, as a share of the reference's reward."""
 
     first: int
     last: int
