@@ -4,7 +4,7 @@
 ARG PYTHON_IMAGE=python:3.12.14-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
-# A virtual environment without pip: what installs stays out of what runs.
+# A virtual environment without pip: installers stay out of the final image.
 RUN python -m venv --without-pip /opt/ltrr
 COPY requirements-serve.lock /src/
 RUN pip --python /opt/ltrr/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
@@ -12,8 +12,8 @@ RUN pip --python /opt/ltrr/bin/python install --no-cache-dir --no-compile --disa
 COPY pyproject.toml README.md LICENSE /src/
 COPY app /src/app
 COPY services /src/services
-# setuptools is locked with the rest; once the package is built nothing needs it. The bytecode is compiled here, because
-# the container cannot write it, and is never checked against the sources, which never change.
+# setuptools is locked like all packages, but not needed after the build. Bytecode is compiled here, because the container
+# is read-only, and never checked against the sources, which do not change.
 RUN pip --python /opt/ltrr/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
       --no-deps --no-build-isolation /src \
  && pip --python /opt/ltrr/bin/python uninstall --yes --quiet --disable-pip-version-check setuptools \
@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="LTRR" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# A number that does not change, so that volumes keep fitting. Only /var/lib/ltrr and /tmp are ever written to.
+# A fixed user id, so that volumes keep their owner. Only /var/lib/ltrr and /tmp are written to.
 RUN groupadd --gid 10001 ltrr \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ltrr \
  && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/ltrr
@@ -44,7 +44,7 @@ VOLUME /var/lib/ltrr
 USER 10001:10001
 EXPOSE 8000 9464
 STOPSIGNAL SIGTERM
-# Alive, not ready: what restarts unhealthy containers must not restart this one because an engine is away.
+# Liveness, not readiness: an engine outage must not cause a restart of this container.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-I", "-c", "import http.client, os, sys; gateway = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('LTRR_PORT') or 8000), timeout=4); gateway.request('GET', '/livez'); sys.exit(gateway.getresponse().status != 200)"]
 ENTRYPOINT ["ltrr"]

@@ -43,28 +43,28 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## measure latency per stage and CPU against the sum of the parts
+bench: install ## measure latency per stage, and CPU against the sum of the parts
 	$(BIN)/python -m load_tests.latency $(if $(DATA),--data $(DATA))
 
 loop-production: engines ## the same loop on OpenSearch, Redis and Qdrant, with two workers and a learner
 	$(BIN)/python -m tests.servers.stack --workers 2 -- $(BIN)/python -m load_tests.loop
 
-outage: engines ## engines die and come back under load
+outage: engines ## outages of the engines under load
 	$(BIN)/python -m load_tests.outage
 
-loop: install ## the whole loop over HTTP: search, click, remember, refuse, kill, recover
+loop: install ## the complete loop over HTTP: search, click, remember, reject, kill, recover
 	$(BIN)/python -m load_tests.loop
 
-simulate: install ## let the service learn from simulated people, on DATA=DIR (OUT=FOLDER)
+simulate: install ## let the service learn from simulated users, on DATA=DIR (OUT=FOLDER)
 	$(BIN)/ltrr simulate --data $(DATA) --out $(or $(OUT),simulation)
 
-simulate-ranker: install ## what clicks are worth to a ranker beside judgements, on DATA=DIR (OUT=FOLDER)
+simulate-ranker: install ## compare rankers trained on clicks and on judgments, on DATA=DIR (OUT=FOLDER)
 	$(BIN)/python -m evaluation.studies.ranker --data $(DATA) --out $(or $(OUT),evaluation/ranker)
 
-simulate-memory: install ## what the click memory is worth, part by part, on DATA=DIR (OUT=FOLDER)
+simulate-memory: install ## measure the value of each part of the click memory, on DATA=DIR (OUT=FOLDER)
 	$(BIN)/python -m evaluation.studies.memory --data $(DATA) --out $(or $(OUT),evaluation/memory) $(if $(SEEDS),--seeds $(SEEDS))
 
-dashboards: install ## generate the Grafana dashboards anew
+dashboards: install ## regenerate the Grafana dashboards
 	$(BIN)/python -m deploy.grafana.generate
 
 lock: install ## resolve the lock files again: of everything, and of what the image serves with

@@ -1,4 +1,4 @@
-"""The figures of all rounds together."""
+"""Aggregation of all rounds into the published figures."""
 
 from __future__ import annotations
 
@@ -42,29 +42,31 @@ STAGES = (
     "present",
     "total",
 )
-INSIDE = {"rank": "features"}
+NESTED_STAGES = {"rank": "features"}
 """Stages whose time includes another stage's."""
-SERVED = "service, 1 at a time"
+SERVICE_RUN = "service, 1 at a time"
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of `values` do not exceed (nearest rank: always one that was seen)."""
+    """The smallest value that at least the share `share` of `values` do not exceed (nearest rank: an observed
+    value)."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Count, and p50, p95, p99 and the largest in milliseconds."""
+    """Count, and p50, p95, p99 and maximum in milliseconds, of values in seconds."""
     shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
     return {"n": len(values)} | {name: 1e3 * percentile(values, share) for name, share in shares.items()}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Of one figure per round."""
+    """Median and range of one figure per round."""
     return {"median": median(values), "low": min(values), "high": max(values)}
 
 
-def figures(stated: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Times are pooled over the rounds (with each round's median beside them), CPU is the median of the rounds."""
+def figures(conditions: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures as written to latency.json. Times are pooled over rounds (the range of medians is given), CPU is the
+    median over rounds; milliseconds."""
     http = {}
     for name in rounds[0]["runs"]:
         loads = [each["runs"][name] for each in rounds]
@@ -97,7 +99,7 @@ def figures(stated: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> d
     }
     totals = [1e3 * sum(part["cpu"] for part in each["parts"].values()) for each in cpu]
     return {
-        "conditions": dict(stated),
+        "conditions": dict(conditions),
         "ranker": cpu[0]["ranker"],
         "http": http,
         "times": times,
@@ -125,17 +127,17 @@ def figures(stated: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> d
     }
 
 
-def rest(found: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:
-    """(where, CPU of a request in ms, of it on the thread of the event loop, of it in library calls): adds up to the
-    CPU of a request over HTTP, one at a time."""
+def cpu_breakdown(found: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:
+    """(where, CPU per request in ms, part of it on the event loop's thread, part of it in library calls); adds up to
+    the CPU of a request over HTTP, one at a time."""
     stages = {name: (each["cpu"], each["loop"]) for name, each in found["stage_cpu"].items()}
-    for outer, inner in INSIDE.items():
+    for outer, inner in NESTED_STAGES.items():
         stages[outer] = (stages[outer][0] - stages[inner][0], stages[outer][1] - stages[inner][1])
     library = dict.fromkeys(stages, 0.0)
     for part, stage in STAGE_OF.items():
         library[stage] += found["parts"][part]["cpu"]["median"]
     lines = [(name, *stages[name], library[name]) for name in STAGES if name in stages]
-    search, served = found["search_cpu"]["median"], found["http"][SERVED]["cpu"]["median"]
+    search, served = found["search_cpu"]["median"], found["http"][SERVICE_RUN]["cpu"]["median"]
     between = search - sum(cpu for cpu, _ in stages.values())
     return [
         *lines,

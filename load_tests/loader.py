@@ -1,7 +1,7 @@
-"""Searches as an HTTP client sends them, timed on its side: in a closed loop, or in an open one.
+"""An HTTP load generator with client-side timing, in a closed or an open loop.
 
-A closed loop sends the next request when an answer has come, so a slow service is asked less. An open loop sends at
-times drawn beforehand, and counts from them: a stall also shows in the requests that had to wait behind it.
+A closed loop sends the next request when the previous response has arrived, so a slow service gets less load. An open
+loop sends at times drawn in advance and measures from them, so a stall also shows in the requests queued behind it.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from typing import Any, Self, TypeVar
 import orjson
 
 from services.datasets.folder import DatasetQuery
-from services.simulation.users import MIX
+from services.simulation.traffic import FILMS_MIX
 
 T = TypeVar("T")
 
-SPIN = 0.002
-"""Seconds before a send that are waited for awake: the event loop's timers are no finer than a millisecond."""
+SPIN_SECONDS = 0.002
+"""Busy wait before each send: the event loop's timers have a resolution of about a millisecond."""
 
 
 def traffic(queries: Sequence[DatasetQuery], count: int, seed: int) -> list[DatasetQuery]:
-    """`count` queries as traffic has them: a slice by MIX (each as often where a data set has others), then one of its
-    queries by weight; popular ones repeat."""
+    """`count` queries drawn like real traffic: a slice by FILMS_MIX (uniformly for other slices), then one of its
+    queries by weight, with repetition. Raises ValueError without queries."""
     slices: dict[str, list[DatasetQuery]] = {}
     for query in queries:
         slices.setdefault(query.slice, []).append(query)
     if not slices:
-        raise ValueError("no queries to ask")
+        raise ValueError("no queries to send")
     names = sorted(slices)
-    shares = [MIX.get(name, 0.0) for name in names]
+    shares = [FILMS_MIX.get(name, 0.0) for name in names]
     rng = random.Random(seed)
     drawn = rng.choices(names, shares if any(shares) else None, k=count)
     return [rng.choices(slices[name], [query.weight for query in slices[name]])[0] for name in drawn]
 
 
 def body(query: DatasetQuery) -> bytes:
-    asked: dict[str, Any] = {"query": query.text, "limit": 10}
-    return orjson.dumps(asked | ({"user_id": query.user_id} if query.user_id else {}))
+    """The JSON body of a search request."""
+    fields: dict[str, Any] = {"query": query.text, "limit": 10}
+    return orjson.dumps(fields | ({"user_id": query.user_id} if query.user_id else {}))
 
 
 _HEAD = b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -52,31 +53,34 @@ _HEAD = b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: applicati
 
 @dataclass(slots=True)
 class Load:
-    """What one run saw. Times are in seconds."""
+    """Measurements of one run. Times are in seconds."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
-    """Of every request, errors too: from the scheduled send in an open loop, from the actual one in a closed loop."""
+    """Of all requests including errors: from the scheduled send in an open loop, from the actual send in a closed
+    loop."""
     late: list[float] = field(default_factory=list)
-    """How much later than scheduled each request was sent: what the loader adds by itself."""
+    """Delay of each send after its scheduled time: the loader's own contribution."""
     errors: int = 0
-    """Answers other than 200, and connections that broke."""
+    """Responses other than 200, and broken connections."""
     degraded: int = 0
-    """Answers that name a part that did not come in time."""
+    """Responses that report a failed or late part."""
     server_cpu: float = 0.0
 
     @property
     def rate(self) -> float:
+        """Requests per second."""
         return len(self.latencies) / self.seconds
 
     def note(self, start: float, status: int, answer: bytes) -> None:
+        """Count a response that has just arrived."""
         self.latencies.append(time.perf_counter() - start)
         self.errors += status != 200
         self.degraded += b'"degraded":[{' in answer
 
 
 class Connection:
-    """One kept-alive connection. Far cheaper than a full HTTP client, whose cost would be measured as well."""
+    """One keep-alive connection. Much cheaper than a full HTTP client, whose cost would distort the measurement."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -84,6 +88,7 @@ class Connection:
 
     @classmethod
     async def open(cls, port: int) -> Self:
+        """A connection to this port on the loopback address."""
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def post(self, sent: bytes) -> tuple[int, bytes]:
@@ -97,13 +102,14 @@ class Connection:
             return 0, b""
 
     async def close(self) -> None:
+        """Close it, ignoring errors."""
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
 
 
-async def closed(port: int, bodies: Sequence[bytes], concurrency: int) -> Load:
-    """All `bodies`, `concurrency` at a time."""
+async def closed_loop(port: int, bodies: Sequence[bytes], concurrency: int) -> Load:
+    """Send all `bodies` in a closed loop, `concurrency` at a time."""
     load, waiting = Load(), iter(bodies)
     connections = [await Connection.open(port) for _ in range(concurrency)]
 
@@ -120,27 +126,27 @@ async def closed(port: int, bodies: Sequence[bytes], concurrency: int) -> Load:
     return load
 
 
-async def opened(port: int, bodies: Sequence[bytes], rate: float, seed: int) -> Load:
-    """All `bodies`, with Poisson arrivals at `rate` a second; each from its scheduled time, on a connection of its own
-    while it runs."""
+async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seed: int) -> Load:
+    """Send all `bodies` in an open loop with Poisson arrivals at `rate` per second; each request has its own connection
+    while it runs, and is timed from its scheduled send."""
     load, rng = Load(), random.Random(seed)
     free: list[Connection] = []
     running: set[asyncio.Task[None]] = set()
 
-    async def ask(sent: bytes, due: float) -> None:
+    async def ask(sent: bytes, scheduled: float) -> None:
         connection = free.pop() if free else await Connection.open(port)
-        load.late.append(time.perf_counter() - due)
-        load.note(due, *await connection.post(sent))
+        load.late.append(time.perf_counter() - scheduled)
+        load.note(scheduled, *await connection.post(sent))
         free.append(connection)
 
-    start = due = time.perf_counter()
+    start = scheduled = time.perf_counter()
     for sent in bodies:
-        due += rng.expovariate(rate)
-        await asyncio.sleep(max(0.0, due - time.perf_counter() - SPIN))
-        # Awake for the last moment on purpose; answers are read meanwhile.
-        while time.perf_counter() < due:  # noqa: ASYNC110
+        scheduled += rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, scheduled - time.perf_counter() - SPIN_SECONDS))
+        # Busy wait on purpose; responses are still read meanwhile.
+        while time.perf_counter() < scheduled:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        task = asyncio.create_task(ask(sent, due))
+        task = asyncio.create_task(ask(sent, scheduled))
         running.add(task)
         task.add_done_callback(running.discard)
     await asyncio.gather(*running)
@@ -151,13 +157,13 @@ async def opened(port: int, bodies: Sequence[bytes], rate: float, seed: int) -> 
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process with all its threads so far (proc(5): fields 14 and 15 of /proc/PID/stat)."""
+    """User and system time of a process with all threads so far (proc(5): fields 14 and 15 of /proc/PID/stat)."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def busy_seconds() -> float:
-    """Time that the cores of the machine have been busy so far, for whomever (proc(5): /proc/stat)."""
+    """Busy time of all cores of the machine so far, for any process (proc(5): /proc/stat)."""
     user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text("utf-8").split()[1:9])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
@@ -165,8 +171,8 @@ def busy_seconds() -> float:
 _NULL = b'{"hits":[' + b",".join([b'{"object_id":"0","document":{"title":"' + b"x" * 600 + b'"}}'] * 10) + b"]}"
 
 
-async def null(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-    """The null control: reads the request, and always answers the same 6 kB."""
+async def null_service(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+    """The null control, an ASGI application: reads the request and always returns the same 6 kB."""
     while (await receive()).get("more_body"):
         pass
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_NULL)).encode())]
@@ -174,9 +180,9 @@ async def null(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": _NULL})
 
 
-def chunks(asked: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
-    """`asked` cut into runs of these sizes, so that no run asks what another one asked just before it."""
+def chunks(items: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
+    """`items` cut into consecutive chunks of these sizes, so that no run repeats the queries of the previous one."""
     start = 0
     for size in sizes:
-        yield asked[start : start + size]
+        yield items[start : start + size]
         start += size

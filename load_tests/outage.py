@@ -1,8 +1,8 @@
-"""Engines die and come back under load: no search fails that another engine could answer, no acknowledged event is lost
-or counted twice, and everything is whole again soon after.
+"""Engine outages under load: no search fails that another engine could answer, no acknowledged event is lost or counted
+twice, and the service recovers within seconds of the engine's return.
 
 Runs the service with two gateway workers and a separate learner on real engines (Qdrant is a stand-in), searches and
-sends feedback all the time, kills OpenSearch and starts it again, then Redis.
+sends feedback continuously, kills and restarts OpenSearch, then Redis.
 
     python -m load_tests.outage [--port 8138] [--clients 6] [--away 6]
 """
@@ -24,19 +24,20 @@ from typing import Any
 
 import httpx
 
-from load_tests.loop import NAMES, Broken, Service, check, feed, service
+from load_tests.loop import NAMES, Broken, Service, check, send_feedback, service
 from tests.servers.stack import Stack, stack
 
 SUBJECTS = ("river", "winter", "lantern", "harbour", "garden", "signal", "orchard", "marble", "comet", "meadow")
 STEADY_SECONDS = 4.0
 RECOVERY_SECONDS = 30.0
 CLEAN_SECONDS = 1.0
-"""How long answers must be whole before the service counts as recovered."""
+"""How long all answers must be complete before the service counts as recovered."""
 THINK_SECONDS = 0.05
 TIMEOUT_MS = 2000
 
 
 def catalogue() -> list[dict[str, Any]]:
+    """One song per subject and name."""
     return [
         {
             "id": f"{subject}-{name}-{i}".lower(),
@@ -51,44 +52,47 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 @dataclass
-class Seen:
-    """What clients saw in one phase."""
+class Observations:
+    """What clients observed in one phase."""
 
     seconds: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     empty: int = 0
     degraded: Counter[str] = field(default_factory=Counter)
     feedback: Counter[str] = field(default_factory=Counter)
-    whole_since: float | None = None
-    """Since when every answer was whole and every event was accepted; None while they are not."""
+    complete_since: float | None = None
+    """Monotonic time since which all answers are complete and all events accepted; None while they are not."""
 
     def line(self, phase: str) -> str:
+        """The phase in one line."""
         ordered = sorted(self.seconds) or [0.0]
         p50, p99 = (1000 * ordered[int(q * (len(ordered) - 1))] for q in (0.5, 0.99))
         parts = ", ".join(f"{name} {n}" for name, n in self.degraded.most_common(6)) or "nothing"
-        told = ", ".join(f"{name} {n}" for name, n in self.feedback.most_common())
+        statuses = ", ".join(f"{name} {n}" for name, n in self.feedback.most_common())
         return (
             f"      {phase:22} {len(self.seconds):5} searches, p50 {p50:.0f} ms, p99 {p99:.0f} ms; "
-            f"degraded: {parts}; feedback: {told}"
+            f"degraded: {parts}; feedback: {statuses}"
         )
 
 
 class Load:
-    """Clients that search, and click on what they find."""
+    """Clients that search and click results until stopped."""
 
     def __init__(self, url: str, clients: int, seed: int) -> None:
         self._url = url
         self._clients = clients
         self._rng = random.Random(seed)
-        self.seen = Seen()
+        self.seen = Observations()
         self.acknowledged: dict[str, dict[str, Any]] = {}
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        # Every client keeps a connection of its own, so that the kernel spreads them over the workers.
+        """Run all clients until `stop`."""
+        # Each client has its own connection, so that the kernel distributes them over the workers.
         await asyncio.gather(*[self._client(number) for number in range(self._clients)])
 
     def stop(self) -> None:
+        """Let every client finish its request and end."""
         self._stop.set()
 
     async def _client(self, number: int) -> None:
@@ -102,10 +106,10 @@ class Load:
     async def _search(self, client: httpx.AsyncClient, number: int) -> dict[str, Any] | None:
         seen = self.seen
         query = f"{self._rng.choice(NAMES)} {self._rng.choice(SUBJECTS)}"
-        asked = {"query": query, "timeout_ms": TIMEOUT_MS, "client_id": f"c{number}"}
+        request = {"query": query, "timeout_ms": TIMEOUT_MS, "client_id": f"c{number}"}
         began = time.perf_counter()
         try:
-            response = await client.post("/v1/search", json=asked)
+            response = await client.post("/v1/search", json=request)
         except httpx.TransportError as error:
             seen.failed[type(error).__name__] += 1
             return None
@@ -117,11 +121,11 @@ class Load:
         seen.empty += not answer["hits"]
         for degraded in answer["degraded"]:
             seen.degraded[f"{degraded['arm']} {degraded['reason']}"] += 1
-        _whole(seen, not answer["degraded"])
+        _note_complete(seen, not answer["degraded"])
         return answer
 
     async def _click(self, client: httpx.AsyncClient, answer: dict[str, Any]) -> None:
-        seen = self.seen  # what was sent before an engine died may be answered after
+        seen = self.seen  # a request sent before an outage may be answered after it
         event = {
             "event_id": str(uuid.uuid4()),
             "query_id": answer["query_id"],
@@ -140,88 +144,94 @@ class Load:
         else:
             status = str(response.status_code)
         seen.feedback[status] += 1
-        _whole(seen, status == "accepted")
+        _note_complete(seen, status == "accepted")
 
 
-def _whole(seen: Seen, whole: bool) -> None:
-    if not whole:
-        seen.whole_since = None
-    elif seen.whole_since is None:
-        seen.whole_since = time.monotonic()
+def _note_complete(seen: Observations, complete: bool) -> None:
+    if not complete:
+        seen.complete_since = None
+    elif seen.complete_since is None:
+        seen.complete_since = time.monotonic()
 
 
 class Phases:
-    """One after the other, while the load goes on."""
+    """Measured phases, one after the other, while the load continues."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._all: list[Seen] = []
+        self._all: list[Observations] = []
 
     @property
     def failed(self) -> Counter[str]:
+        """Failed requests of all phases by status or error."""
         return sum((seen.failed for seen in self._all), Counter())
 
     @property
     def empty(self) -> int:
+        """Searches without hits in all phases."""
         return sum(seen.empty for seen in self._all)
 
-    async def steady(self, name: str, seconds: float) -> Seen:
-        self._load.seen = Seen()
+    async def steady(self, name: str, seconds: float) -> Observations:
+        """Observe for so many seconds."""
+        self._load.seen = Observations()
         await asyncio.sleep(seconds)
         return self._end(name)
 
     async def recovering(self, name: str) -> float:
-        """Seconds until every answer was whole and every event accepted again."""
+        """Seconds until all answers are complete and all events accepted again. Raises Broken if that takes too
+        long."""
         began = time.monotonic()
-        seen = self._load.seen = Seen()
+        seen = self._load.seen = Observations()
         while time.monotonic() - began < RECOVERY_SECONDS:
             await asyncio.sleep(0.05)
-            if seen.whole_since is not None and time.monotonic() - seen.whole_since >= CLEAN_SECONDS:
+            if seen.complete_since is not None and time.monotonic() - seen.complete_since >= CLEAN_SECONDS:
                 self._end(name)
-                return max(0.0, seen.whole_since - began)
+                return max(0.0, seen.complete_since - began)
         self._end(name)
-        raise Broken(f"{name}: answers are whole again within {RECOVERY_SECONDS:.0f} s")
+        raise Broken(f"{name}: answers are complete again within {RECOVERY_SECONDS:.0f} s")
 
-    def _end(self, name: str) -> Seen:
+    def _end(self, name: str) -> Observations:
         seen = self._load.seen
         print(seen.line(name), flush=True)
-        self._all.append(seen)  # answers to what was sent in it may still come in
+        self._all.append(seen)  # responses to its requests may still arrive
         return seen
 
 
 async def outages(engines: Stack, load: Load, away: float) -> None:
+    """Kill and restart each engine for `away` seconds. Raises Broken."""
     phases = Phases(load)
     running = asyncio.create_task(load.run())
     try:
         await phases.recovering("warming up")
         seen = await phases.steady("all engines", STEADY_SECONDS)
-        check(not seen.degraded and set(seen.feedback) == {"accepted"}, "with all engines, every answer is whole")
+        check(not seen.degraded and set(seen.feedback) == {"accepted"}, "with all engines, every answer is complete")
         for name, kill, start in (
             ("OpenSearch", engines.opensearch.kill, engines.opensearch.start),
             ("Redis", engines.redis.kill, engines.redis.restart),
         ):
-            await _one(name, kill, start, phases, away)
+            await _outage(name, kill, start, phases, away)
     finally:
         load.stop()
         await running
     check(not phases.failed, f"no search failed ({dict(phases.failed) or 'none'})")
-    check(phases.empty == 0, f"no search came back empty ({phases.empty})")
+    check(phases.empty == 0, f"no search returned an empty result ({phases.empty})")
 
 
-async def _one(name: str, kill: Callable[[], None], start: Callable[[], None], phases: Phases, away: float) -> None:
+async def _outage(name: str, kill: Callable[[], None], start: Callable[[], None], phases: Phases, away: float) -> None:
     await asyncio.to_thread(kill)
-    seen = await phases.steady(f"{name} is away", away)
-    check(bool(seen.degraded), f"while {name} is away, answers say so")
+    seen = await phases.steady(f"{name} is down", away)
+    check(bool(seen.degraded), f"while {name} is down, answers report it")
     if name == "Redis":
-        check("accepted" not in seen.feedback, "and no event is acknowledged that nothing would keep")
+        check("accepted" not in seen.feedback, "and no event is acknowledged that would not be stored")
     starting = asyncio.create_task(asyncio.to_thread(start))
     await phases.steady(f"{name} is starting", 0.1)
     await starting
     took = await phases.recovering(f"{name} is back")
-    check(True, f"{took:.1f} s after {name} answers again, every answer is whole and every event accepted")
+    check(True, f"{took:.1f} s after {name} is back, every answer is complete and every event accepted")
 
 
-def kept(client: httpx.Client, load: Load) -> None:
+def check_durability(client: httpx.Client, load: Load) -> None:
+    """Check that every acknowledged event is stored exactly once. Raises Broken."""
     events = list(load.acknowledged.values())
     on_record: Counter[tuple[str, str]] = Counter()
     for query_id in {event["query_id"] for event in events}:
@@ -231,38 +241,41 @@ def kept(client: httpx.Client, load: Load) -> None:
     check(not lost, f"every acknowledged event is there ({len(events) - len(lost)} of {len(events)})")
     check(max(on_record.values()) == 1, f"and each exactly once ({len(on_record)} on record)")
     again = Counter(
-        result["status"] for start in range(0, len(events), 500) for result in feed(client, events[start : start + 500])
+        result["status"]
+        for start in range(0, len(events), 500)
+        for result in send_feedback(client, events[start : start + 500])
     )
-    check(set(again) == {"duplicate"}, f"sent again, all of them are duplicates ({dict(again)})")
+    check(set(again) == {"duplicate"}, f"when sent again, all of them are duplicates ({dict(again)})")
 
 
 def main() -> int:
+    """Check every guarantee; 0 if all hold, otherwise 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8138)
     parser.add_argument("--clients", type=int, default=6)
-    parser.add_argument("--away", type=float, default=6.0, help="seconds that an engine stays away")
+    parser.add_argument("--away", type=float, default=6.0, help="seconds that an engine is down")
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with stack(workers=2) as engines:
         os.environ |= engines.settings | {"LTRR_LOG_LEVEL": "warning"}
         try:
-            with service(asked.port, None) as running:
-                _run(engines, running, asked)
+            with service(args.port, None) as running:
+                _run(engines, running, args)
         except Broken as broken:
             print(f"FAIL  {broken}", flush=True)
             return 1
-    print("the service outlives its engines")
+    print("the service survives the loss of its engines")
     return 0
 
 
-def _run(engines: Stack, running: Service, asked: argparse.Namespace) -> None:
+def _run(engines: Stack, running: Service, args: argparse.Namespace) -> None:
     client = running.start()
     items = catalogue()
     accepted = client.put("/v1/items", json=items, timeout=60.0).raise_for_status().json()["accepted"]
     check(accepted == len(items), f"{accepted} items are accepted")
-    load = Load(running.url, asked.clients, asked.seed)
-    asyncio.run(outages(engines, load, asked.away))
-    kept(client, load)
+    load = Load(running.url, args.clients, args.seed)
+    asyncio.run(outages(engines, load, args.away))
+    check_durability(client, load)
     client.close()
     running.stop(signal.SIGTERM)
 

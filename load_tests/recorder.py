@@ -1,4 +1,4 @@
-"""The library calls that searches make, kept with what they were given, so that they can be made again alone."""
+"""Records the library calls of searches with their arguments, so that they can be replayed in isolation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from services.models.text_encoder import model as encoders
 
 
 class Call(NamedTuple):
+    """A recorded library call."""
+
     part: str
     function: Callable[..., Any]
     positional: tuple[Any, ...]
@@ -27,13 +29,15 @@ class Call(NamedTuple):
 
 
 class Statement(NamedTuple):
+    """A recorded SQL statement."""
+
     file: str
     sql: str
     values: Any
 
 
 class Recorder:
-    """The library calls that searches make, with what they were given, while `active`."""
+    """Records library calls and SQL statements while `active`."""
 
     def __init__(self) -> None:
         self.active = False
@@ -41,6 +45,8 @@ class Recorder:
         self.statements: list[Statement] = []
 
     def wrapped(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its calls recorded."""
+
         def recorded(*positional: Any, **named: Any) -> Any:
             if self.active:
                 self.calls.append(Call(part, function, positional, named))
@@ -49,7 +55,7 @@ class Recorder:
         return recorded
 
     def of_object(self, part: str, target: Any) -> Any:
-        """`target` with its methods recorded, for engine classes that cannot be patched."""
+        """A proxy of `target` with recorded methods, for engine classes that cannot be patched."""
         recorder = self
 
         class Recorded:
@@ -61,7 +67,7 @@ class Recorder:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Must be in place before anything is opened: indexes, databases and models are wrapped as they are opened."""
+        """Patch the libraries. Must be entered before anything is opened: objects are wrapped when they are opened."""
         recorder, connect, shard, reading = self, sqlite3.connect, qdrant_edge.EdgeShard, Reading
 
         class Shards:

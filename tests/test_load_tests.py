@@ -93,7 +93,9 @@ class Server:
     async def load(self, closed: bool, bodies: list[bytes]) -> loader.Load:
         async with await asyncio.start_server(self, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            load = await (loader.closed(port, bodies, 4) if closed else loader.opened(port, bodies, rate=200.0, seed=1))
+            load = await (
+                loader.closed_loop(port, bodies, 4) if closed else loader.open_loop(port, bodies, rate=200.0, seed=1)
+            )
             await asyncio.gather(*[task for task in self._running if task])
             return load
 
@@ -185,13 +187,15 @@ def test_the_ratio_is_that_of_each_round_and_its_middle() -> None:
 
 def test_where_the_time_goes_adds_up_to_the_whole_request() -> None:
     found = figures.figures(stated(), [measured(0.002)])
-    lines = {name: cpu for name, cpu, _, _ in figures.rest(found)}
+    lines = {name: cpu for name, cpu, _, _ in figures.cpu_breakdown(found)}
     assert sum(lines.values()) == pytest.approx(20.0)
     assert lines["rank"] == pytest.approx(4.0), "without the features inside it"
-    assert sum(library for *_, library in figures.rest(found)) == pytest.approx(found["sum_of_parts"]["median"])
+    assert sum(library for *_, library in figures.cpu_breakdown(found)) == pytest.approx(
+        found["sum_of_parts"]["median"]
+    )
 
 
-def test_the_page_says_whether_the_aim_was_met() -> None:
+def test_the_page_says_whether_the_goal_was_met() -> None:
     page = report.page(figures.figures(stated(), [measured(0.002)]))
-    assert "**11.11 (11.11–11.11)** (above the aim of 1.5)" in page
+    assert "**11.11 (11.11–11.11)** (above the goal of 1.5)" in page
     assert "| service, open loop | 2 | 1 | 10.00 | 30.00 | 30.00 | 30.00 | 10.00–10.00 | 1 | 50.00 % |" in page

@@ -1,4 +1,4 @@
-"""`ltrr doctor`: look at settings, engines, disk, clock, log, learner and models, and say what to do."""
+"""`ltrr doctor`: check settings, engines, disk, clock, log, learner and models, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ MARKS = {Verdict.OK: "ok      ", Verdict.WARNING: "warning ", Verdict.FAILED: "F
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
     parser = subparsers.add_parser(
         "doctor",
-        help="check the installation and say what to do",
+        help="check the installation and suggest fixes",
         description=__doc__,
-        epilog="Changes nothing, also beside a running service. Exit code 1 when something failed.",
+        epilog="Read-only; safe while the service runs. The exit code is 1 if a check failed.",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Print the findings; the exit code is 1 if any check failed."""
     settings = Settings.load()
-    found = asyncio.run(_found(settings, shown=not asked.json))
-    if asked.json:
+    found = asyncio.run(_found(settings, shown=not args.json))
+    if args.json:
         print(orjson.dumps([asdict(finding) for finding in found]).decode())
     else:
         print(_summary(found))
@@ -51,4 +53,4 @@ def _summary(found: list[Finding]) -> str:
     warnings = sum(finding.verdict is Verdict.WARNING for finding in found)
     if not failures and not warnings:
         return "all is well"
-    return f"{failures} failed, {warnings} to look at"
+    return f"{failures} failed, {warnings} warnings"

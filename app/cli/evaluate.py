@@ -1,13 +1,13 @@
-"""`ltrr evaluate`: how well judged queries are answered, by each arm alone, by all of them, and by what is served.
+"""`ltrr evaluate`: measure result quality on judged queries for each arm, for all arms together, and for the service.
 
-Without --run a system of its own is made from the data set folder (nothing that serves is touched) and every judged
-query is searched. The table has a row per arm alone, one for all arms under reciprocal rank fusion, one for the static
-mix, and rows for the policy and the ranker that are in force in LTRR_DATA_DIR, where there are any. With --run,
-TREC run files are measured instead, the first one as the baseline.
+Without --run, a temporary system is built from the data set folder (a running service is not touched) and every judged
+query is searched. The table has a row per arm, one for all arms under reciprocal rank fusion, one for the static mix,
+and rows for the active policy and ranker in LTRR_DATA_DIR, if any. With --run, TREC run files are measured instead, the
+first one as the baseline.
 
-Every figure is a mean over the queries that have something relevant, with its 95 % bootstrap interval; differences from
-the baseline are paired by query. An item that nobody judged counts as irrelevant: judged@10 says how many such there
-are. The folder --out gets results.json and results.svg.
+Every figure is a mean over the queries with at least one relevant item, with its 95 % bootstrap interval; differences
+from the baseline are paired by query. An unjudged item counts as irrelevant; judged@10 is the share of judged items.
+Results are written to the folder --out: results.json and results.svg.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ from typing import Any
 import orjson
 
 from app.cli.train import train_encoders
-from app.offline.live_runs import LEARNED, STATIC, Found, Served, live_runs, served
-from app.offline.sandbox import indexed_apart
+from app.offline.live_runs import LEARNED, STATIC, LiveRuns, LoadedModels, live_runs, load_models
+from app.offline.sandbox import open_sandbox
 from app.settings import Settings
 from app.telemetry.progress import Progress
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest, SettingsInvalid
-from services.evaluation.compare import MEASURES, Comparison, JudgedQuery, compare, traffic
+from services.evaluation.compare import MEASURES, Comparison, JudgedQuery, compare, traffic_weights
 from services.evaluation.measures import NAMES, named
 from services.evaluation.runs import Run
 from services.models.ranker.rows import Labelled, read_labels
 
-OUT = Path("evaluation")
-RESULTS, PLOT = "results.json", "results.svg"
+DEFAULT_OUT = Path("evaluation")
+RESULTS_FILE, PLOT_FILE = "results.json", "results.svg"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
     parser = subparsers.add_parser(
         "evaluate",
-        help="measure what judged queries find",
+        help="measure result quality on judged queries",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, metavar="DIR", required=True, help="data set folder with judged queries")
-    parser.add_argument("--split", default="test", metavar="NAME", help="which of its queries (default: test)")
-    parser.add_argument("--queries", type=_count, metavar="N", help="only so many of them, spread evenly")
+    parser.add_argument("--split", default="test", metavar="NAME", help="split of the queries (default: test)")
+    parser.add_argument("--queries", type=_count, metavar="N", help="use only N of them, spread evenly")
     parser.add_argument(
         "--run", type=Path, action="append", default=[], dest="runs", metavar="FILE", help="TREC run file; repeatable"
     )
@@ -54,63 +55,64 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=_measures,
         default=MEASURES,
         metavar="LIST",
-        help=f"{', '.join(NAMES)}, comma between; the first is plotted (default: {','.join(MEASURES)})",
+        help=f"comma-separated, of {', '.join(NAMES)}; the first is plotted (default: {','.join(MEASURES)})",
     )
     parser.add_argument(
         "--mix",
         type=_mix,
         metavar="LIST",
-        help="share of each slice in the traffic, as title=.7,typo=.3 (default: its share of the queries); within a "
-        "slice queries count by their column `weight`",
+        help="share of each slice in the traffic, for example title=.7,typo=.3 (default: its share of the queries); "
+        "within a slice, queries are weighted by their column `weight`",
     )
-    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: ./{OUT}")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="FOLDER", help=f"default: ./{DEFAULT_OUT}")
     parser.add_argument(
-        "--write-run", type=Path, metavar="FILE", help="write what the last row found as a TREC run file (.gz or not)"
+        "--write-run", type=Path, metavar="FILE", help="write the last row as a TREC run file (.gz: compressed)"
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Run the command. Raises SettingsInvalid for wrong options, InvalidRequest for unsuitable data."""
     settings = Settings.load()
-    if not asked.data.exists():
-        raise SettingsInvalid(f"evaluate: no such folder {asked.data}")
-    if missing := [path for path in asked.runs if not path.is_file()]:
+    if not args.data.exists():
+        raise SettingsInvalid(f"evaluate: no such folder {args.data}")
+    if missing := [path for path in args.runs if not path.is_file()]:
         raise SettingsInvalid(f"evaluate: no such run file {missing[0]}")
-    if asked.runs and asked.write_run:
-        raise SettingsInvalid("evaluate: --write-run writes what the service finds; leave it out, or leave out --run")
-    queries = _queries(asked.data, asked.split, asked.queries)
+    if args.runs and args.write_run:
+        raise SettingsInvalid("evaluate: --write-run cannot be combined with --run")
+    queries = _queries(args.data, args.split, args.queries)
     try:
-        weights = traffic([query.slice for query in queries], [query.weight for query in queries], asked.mix)
+        weights = traffic_weights([query.slice for query in queries], [query.weight for query in queries], args.mix)
     except InvalidRequest as error:
         raise SettingsInvalid(f"evaluate: --mix: {error}") from error
-    for folder in [asked.out, *([asked.write_run.parent] if asked.write_run else [])]:
-        folder.mkdir(parents=True, exist_ok=True)  # before the long work, which would be lost
+    for folder in [args.out, *([args.write_run.parent] if args.write_run else [])]:
+        folder.mkdir(parents=True, exist_ok=True)  # before the long computation, whose results would be lost
     judged = [JudgedQuery(q.query_id, q.grades, q.slice, w) for q, w in zip(queries, weights, strict=True)]
     with Progress() as progress:
-        if asked.runs:
-            models, found = Served(), Found(_read(asked.runs, queries, progress))
+        if args.runs:
+            models, found = LoadedModels(), LiveRuns(_read(args.runs, queries, progress))
         else:
-            models = served(settings, progress)
-            found = asyncio.run(_live(settings, asked.data, queries, models, progress))
-        _tell(found, progress)
-        baseline = found.runs[0].name if asked.runs else STATIC
-        comparison = compare(found.runs, judged, asked.measures, baseline)
-        title = f"{asked.data.resolve().name}, {asked.split}: {len(queries)} queries"
+            models = load_models(settings, progress)
+            found = asyncio.run(_live(settings, args.data, queries, models, progress))
+        _note_failures(found, progress)
+        baseline = found.runs[0].name if args.runs else STATIC
+        comparison = compare(found.runs, judged, args.measures, baseline)
+        title = f"{args.data.resolve().name}, {args.split}: {len(queries)} queries"
         results = {
-            "data": asked.data.resolve().name,
-            "split": asked.split,
+            "data": args.data.resolve().name,
+            "split": args.split,
             "models": models.versions,
-            "counts": {name: _named(arms) for name, arms in found.counts.items()},
+            "counts": {name: _json_keys(arms) for name, arms in found.counts.items()},
             "degraded": found.degraded,
             **comparison.values(),
         }
-        (asked.out / RESULTS).write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
-        written = [asked.out / RESULTS, *_plotted(asked.out / PLOT, title, comparison, progress)]
-        if asked.write_run:
-            found.runs[-1].write(asked.write_run)
-            written.append(asked.write_run)
-    print(orjson.dumps(results).decode() if asked.json else _text(title, comparison, found, written))
+        (args.out / RESULTS_FILE).write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
+        written = [args.out / RESULTS_FILE, *_plotted(args.out / PLOT_FILE, title, comparison, progress)]
+        if args.write_run:
+            found.runs[-1].write(args.write_run)
+            written.append(args.write_run)
+    print(orjson.dumps(results).decode() if args.json else _text(title, comparison, found, written))
 
 
 def _count(text: str) -> int:
@@ -137,17 +139,17 @@ def _mix(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form title=.7,typo=.3") from error
 
 
-def _queries(data: Path, split: str, most: int | None) -> list[Labelled]:
-    """Those of the split that have something relevant, or `most` of them, spread evenly."""
+def _queries(data: Path, split: str, limit: int | None) -> list[Labelled]:
+    """The queries of the split with a relevant item, or `limit` of them, spread evenly."""
     queries = read_labels(data, (split,))
     if not queries:
         splits = sorted({query.split for query in Dataset.open(data).queries()})
         raise InvalidRequest(
-            f"{data} has no query of the split {split!r} with something relevant; its splits are {', '.join(splits)}"
+            f"{data} has no query of the split {split!r} with a relevant item; its splits are {', '.join(splits)}"
         )
-    if most is None or most >= len(queries):
+    if limit is None or limit >= len(queries):
         return queries
-    return [queries[place * len(queries) // most] for place in range(most)]
+    return [queries[place * len(queries) // limit] for place in range(limit)]
 
 
 def _read(paths: Sequence[Path], queries: Sequence[Labelled], progress: Progress) -> list[Run]:
@@ -159,20 +161,20 @@ def _read(paths: Sequence[Path], queries: Sequence[Labelled], progress: Progress
         if missing == len(queries):
             raise InvalidRequest(f"{path} has none of the {missing} judged queries, such as {queries[0].query_id}")
         if missing:
-            progress.note(f"{path} lacks {missing} of {len(queries)} queries, which count as answered with nothing")
+            progress.note(f"{path} lacks {missing} of {len(queries)} queries, which count as empty results")
     return runs
 
 
 async def _live(
-    settings: Settings, data: Path, queries: Sequence[Labelled], models: Served, progress: Progress
-) -> Found:
-    async with indexed_apart(settings, data, train_encoders, progress, "evaluate") as system:
+    settings: Settings, data: Path, queries: Sequence[Labelled], models: LoadedModels, progress: Progress
+) -> LiveRuns:
+    async with open_sandbox(settings, data, train_encoders, progress, "evaluate") as system:
         return await live_runs(system, settings, queries, models, progress)
 
 
-def _tell(found: Found, progress: Progress) -> None:
-    for lack, times in sorted(found.degraded.items()):
-        progress.note(f"{times} searches lacked {lack}: figures of their rows are too low")
+def _note_failures(found: LiveRuns, progress: Progress) -> None:
+    for failure, times in sorted(found.degraded.items()):
+        progress.note(f"{times} searches failed in part ({failure}): the figures of their rows are too low")
 
 
 def _plotted(path: Path, title: str, comparison: Comparison, progress: Progress) -> list[Path]:
@@ -190,7 +192,7 @@ def _plotted(path: Path, title: str, comparison: Comparison, progress: Progress)
     return [path]
 
 
-def _text(title: str, comparison: Comparison, found: Found, written: Sequence[Path]) -> str:
+def _text(title: str, comparison: Comparison, found: LiveRuns, written: Sequence[Path]) -> str:
     lines = [title, "", comparison.markdown(), ""]
     if LEARNED in found.counts:
         lines += ["counts chosen by the learned policy:"]
@@ -202,6 +204,6 @@ def _shares(counts: Mapping[int, float]) -> str:
     return ", ".join(f"{count} in {share:.0%}" for count, share in counts.items())
 
 
-def _named(arms: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, Any]]:
-    """JSON has no numbers for keys."""
+def _json_keys(arms: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, Any]]:
+    """With counts as text: JSON keys are never numbers."""
     return {arm: {str(count): share for count, share in counts.items()} for arm, counts in arms.items()}

@@ -1,4 +1,4 @@
-"""`ltrr learn`: the learner as a process of its own, for an event log that processes can share."""
+"""`ltrr learn`: the learner as a separate process, for a shared event log."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from services.errors import SettingsInvalid
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
     parser = subparsers.add_parser("learn", help="run the learner process", description=__doc__)
     parser.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Run the learner until it is stopped. Raises SettingsInvalid with an embedded event log."""
     settings = Settings.load()
     if settings.redis_url is None:
         raise SettingsInvalid(
@@ -27,7 +29,7 @@ def run(asked: argparse.Namespace) -> None:
 
 
 def learn(settings: Settings) -> None:
-    """Learn until told to stop, with probes and metrics on the learner's port. Raises StartFailed, StorageFailed."""
+    """Run the learner until it is stopped, with probes and metrics on its port. Raises StartFailed, StorageFailed."""
     with listening(settings.host, settings.learner_port) as listener:
         app = create_learner_app(settings, learning)
         run_server(DrainingServer(uvicorn_config(app), app.state.draining, 0.0), app, listener)

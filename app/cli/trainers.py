@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.cli.train import train_encoders
-from app.offline.sandbox import Searched, indexed_apart
+from app.offline.sandbox import PolicySearch, open_sandbox
 from app.settings import Settings
 from app.system.policies import fixed_policy
 from app.system.stores import open_items, open_log
@@ -103,8 +103,8 @@ async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]
 
     labels = rows.read_labels(data)
     with Progress() as progress:
-        async with indexed_apart(settings, data, train_encoders, progress, "train") as system:
-            searched = Searched(system, fixed_policy(settings), progress)
+        async with open_sandbox(settings, data, train_encoders, progress, "train") as system:
+            searched = PolicySearch(system, fixed_policy(settings), progress)
             schema = system.search.active.schema
             training = [query for query in labels if query.split == "train"]
             validation = [query for query in labels if query.split == "validation"]

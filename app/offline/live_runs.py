@@ -1,5 +1,5 @@
-"""What the service finds for judged queries: each arm by itself, all of them together, the static mix, and what has
-been learned."""
+"""Runs of judged queries by the live search path: each arm alone, all arms together, the static mix, and the learned
+policy and ranker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from app.offline.sandbox import Searched
+from app.offline.sandbox import PolicySearch
 from app.settings import Settings
 from app.system.model_kinds import RANKER
 from app.system.policies import fixed_policy, load_policy
@@ -35,43 +35,44 @@ from services.types import ArmChoice, ArmOption
 
 T = TypeVar("T")
 
-DEPTH = 100
-"""Candidates of each arm by itself."""
-TOGETHER = "all arms, RRF"
+ARM_DEPTH = 100
+"""Maximum number of candidates of an arm alone."""
+ALL_ARMS = "all arms, RRF"
 STATIC = "static"
 LEARNED = "learned"
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """The models in force where the service keeps its own; None where there is none."""
+class LoadedModels:
+    """The active models of the service's model store; None where there is none."""
 
     policy: Policy | None = None
     ranker: Ranker | None = None
 
     @property
     def versions(self) -> dict[str, str | None]:
+        """Kind -> version of each model."""
         found = {POLICY: self.policy, RANKER: self.ranker}
         return {kind: model.version for kind, model in found.items() if model is not None}
 
 
 @dataclass(slots=True)
-class Found:
-    """`runs` in the order of a table: arms, all arms, static, learned."""
+class LiveRuns:
+    """The results. `runs` in the order of the table: arms, all arms, static, learned."""
 
     runs: list[Run] = field(default_factory=list)
     counts: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
-    """Policy -> arm -> count -> share of the decisions in which it was chosen: a policy that always does the same has
-    learned nothing."""
+    """Policy -> arm -> count -> share of the decisions that chose it: a policy that always decides the same has learned
+    nothing."""
     degraded: Counter[str] = field(default_factory=Counter)
-    """Searches that lacked a part, by "arm: reason"."""
+    """Number of searches with a failed part, by "arm: reason"."""
 
 
-def served(settings: Settings, progress: Progress) -> Served:
-    """A model that this release cannot use is noted and left out."""
+def load_models(settings: Settings, progress: Progress) -> LoadedModels:
+    """Load the active policy and ranker. A model that this release cannot load is reported and left out."""
     store = model_store(settings)
 
-    def loaded(kind: str, load: Callable[[StoredModel], T]) -> T | None:
+    def load_active(kind: str, load: Callable[[StoredModel], T]) -> T | None:
         stored = store.current(kind)
         if stored is None:
             return None
@@ -81,57 +82,58 @@ def served(settings: Settings, progress: Progress) -> Served:
             progress.note(f"{kind} {stored.version} is left out: {error}")
             return None
 
-    return Served(
-        policy=loaded(POLICY, lambda model: load_policy(settings, model.files[POLICY_FILE], model.version)),
-        ranker=loaded(RANKER, lambda model: OnnxRanker(model.files[RANKER_FILE], model.meta, model.version)),
+    return LoadedModels(
+        policy=load_active(POLICY, lambda model: load_policy(settings, model.files[POLICY_FILE], model.version)),
+        ranker=load_active(RANKER, lambda model: OnnxRanker(model.files[RANKER_FILE], model.meta, model.version)),
     )
 
 
-class Deepest:
-    """As many candidates as arms give, up to DEPTH each, whatever that costs."""
+class DeepestPolicy:
+    """A policy that requests the largest count up to ARM_DEPTH from every arm, without a budget."""
 
     name = "deepest"
     version: str | None = None
     curiosity = 0.0
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
-        most = {option.name: max(c for c in option.counts if c <= DEPTH) for option in options}
-        return {o.name: ArmChoice(most[o.name], 1.0, certain(o.counts, most[o.name])) for o in options}
+        """The choices, each with propensity 1."""
+        largest = {option.name: max(c for c in option.counts if c <= ARM_DEPTH) for option in options}
+        return {o.name: ArmChoice(largest[o.name], 1.0, certain(o.counts, largest[o.name])) for o in options}
 
 
 async def live_runs(
-    system: System, settings: Settings, queries: Sequence[Labelled], models: Served, progress: Progress
-) -> Found:
-    """Every row from the live path of `system`: an arm by itself is its own list; all arms are their lists under
-    unweighted reciprocal rank fusion; the others are whole pools as the ranker orders them."""
+    system: System, settings: Settings, queries: Sequence[Labelled], models: LoadedModels, progress: Progress
+) -> LiveRuns:
+    """All rows from the live path of `system`: an arm alone is its own list; all arms are their lists under unweighted
+    reciprocal rank fusion; the others are whole pools in ranked order."""
     policies: dict[str, Policy] = {STATIC: fixed_policy(settings)}
     if models.policy is not None:
         policies[LEARNED] = models.policy
     rankers: dict[str, Ranker] = {"": PassthroughRanker()}
     if models.ranker is not None:
         rankers[", ranker"] = models.ranker
-    deepest = Searched(system, Deepest(), progress)
-    searched = {name: Searched(system, policy) for name, policy in policies.items()}
+    deepest = PolicySearch(system, DeepestPolicy(), progress)
+    searched = {name: PolicySearch(system, policy) for name, policy in policies.items()}
     lists: defaultdict[str, dict[str, list[Scored]]] = defaultdict(dict)
     chosen: defaultdict[str, defaultdict[str, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
     degraded: Counter[str] = Counter()
     for query in queries:
         everything = await deepest.collect(query)
-        degraded.update(_lacking(everything))
+        degraded.update(_failures(everything))
         for arm in everything.decision.arms:
             lists[arm][query.query_id] = [(c.object_id, c.score) for c in everything.lists.get(arm, ())]
         union = fuse(everything.lists, dict.fromkeys(everything.lists, 1.0), "rrf")
-        lists[TOGETHER][query.query_id] = [(pooled.object_id, pooled.score) for pooled in union]
+        lists[ALL_ARMS][query.query_id] = [(pooled.object_id, pooled.score) for pooled in union]
         for name, search in searched.items():
             found = await search.collect(query)
-            degraded.update(_lacking(found))
+            degraded.update(_failures(found))
             table = rows(found.context, found.pool, found.documents, found.schema)
             for suffix, ranker in rankers.items():
                 scores = pool_scores(ranker, table).tolist()
                 lists[name + suffix][query.query_id] = list(zip([p.object_id for p in found.pool], scores, strict=True))
             for arm, choice in found.decision.arms.items():
                 chosen[name][arm][choice.count] += 1
-    return Found(
+    return LiveRuns(
         runs=[Run.of(name, by_query) for name, by_query in lists.items()],
         counts={
             name: {arm: {c: n / len(queries) for c, n in sorted(counts.items())} for arm, counts in arms.items()}
@@ -141,5 +143,5 @@ async def live_runs(
     )
 
 
-def _lacking(found: SearchState) -> list[str]:
-    return [f"{lack.arm}: {lack.reason}" for lack in found.degraded]
+def _failures(found: SearchState) -> list[str]:
+    return [f"{failure.arm}: {failure.reason}" for failure in found.degraded]

@@ -1,5 +1,4 @@
-"""Where backups are made from and put back into: a data folder, or Redis. The production clients are imported only
-where they are asked for."""
+"""Backup and restore of a data folder or of Redis. The Redis modules are imported only when Redis is configured."""
 
 from __future__ import annotations
 
@@ -35,33 +34,34 @@ if TYPE_CHECKING:
 
 KEYS_FILE = "signing_keys"
 STAGING = "restoring.part"
-"""In a data folder, while a backup is unpacked there; of no meaning when left behind."""
-FILES = (MEMORY_FILE, STATE_FILE, ITEMS_FILE, LOG_FILE)
-"""The log last: without it, no learner goes on from the rest."""
-DERIVED = ("lexical", "vectors", "taste")
+"""Subfolder of a data folder into which a backup is unpacked; can be ignored when left behind."""
+STORE_FILES = (MEMORY_FILE, STATE_FILE, ITEMS_FILE, LOG_FILE)
+"""Moved in this order, the log last: without it no learner continues from the rest."""
+INDEX_FOLDERS = ("lexical", "vectors", "taste")
 LEASE_SECONDS = 3.0
-LEASE_PATIENCE = 12.0
-"""Seconds after which the lease of a learner that died is free."""
-UNLINK_AT_ONCE = 1000
+LEASE_WAIT_SECONDS = 12.0
+"""Seconds to wait for the lease: longer than that of a dead learner lasts."""
+SCAN_BATCH = 1000
+"""Keys per SCAN call."""
 
 
-# --- making ---
+# --- backup ---
 
 
-async def back_up(
+async def create_backup(
     settings: Settings, path: Path, with_keys: bool, progress: Progress
 ) -> tuple[dict[str, Any], list[str]]:
-    """Write a backup of the stores in use to `path`, which must not exist; its manifest, and what its operator has to
-    know. Raises NotFound when there is nothing to back up, StorageFailed."""
+    """Write a backup of the configured stores to `path`, which must not exist. Returns (its manifest, notes for the
+    operator). Raises NotFound when there is nothing to back up, StorageFailed."""
     now = time.time()
-    keys, about = _keys(settings, with_keys)
+    keys, key_entry = _keys(settings, with_keys)
     async with _source(settings) as parts:
         source = {"stores": "redis" if parts.shared else "embedded", "namespace": settings.namespace}
-        told = {"source": source, "keys": about}
+        entries = {"source": source, "keys": key_entry}
         with ArchiveWriter(path, version(), now) as archive:
-            manifest = await save(parts, archive, settings.model_dump(mode="json"), keys, told, progress)
+            manifest = await save(parts, archive, settings.model_dump(mode="json"), keys, entries, progress)
             archive.finish(manifest)
-    return manifest | {"version": version(), "created": now}, [*manifest["warnings"], _key_note(about)]
+    return manifest | {"version": version(), "created": now}, [*manifest["warnings"], _key_note(key_entry)]
 
 
 @asynccontextmanager
@@ -73,59 +73,59 @@ async def _source(settings: Settings) -> AsyncIterator[Parts]:
         return
     folder = settings.data_dir
     if not (folder / LOG_FILE).exists() or not (folder / ITEMS_FILE).exists():
-        raise NotFound(f"there is nothing to back up in {folder}; LTRR_DATA_DIR names the folder of the service")
+        raise NotFound(f"there is nothing to back up in {folder}; LTRR_DATA_DIR sets the folder of the service")
     refuse_folder(folder)
     async with AsyncExitStack() as stack:
         yield _folder_parts(settings, folder, stack)
 
 
-def _keys(settings: Settings, wanted: bool) -> tuple[bytes | None, dict[str, Any]]:
-    """The signing keys, if they are wanted and ours to give, and what the manifest says of them."""
+def _keys(settings: Settings, include: bool) -> tuple[bytes | None, dict[str, Any]]:
+    """(the signing keys, if requested and stored in the data folder; the manifest's entry about them)."""
     if settings.signing_keys is not None:
         return None, {"where": "settings", "included": False, "fingerprint": None}
     path = settings.data_dir / KEYS_FILE
     keys = path.read_bytes() if path.exists() else b""
-    included = bool(wanted and keys)
+    included = bool(include and keys)
     return (keys if included else None), {"where": "folder", "included": included, "fingerprint": _fingerprint(keys)}
 
 
-def _key_note(about: dict[str, Any]) -> str:
-    if about["where"] == "settings":
-        return "LTRR_SIGNING_KEYS is not in the backup: keep it where you keep secrets"
-    if about["included"]:
-        return "the backup holds the signing keys: keep it where you keep secrets"
+def _key_note(key_entry: dict[str, Any]) -> str:
+    if key_entry["where"] == "settings":
+        return "LTRR_SIGNING_KEYS is not in the backup: store it with your secrets"
+    if key_entry["included"]:
+        return "the backup contains the signing keys: store it with your secrets"
     return (
-        f"the signing keys are not in the backup: restored without this {KEYS_FILE} file, answers given before it take"
+        f"the signing keys are not in the backup: after a restore without this {KEYS_FILE} file, earlier answers take"
         " no feedback (see --with-keys)"
     )
 
 
 def _fingerprint(keys: bytes) -> str:
-    """Tells keys that we made from each other, and nothing about them: they are long and random."""
+    """Distinguishes generated keys without revealing them: they are long and random."""
     return hashlib.sha256(b"ltrr signing keys\0" + keys).hexdigest()[:8]
 
 
-# --- putting back ---
+# --- restore ---
 
 
-async def put_back(settings: Settings, archive: Archive, force: bool, progress: Progress) -> list[str]:
-    """Put a backup that was checked in the place of what is there: nothing, unless `force`. Returns what its operator
-    has to know. Raises SettingsInvalid when the place is not empty or in use, StorageFailed."""
+async def restore_backup(settings: Settings, archive: Archive, force: bool, progress: Progress) -> list[str]:
+    """Restore a checked backup into the configured stores, which must be empty unless `force`. Returns notes for the
+    operator. Raises SettingsInvalid when the stores are not empty or in use, StorageFailed."""
     check_settings(settings)
     with owned(settings.data_dir) if settings.embedded else nullcontext():
         if settings.redis_url is None:
-            await _into_folder(settings, archive, force, progress)
+            await _restore_folder(settings, archive, force, progress)
         else:
-            await _into_redis(settings, archive, force, progress)
+            await _restore_redis(settings, archive, force, progress)
         return _notes(settings, archive)
 
 
-async def _into_folder(settings: Settings, archive: Archive, force: bool, progress: Progress) -> None:
-    """All is unpacked beside what is there, which gives way only then."""
+async def _restore_folder(settings: Settings, archive: Archive, force: bool, progress: Progress) -> None:
+    """Unpack everything into a subfolder first, and replace the existing files only then."""
     folder = settings.data_dir
     if not force:
         refuse_folder(folder)
-        if any((folder / name).exists() for name in (*FILES, MODELS_FOLDER)):
+        if any((folder / name).exists() for name in (*STORE_FILES, MODELS_FOLDER)):
             async with AsyncExitStack() as stack:
                 _refuse(await describe_contents(_folder_parts(settings, folder, stack)), str(folder))
     staging, complete = folder / STAGING, folder / FOLDER
@@ -142,9 +142,9 @@ async def _into_folder(settings: Settings, archive: Archive, force: bool, progre
     _flush(staging)
     staging.rename(complete)
     _flush(folder)
-    for name in (*(file + end for file in FILES for end in ("", "-wal", "-shm")), MODELS_FOLDER, *DERIVED):
+    for name in (*(file + end for file in STORE_FILES for end in ("", "-wal", "-shm")), MODELS_FOLDER, *INDEX_FOLDERS):
         _remove(folder / name)
-    for name in (MODELS_FOLDER, KEYS_FILE, *FILES):
+    for name in (MODELS_FOLDER, KEYS_FILE, *STORE_FILES):
         if (complete / name).exists():
             (complete / name).rename(folder / name)
             _flush(folder)
@@ -152,17 +152,17 @@ async def _into_folder(settings: Settings, archive: Archive, force: bool, progre
     _flush(folder)
 
 
-async def _into_redis(settings: Settings, archive: Archive, force: bool, progress: Progress) -> None:
+async def _restore_redis(settings: Settings, archive: Archive, force: bool, progress: Progress) -> None:
     from app.system.learner_process import LEASE
     from services.backends.redis.locks import Lease
 
     async with open_redis(settings) as redis:
         lease = Lease(redis, LEASE, LEASE_SECONDS)
         try:
-            async with asyncio.timeout(LEASE_PATIENCE):
+            async with asyncio.timeout(LEASE_WAIT_SECONDS):
                 await lease.acquire()
         except TimeoutError:
-            raise SettingsInvalid("restore: a learner is at work on this Redis; stop it and the gateways") from None
+            raise SettingsInvalid("restore: a learner is running on this Redis; stop it and the gateways") from None
         try:
             parts = _shared_parts(settings, redis)
             if not force:
@@ -178,47 +178,47 @@ async def _into_redis(settings: Settings, archive: Archive, force: bool, progres
 
 
 async def _empty(redis: Redis) -> None:
-    """Remove every key of ours but locks, leases and the mark."""
+    """Remove all keys of our namespace except locks, leases and the restore marker."""
     kept = tuple(redis.key(name).encode() for name in ("lock:", "lease:", "restoring"))
     cursor = 0
     while True:
-        found: Any = await redis.read(lambda c, of=cursor: c.scan(of, match=redis.key("*"), count=UNLINK_AT_ONCE))  # type: ignore[misc]
+        found: Any = await redis.read(lambda c, of=cursor: c.scan(of, match=redis.key("*"), count=SCAN_BATCH))  # type: ignore[misc]
         cursor, keys = found
-        gone = [key for key in keys if not key.startswith(kept)]
-        if gone:
-            await redis.write(lambda c, them=gone: c.unlink(*them))  # type: ignore[misc]
+        deletable = [key for key in keys if not key.startswith(kept)]
+        if deletable:
+            await redis.write(lambda c, them=deletable: c.unlink(*them))  # type: ignore[misc]
         if int(cursor) == 0:
             return
 
 
 def _refuse(there: str | None, where: str) -> None:
     if there is not None:
-        raise SettingsInvalid(f"restore: {where} is not empty ({there}); --force removes all that first")
+        raise SettingsInvalid(f"restore: {where} is not empty ({there}); --force deletes its contents first")
 
 
 def _notes(settings: Settings, archive: Archive) -> list[str]:
     manifest = archive.manifest
-    notes = [f"when it was made: {warning}" for warning in manifest["warnings"]]
-    keys, here = manifest["keys"], settings.data_dir / KEYS_FILE
+    notes = [f"at the time of the backup: {warning}" for warning in manifest["warnings"]]
+    keys, key_file = manifest["keys"], settings.data_dir / KEYS_FILE
     if settings.signing_keys is None:
-        same = here.exists() and _fingerprint(here.read_bytes()) == keys["fingerprint"]
+        same = key_file.exists() and _fingerprint(key_file.read_bytes()) == keys["fingerprint"]
         if not same:
-            notes.append("the signing keys are not those of the backup: answers given before it take no feedback")
+            notes.append("the signing keys differ from those of the backup: answers given before it take no feedback")
     elif keys["included"]:
         notes.append(
-            "LTRR_SIGNING_KEYS is set, so the keys in the backup (`tar -xOf FILE signing_keys`) were left there:"
-            " answers given before it take feedback only when they are among LTRR_SIGNING_KEYS"
+            "LTRR_SIGNING_KEYS is set, so the keys in the backup were not restored: answers given before it take"
+            " feedback only if LTRR_SIGNING_KEYS includes them (`tar -xOf FILE signing_keys` prints them)"
         )
     else:
-        notes.append("answers given before the backup take feedback only under the signing keys of that time")
+        notes.append("answers given before the backup take feedback only with the signing keys of that time")
     return notes
 
 
-# --- both ---
+# --- common ---
 
 
 def _folder_parts(settings: Settings, folder: Path, stack: AsyncExitStack) -> Parts:
-    """What lies in `folder`, beside a service that may be running on it."""
+    """The stores in `folder`; a service may be running on it."""
     log = SqliteLog(folder / LOG_FILE)
     stack.push_async_callback(log.close)
     memory = SqliteMemory(folder / MEMORY_FILE, half_life=settings.memory_half_life_days * DAY)

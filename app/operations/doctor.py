@@ -1,4 +1,4 @@
-"""What is well and what is not with an installation, found out without changing anything."""
+"""Read-only checks of an installation, each with a verdict and advice."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from services.learning.learner_link import LearnerLink
 from services.query_ids import parse_keys
 from services.types import Deadline, Schema
 
-SECONDS = 5.0
-"""For one question to one engine."""
-LEAST_FREE_BYTES = 1_000_000_000
-LEAST_FREE_SHARE = 0.05
-MOST_SKEW_SECONDS = 2.0
-SHORTEST_SECRET = 32
-SILENT_SECONDS = 15.0
-"""A learner that has said nothing for so long is taken to be gone."""
-MOST_LAG = 10_000
-OLDEST_OPENSEARCH = 3
+REQUEST_SECONDS = 5.0
+"""Deadline of one request to an engine."""
+MIN_FREE_BYTES = 1_000_000_000
+MIN_FREE_SHARE = 0.05
+MAX_SKEW_SECONDS = 2.0
+MIN_SECRET_LENGTH = 32
+HEARTBEAT_TIMEOUT = 15.0
+"""A learner without a heartbeat for this long counts as down."""
+MAX_LAG = 10_000
+MIN_OPENSEARCH_VERSION = 3
 
 
 class Verdict(StrEnum):
+    """The outcome of a check."""
+
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
@@ -40,30 +42,35 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """The result of one check of one part."""
+
     part: str
     verdict: Verdict
     detail: str
     advice: str = ""
-    """What to do about it."""
+    """How to fix it."""
 
 
 Findings = AsyncIterator[Finding]
 
 
 def ok(part: str, detail: str) -> Finding:
+    """A finding that needs no action."""
     return Finding(part, Verdict.OK, detail)
 
 
 def warning(part: str, detail: str, advice: str) -> Finding:
+    """A finding that should be looked into."""
     return Finding(part, Verdict.WARNING, detail, advice)
 
 
 def failed(part: str, detail: str, advice: str) -> Finding:
+    """A finding that keeps the part from working."""
     return Finding(part, Verdict.FAILED, detail, advice)
 
 
 async def examine(settings: Settings) -> Findings:
-    """Every finding, as it is made. A part that cannot be asked is a finding, never an exception."""
+    """All findings, one at a time. An unreachable part is a finding, never an exception."""
     checks: list[tuple[str, Callable[[Settings], Findings]]] = [
         ("settings", _settings),
         ("packages", _packages),
@@ -81,7 +88,7 @@ async def examine(settings: Settings) -> Findings:
             async for finding in check(settings):
                 yield finding
         except NotFound as error:
-            yield warning(part, str(error), "`ltrr index --help`, or `ltrr demo` for something to look at")
+            yield warning(part, str(error), "`ltrr index --help`, or `ltrr demo` for a sample catalogue")
         except (LtrrError, OSError, TimeoutError) as error:
             yield failed(part, str(error) or "no answer in time", _advice(part))
 
@@ -92,17 +99,19 @@ async def _settings(settings: Settings) -> Findings:
     yield ok("settings", f"engines: {', '.join(used)}" if used else "engines: all embedded")
     if settings.signing_keys is not None:
         short = [
-            kid for kid, secret in parse_keys(settings.signing_keys.get_secret_value()) if len(secret) < SHORTEST_SECRET
+            kid
+            for kid, secret in parse_keys(settings.signing_keys.get_secret_value())
+            if len(secret) < MIN_SECRET_LENGTH
         ]
         if short:
             yield warning(
                 "settings",
-                f"signing key {short[0]} is shorter than {SHORTEST_SECRET} bytes",
+                f"signing key {short[0]} is shorter than {MIN_SECRET_LENGTH} bytes",
                 "add a longer one before it in LTRR_SIGNING_KEYS (`openssl rand -hex 32`); the old one still verifies",
             )
     if settings.admin_key is None and settings.redis_url is not None:
         yield warning(
-            "settings", "no admin key", "set LTRR_ADMIN_KEY: without it only loopback addresses can be served"
+            "settings", "no admin key", "set LTRR_ADMIN_KEY: without it the service binds only to loopback addresses"
         )
     if settings.workers > 1 and settings.embedded:
         yield failed(
@@ -111,32 +120,34 @@ async def _settings(settings: Settings) -> Findings:
 
 
 async def _packages(settings: Settings) -> Findings:
-    wanted = {
+    current = {
         "opentelemetry.sdk": ("tracing", settings.otlp_endpoint is not None),
         "tokenizers": ("encoder", settings.encoder is not None),
     }
-    missing = [extra for module, (extra, needed) in wanted.items() if needed and not _installed(module)]
+    missing = [extra for module, (extra, needed) in current.items() if needed and not _installed(module)]
     for extra in missing:
         yield failed("packages", f"the extra `{extra}` is not installed", f"pip install 'ltrr[{extra}]'")
     if not missing:
-        yield ok("packages", "all that the settings ask for")
+        yield ok("packages", "everything that the settings need is installed")
 
 
 async def _disk(settings: Settings) -> Findings:
     folder = settings.data_dir
     if not folder.is_dir():
         if settings.embedded:
-            yield warning("disk", f"{folder} is not there yet", "it is made at the first start; LTRR_DATA_DIR names it")
+            yield warning(
+                "disk", f"{folder} does not exist yet", "it is created at the first start; LTRR_DATA_DIR sets it"
+            )
         return
     usage = shutil.disk_usage(folder)
     free = f"{usage.free / 1e9:.1f} GB free at {folder.resolve()}"
-    if usage.free < LEAST_FREE_BYTES or usage.free < LEAST_FREE_SHARE * usage.total:
-        yield warning("disk", free, "make room: a full disk refuses feedback and item writes (503)")
+    if usage.free < MIN_FREE_BYTES or usage.free < MIN_FREE_SHARE * usage.total:
+        yield warning("disk", free, "free some space: with a full disk, feedback and item writes are refused (503)")
     else:
         yield ok("disk", free)
     running = owner(folder) if settings.embedded else None
     if running is not None:
-        yield ok("disk", f"process {running.pid} has the folder{f', serving at {running.url}' if running.url else ''}")
+        yield ok("disk", f"process {running.pid} owns the folder{f', serving at {running.url}' if running.url else ''}")
 
 
 async def _redis(settings: Settings) -> Findings:
@@ -148,9 +159,9 @@ async def _redis(settings: Settings) -> Findings:
         for problem in await redis.check():
             yield warning("redis", problem, "see deploy/engines and the durability section of RESILIENCY.md")
         skew = time.time() - took / 2 - (seconds + micros / 1e6)
-        if abs(skew) > MOST_SKEW_SECONDS:
+        if abs(skew) > MAX_SKEW_SECONDS:
             yield warning(
-                "clock", f"{skew:+.1f} s from the clock of Redis", "run a time service (NTP) on every machine"
+                "clock", f"{skew:+.1f} s from the clock of Redis", "run time synchronisation (NTP) on every machine"
             )
         else:
             yield ok("clock", f"{skew:+.2f} s from the clock of Redis")
@@ -160,16 +171,16 @@ async def _opensearch(settings: Settings) -> Findings:
     schema = await _schema(settings)
     index = open_opensearch(settings, schema or Schema())
     try:
-        version = await index.version(Deadline.after(SECONDS))
-        if int(version.split(".")[0]) < OLDEST_OPENSEARCH:
-            yield warning("opensearch", f"version {version} scores words otherwise than 3.x", "upgrade to 3.x")
+        version = await index.version(Deadline.after(REQUEST_SECONDS))
+        if int(version.split(".")[0]) < MIN_OPENSEARCH_VERSION:
+            yield warning("opensearch", f"version {version} scores text differently from 3.x", "upgrade to 3.x")
         else:
             yield ok("opensearch", f"version {version}")
         if schema is not None and await index.stale():
             yield warning(
                 "opensearch",
-                "no index of the schema in force",
-                "a running service builds it; or `ltrr index --rebuild`",
+                "no index for the current schema",
+                "a running service builds it; or run `ltrr index --rebuild`",
             )
     finally:
         await index.close()
@@ -178,10 +189,10 @@ async def _opensearch(settings: Settings) -> Findings:
 async def _qdrant(settings: Settings) -> Findings:
     server = open_qdrant(settings)
     try:
-        version = await server.version(Deadline.after(SECONDS))
-        problems = await server.problems(Deadline.after(SECONDS))
+        version = await server.version(Deadline.after(REQUEST_SECONDS))
+        problems = await server.problems(Deadline.after(REQUEST_SECONDS))
         for problem in problems:
-            yield warning("qdrant", problem, "use a server release that the client supports")
+            yield warning("qdrant", problem, "use a server version that the client supports")
         if not problems:
             yield ok("qdrant", f"version {version}")
     finally:
@@ -210,7 +221,7 @@ async def _log(settings: Settings) -> Findings:
                 "event log",
                 f"{'100 or more' if len(dead) == 100 else len(dead)} records could not be applied, the newest at "
                 f"offset {offset}: {reason}",
-                "the rest is learned from; keep a backup and report it",
+                "all other records are learned from; keep a backup and report it",
             )
     if settings.redis_url is not None:
         async with open_stores(settings) as stores:
@@ -223,15 +234,17 @@ async def _learner(stores: Stores, log: EventLog) -> Findings:
     seen = await link.status_age()
     progress = await link.observe()
     behind = max(progress.lag.values())
-    if seen is None or seen > SILENT_SECONDS:
-        when = "never said anything" if seen is None else f"said nothing for {seen:.0f} s"
-        yield failed("learner", f"it {when}; {behind} records wait", "start `ltrr learn` with the same settings")
-    elif behind > MOST_LAG:
+    if seen is None or seen > HEARTBEAT_TIMEOUT:
+        when = "has never reported" if seen is None else f"has not reported for {seen:.0f} s"
+        yield failed("learner", f"it {when}; {behind} records are waiting", "start `ltrr learn` with the same settings")
+    elif behind > MAX_LAG:
         yield warning(
-            "learner", f"{behind} records behind", "it catches up, or the machine is too slow for the traffic"
+            "learner",
+            f"{behind} records behind",
+            "wait for it to catch up; otherwise the machine is too slow for the traffic",
         )
     else:
-        yield ok("learner", f"at work, {progress.learned} decisions learned, {behind} records behind")
+        yield ok("learner", f"running, {progress.learned} decisions learned, {behind} records behind")
 
 
 async def _models(settings: Settings) -> Findings:
@@ -239,19 +252,19 @@ async def _models(settings: Settings) -> Findings:
         return
     store = model_store(settings)
     for kind in await asyncio.to_thread(store.kinds):
-        wanted = await asyncio.to_thread(store.current_version, kind)
+        current = await asyncio.to_thread(store.current_version, kind)
         intact = await asyncio.to_thread(store.current, kind)
-        if wanted is None:
-            yield ok("models", f"{kind}: none in force")
-        elif intact is None or intact.version != wanted:
+        if current is None:
+            yield ok("models", f"{kind}: none active")
+        elif intact is None or intact.version != current:
             served = intact.version if intact else "none"
             yield failed(
                 "models",
-                f"{kind} {wanted} is damaged; served: {served}",
-                f"`ltrr models rollback {kind}`, or train anew",
+                f"{kind} {current} is damaged; served: {served}",
+                f"`ltrr models rollback {kind}`, or train it again",
             )
         else:
-            yield ok("models", f"{kind} {wanted} is in force and intact")
+            yield ok("models", f"{kind} {current} is active and intact")
 
 
 async def _schema(settings: Settings) -> Schema | None:
@@ -271,7 +284,7 @@ def _installed(module: str) -> bool:
 
 def _advice(part: str) -> str:
     return {
-        "redis": "is it running, and LTRR_REDIS_URL right? Without it the service does not start",
-        "opensearch": "is it running, and LTRR_OPENSEARCH_URL right? Without it only other arms answer",
-        "qdrant": "is it running, and LTRR_QDRANT_URL right? Without it the vector arms are away",
-    }.get(part, "see the error; RESILIENCY.md says what each part does without it")
+        "redis": "check that it is running and LTRR_REDIS_URL is correct; without it the service does not start",
+        "opensearch": "check that it is running and LTRR_OPENSEARCH_URL is correct; without it only other arms answer",
+        "qdrant": "check that it is running and LTRR_QDRANT_URL is correct; without it vector arms are unavailable",
+    }.get(part, "see the error; RESILIENCY.md describes how the service behaves without this part")

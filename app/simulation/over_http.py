@@ -1,4 +1,4 @@
-"""A simulation through the front door: a process that serves, its real clock, searches and clicks as HTTP calls."""
+"""A simulation over HTTP: a serving process with the real clock, searches and clicks as HTTP calls."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.offline.sandbox import EMBEDDED, PATIENCE
+from app.offline.sandbox import EMBEDDED, SEARCH_TIMEOUT
 from app.operations.client import Client, ServiceRefused
 from app.process.gateway import serve
 from app.settings import Settings
-from app.simulation.world import LISTS
+from app.simulation.in_process import LISTS
 from app.telemetry import logs
 from services.datasets.folder import DatasetQuery
 from services.errors import StorageFailed, Unavailable
 from services.simulation.judge import Judge
-from services.simulation.simulate import PAGE, Shown
-from services.simulation.users import Search
+from services.simulation.loop import PAGE_SIZE, SearchOutcome
+from services.simulation.traffic import Search
 
 ATTRIBUTION_SECONDS, SNAPSHOT_SECONDS = 2.0, 0.5
-"""People of a simulation click at once, and their days are minutes."""
+"""Short, because simulated users click at once and a simulated day takes minutes."""
 START_SECONDS, STOP_SECONDS = 120.0, 30.0
 HOST = "127.0.0.1"
 
 
 @asynccontextmanager
-async def served(settings: Settings, prepared: Path, folder: Path, mode: str) -> AsyncIterator[Served]:
-    """A service on a copy of the folder `prepared`, under a mode of PUT /v1/policy. Raises Unavailable when it does not
-    come up."""
+async def open_served_copy(settings: Settings, prepared: Path, folder: Path, mode: str) -> AsyncIterator[HttpService]:
+    """A serving process on a temporary copy, `folder`, of the folder `prepared`, with a mode of PUT /v1/policy. Raises
+    Unavailable when it does not start."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
     own = settings.model_copy(
@@ -56,7 +56,7 @@ async def served(settings: Settings, prepared: Path, folder: Path, mode: str) ->
     process = get_context("spawn").Process(target=_serve, args=(own,), daemon=True)
     process.start()
     try:
-        service = Served(Client(f"http://{HOST}:{own.port}", None))
+        service = HttpService(Client(f"http://{HOST}:{own.port}", None))
         await _ready(service, process)
         await service.call("PUT", "/v1/policy", {"mode": mode})
         yield service
@@ -65,72 +65,74 @@ async def served(settings: Settings, prepared: Path, folder: Path, mode: str) ->
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class Served:
-    """The Service of a simulation, over HTTP."""
+class HttpService:
+    """The Service of a simulation over HTTP."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The decoded answer. Raises ServiceRefused."""
+        """The decoded response. Raises ServiceRefused."""
         return await asyncio.to_thread(self._client.send, method, path, b"" if body is None else orjson.dumps(body))
 
-    async def search(self, search: Search) -> Shown:
-        return _shown(
-            await self._ask(
+    async def search(self, search: Search) -> SearchOutcome:
+        """Answer the search at the real time; its virtual time is ignored."""
+        return _outcome(
+            await self._search(
                 search.query.text, user_id=search.user_id, session_id=search.session_id, context=dict(search.context)
             )
         )
 
-    async def act(self, events: list[dict[str, Any]]) -> None:
+    async def send_feedback(self, events: list[dict[str, Any]]) -> None:
+        """Post feedback events. Raises StorageFailed unless all are accepted."""
         for result in (await self.call("POST", "/v1/feedback", events))["results"]:
             if result["status"] != "accepted":
                 raise StorageFailed(f"a simulated click was not accepted: {result['status']} {result['detail']}")
 
     async def learn(self, publish: bool = True) -> None:
-        """The service does that by itself, while searches go on."""
+        """Does nothing: the service learns in the background."""
 
     async def settle(self) -> None:
-        """Wait until what was clicked is learned and in force."""
+        """Wait until all clicks are learned and the policy is published."""
         await asyncio.sleep(ATTRIBUTION_SECONDS + 4 * SNAPSHOT_SECONDS)
 
-    async def judged(self, judge: Judge, queries: Sequence[DatasetQuery], done: int) -> NDArray[np.float64]:
-        """Per query NDCG@10 of the first page, capped recall of all arms' lists together, and candidates asked for.
-        Nothing of it is learned."""
+    async def measure_queries(self, judge: Judge, queries: Sequence[DatasetQuery], done: int) -> NDArray[np.float64]:
+        """NDCG@10 of the first page, capped recall of the union of all arms' lists, and candidates requested, [queries,
+        3]. Nothing of it is learned."""
         table = np.zeros((len(queries), 3))
         for place, query in enumerate(queries):
-            shown = _shown(await self._ask(query.text, user_id=query.user_id, learn=False))
-            why = await self.call("GET", f"/v1/explain/{shown.query_id}")
-            held = {candidate["object_id"] for listed in why["arms"].values() for candidate in listed}
-            table[place, 0] = judge.measures(shown.slate, query.query_id, done, ("ndcg@10",))["ndcg@10"]
-            table[place, 1] = judge.measures(list(held), query.query_id, done, ("capped_recall@10",))[
+            outcome = _outcome(await self._search(query.text, user_id=query.user_id, learn=False))
+            explanation = await self.call("GET", f"/v1/explain/{outcome.query_id}")
+            union = {candidate["object_id"] for listed in explanation["arms"].values() for candidate in listed}
+            table[place, 0] = judge.measures(outcome.slate, query.query_id, done, ("ndcg@10",))["ndcg@10"]
+            table[place, 1] = judge.measures(list(union), query.query_id, done, ("capped_recall@10",))[
                 "capped_recall@10"
             ]
-            table[place, 2] = sum(shown.counts.values())
+            table[place, 2] = sum(outcome.counts.values())
         return table
 
-    async def _ask(self, query: str, **fields: Any) -> Any:
-        asked = {"query": query, "limit": PAGE, "timeout_ms": int(1000 * PATIENCE)} | fields
-        return await self.call("POST", "/v1/search", asked)
+    async def _search(self, query: str, **fields: Any) -> Any:
+        request = {"query": query, "limit": PAGE_SIZE, "timeout_ms": int(1000 * SEARCH_TIMEOUT)} | fields
+        return await self.call("POST", "/v1/search", request)
 
 
-def _shown(answer: Any) -> Shown:
-    counts = {arm: choice["count"] for arm, choice in answer["decision"]["arms"].items()}
-    return Shown(
-        answer["query_id"], tuple(hit["object_id"] for hit in answer["hits"]), counts, bool(answer["degraded"])
+def _outcome(response: Any) -> SearchOutcome:
+    counts = {arm: choice["count"] for arm, choice in response["decision"]["arms"].items()}
+    return SearchOutcome(
+        response["query_id"], tuple(hit["object_id"] for hit in response["hits"]), counts, bool(response["degraded"])
     )
 
 
 def _serve(settings: Settings) -> None:
-    """What `ltrr serve` does with these settings."""
+    """Run `ltrr serve` with these settings."""
     logs.configure(settings)
     serve(settings)
 
 
-async def _ready(service: Served, process: BaseProcess) -> None:
+async def _ready(service: HttpService, process: BaseProcess) -> None:
     loop = asyncio.get_running_loop()
-    until = loop.time() + START_SECONDS
-    while process.is_alive() and loop.time() < until:
+    give_up_at = loop.time() + START_SECONDS
+    while process.is_alive() and loop.time() < give_up_at:
         try:
             await service.call("GET", "/readyz")
         except ServiceRefused:

@@ -1,4 +1,4 @@
-"""What a simulation found: results.json, table.md and plots, from the files of its runs."""
+"""The results of a simulation as results.json, table.md and plots, from the files of its runs."""
 
 from __future__ import annotations
 
@@ -10,68 +10,68 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.simulation.runs import FORGETFUL, LEARNED, STATIC, UNHARMED, Asked, Row, stem, without
+from app.simulation.runs import LEARNED, NO_MEMORY, NO_OUTAGES, STATIC, Row, RunSpec, run_path, without
 from services.evaluation.compare import table
-from services.simulation.learning_table import Run, curve, lines, markdown, windows
+from services.simulation.learning_table import FinishedRun, compare_windows, learning_curve, markdown_table, table_rows
 from services.simulation.recovery import Recovery, recovery, share_of_best
-from services.simulation.repeats import AFTER, GOAL, GOAL_AFTER, repeated
+from services.simulation.repeated_queries import GOAL_REPEATS, GOAL_SHARE, REPEAT_COUNTS, repeat_results
 
-POINTS = 30
-"""Of a curve."""
+CURVE_POINTS = 30
+"""Number of points of a plotted curve."""
 SPANS = (500, 1000, 2000)
-"""Impressions after a change of which the table of changes tells."""
+"""Impressions after a change that the table of changes reports."""
 GOALS = {True: 1000, False: 2000}
-"""Impressions in which a policy should be back after an arm died (True), and after it returned."""
-Runs = Mapping[str, Sequence[Run]]
+"""Impressions within which a policy should recover after an arm fails (True), and after it returns (False)."""
+Runs = Mapping[str, Sequence[FinishedRun]]
 
 
-def report(asked: Asked, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[dict[str, Any], str]:
-    """(results, the same as text); both written, and plots beside them."""
-    by_row = {row.name: [_read(asked, row, seed) for seed in seeds] for row in rows}
+def report(spec: RunSpec, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[dict[str, Any], str]:
+    """(results for JSON, the same as Markdown text). Writes both, and plots beside them."""
+    by_row = {row.name: [_read(spec, row, seed) for seed in seeds] for row in rows}
     results: dict[str, Any] = {
-        "impressions": asked.impressions,
+        "impressions": spec.impressions,
         "seeds": list(seeds),
-        "clicks": asked.click_model,
-        "noise": asked.noise,
+        "clicks": spec.click_model,
+        "noise": spec.noise,
         "spread": {f"{run.row}, seed {run.seed}": run.spread for runs in by_row.values() for run in runs},
     }
-    text = [f"{asked.impressions} impressions a run, seeds {', '.join(map(str, seeds))}."]
-    sections = (_repeats,) if asked.repeats else (_table, _frontier, _surveys, _windows, _recoveries, _changes)
+    text = [f"{spec.impressions} impressions per run, seeds {', '.join(map(str, seeds))}."]
+    sections = (_repeats,) if spec.repeats else (_table, _frontier, _surveys, _windows, _recoveries, _changes)
     for section in sections:
-        told, said = section(asked, by_row)
-        results |= told
-        text += said
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "results.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
-    (asked.out / "table.md").write_text("\n\n".join(text) + "\n")
-    _plot(asked, by_row)
+        section_results, section_text = section(spec, by_row)
+        results |= section_results
+        text += section_text
+    spec.out.mkdir(parents=True, exist_ok=True)
+    (spec.out / "results.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
+    (spec.out / "table.md").write_text("\n\n".join(text) + "\n")
+    _plot(spec, by_row)
     return results, "\n\n".join(text)
 
 
-def _table(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
-    found = lines([run for runs in by_row.values() for run in runs], STATIC)
-    text = [markdown(found)]
+def _table(spec: RunSpec, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    found = table_rows([run for runs in by_row.values() for run in runs], STATIC)
+    text = [markdown_table(found)]
     for part in sorted({line.part for line in found} - {"all"}):
-        text += [f"### {part}", markdown(found, part)]
+        text += [f"### {part}", markdown_table(found, part)]
     return {"lines": [asdict(line) for line in found]}, text
 
 
-def _frontier(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
-    """What is found for how many candidates; means of the seeds."""
+def _frontier(spec: RunSpec, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    """Recall by candidate budget, means over seeds."""
     points = [run.frontier for run in by_row.get(LEARNED, ()) if run.frontier]
     if not points:
         return {}, []
-    told, shown = [], [["budget", "counts by", "capped recall@10", "candidates a request"]]
+    results, rows = [], [["budget", "counts by", "capped recall@10", "candidates per request"]]
     for lines_of_seeds in zip(*points, strict=True):
         recall, candidates = (float(np.mean([p[what] for p in lines_of_seeds])) for what in ("recall", "candidates"))
         budget, by = lines_of_seeds[0]["budget"], lines_of_seeds[0]["by"]
-        told.append({"budget": budget, "by": by, "recall": recall, "candidates": candidates})
-        shown.append(["" if budget is None else str(budget), by, f"{recall:.4f}", f"{candidates:.1f}"])
-    return {"frontier": told}, ["### recall for candidates", table(shown)]
+        results.append({"budget": budget, "by": by, "recall": recall, "candidates": candidates})
+        rows.append(["" if budget is None else str(budget), by, f"{recall:.4f}", f"{candidates:.1f}"])
+    return {"frontier": results}, ["### recall for candidates", table(rows)]
 
 
-def _surveys(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
-    """What learning costs beside the candidates of answers."""
+def _surveys(spec: RunSpec, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    """The candidates that surveys request in addition to those of the answers."""
     runs = by_row.get(LEARNED, ())
     surveyed = [run.arrays["surveyed"] for run in runs]
     if not any(one.any() for one in surveyed):
@@ -79,108 +79,116 @@ def _surveys(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
     spans = [one[: max(1, len(one) // 4)] for one in surveyed], [one[-max(1, len(one) // 4) :] for one in surveyed]
     first, last = (float(np.mean([part.mean() for part in parts])) for parts in spans)
     shares = [float(np.mean([(part > 0).mean() for part in parts])) for parts in spans]
-    said = (
-        f"Surveys, after answers had left: {shares[0]:.1%} of the answers in the first quarter, {shares[1]:.1%} in the"
-        f" last; {first:.1f} and {last:.1f} candidates a request, which are not in the tables."
+    summary = (
+        f"Surveys after the response was sent: {shares[0]:.1%} of the answers in the first quarter, {shares[1]:.1%} in"
+        f" the last; {first:.1f} and {last:.1f} candidates per request, which are not in the tables."
     )
-    return {"surveyed": {"first quarter": first, "last quarter": last}}, [said]
+    return {"surveyed": {"first quarter": first, "last quarter": last}}, [summary]
 
 
-def _repeats(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+def _repeats(spec: RunSpec, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
     tables, slices = rounds(by_row[LEARNED]), by_row[LEARNED][0].arrays["slices"]
-    forgetful = rounds(by_row[FORGETFUL])
-    found = repeated(tables, forgetful, slices[: tables.shape[1]].tolist())
-    shown = [["queries", "after", "NDCG@10 remembering", "without memory", "share of the gap closed"]]
+    forgetful = rounds(by_row[NO_MEMORY])
+    found = repeat_results(tables, forgetful, slices[: tables.shape[1]].tolist())
+    rows = [["queries", "after", "NDCG@10 with memory", "without memory", "share of the gap closed"]]
     for line in found:
         figures = map(str, (line.remembering, line.forgetful, line.closed))
-        shown.append([f"{line.part} ({line.queries})", str(line.after), *figures])
-    (whole,) = (line.closed for line in found if (line.part, line.after) == ("all", GOAL_AFTER))
-    verdict = "met" if whole.mean >= GOAL else "missed"
-    said = f"After {GOAL_AFTER} impressions a query {whole.mean:.1%} of the gap is closed (goal {GOAL:.0%}: {verdict})."
-    return {"repeats": [asdict(line) for line in found]}, [table(shown), said]
+        rows.append([f"{line.part} ({line.queries})", str(line.after), *figures])
+    (whole,) = (line.closed for line in found if (line.part, line.after) == ("all", GOAL_REPEATS))
+    verdict = "met" if whole.mean >= GOAL_SHARE else "missed"
+    summary = (
+        f"After {GOAL_REPEATS} impressions per query {whole.mean:.1%} of the gap is closed"
+        f" (goal {GOAL_SHARE:.0%}: {verdict})."
+    )
+    return {"repeats": [asdict(line) for line in found]}, [table(rows), summary]
 
 
-def rounds(runs: Sequence[Run]) -> NDArray[np.float64]:
-    """NDCG@10 [rounds, queries], mean over the seeds."""
+def rounds(runs: Sequence[FinishedRun]) -> NDArray[np.float64]:
+    """NDCG@10 [rounds, queries], mean over seeds."""
     mean: NDArray[np.float64] = np.mean([run.arrays["ndcg"] for run in runs], axis=0)
-    return mean.reshape(AFTER[-1] + 1, -1)
+    return mean.reshape(REPEAT_COUNTS[-1] + 1, -1)
 
 
-def _windows(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+def _windows(spec: RunSpec, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
     if STATIC not in by_row or LEARNED not in by_row:
         return {}, []
-    compared = windows(by_row[LEARNED], by_row[STATIC])
+    compared = compare_windows(by_row[LEARNED], by_row[STATIC])
     worst = min(compared, key=lambda window: window.gain.high)
-    said = (
-        f"Windows of impressions in which {LEARNED} earned less than the static mix by more than 2 %, its interval "
-        f"wholly below: {sum(window.worse for window in compared)} of {len(compared)} (lowest: {worst.gain})."
+    worse = sum(window.significantly_worse for window in compared)
+    summary = (
+        f"Windows of impressions in which {LEARNED} earned over 2 % less than the static mix, with the whole interval "
+        f"below that: {worse} of {len(compared)} (lowest: {worst.gain})."
     )
-    return {"windows": [asdict(window) for window in compared]}, [said]
+    return {"windows": [asdict(window) for window in compared]}, [summary]
 
 
-def _recoveries(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
-    """Of each outage: against a policy that never had the arm while it is dead, against one whose arms do not die
-    afterwards."""
-    told, rows = [], [["change", "measured against", "back within 2 % after", "goal", "expected reward - that, by 500"]]
-    for outage in asked.changes.outages:
-        for dies, reference, first, last in (
+def _recoveries(spec: RunSpec, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    """Recovery from each outage: compared with a policy that never had the arm during it, and with a policy without the
+    outage afterwards."""
+    results, rows = [], [["change", "reference", "within 2 % after", "goal", "expected reward - reference, by 500"]]
+    for outage in spec.changes.outages:
+        for fails, reference, first, last in (
             (True, without(outage.arm).name, outage.start, outage.end),
-            (False, UNHARMED.name, outage.end, asked.impressions),
+            (False, NO_OUTAGES.name, outage.end, spec.impressions),
         ):
-            last = min(last, asked.impressions)
+            last = min(last, spec.impressions)
             if LEARNED not in by_row or reference not in by_row or first >= last:
                 continue
             found = recovery(by_row[LEARNED], by_row[reference], first, last)
-            goal = GOALS[dies]
-            told.append({"arm": outage.arm, "dies": dies, "goal": goal, **asdict(found)})
-            rows.append([f"{outage.arm} {'dies' if dies else 'returns'} at {first}", reference, *_said(found, goal)])
-    return ({"recoveries": told}, ["### arms that die", table(rows)]) if told else ({}, [])
+            goal = GOALS[fails]
+            results.append({"arm": outage.arm, "dies": fails, "goal": goal, **asdict(found)})
+            rows.append([f"{outage.arm} {'fails' if fails else 'returns'} at {first}", reference, *_cells(found, goal)])
+    return ({"recoveries": results}, ["### outages", table(rows)]) if results else ({}, [])
 
 
-def _said(found: Recovery, goal: int) -> tuple[str, str, str]:
+def _cells(found: Recovery, goal: int) -> tuple[str, str, str]:
     after = f"not within {found.windows[-1].last - found.at}" if found.back_after is None else str(found.back_after)
     met = found.back_after is not None and found.back_after <= goal
     gains = " ".join(f"{window.gain.mean:+.1%}" for window in found.windows[:8])
     return after, f"{goal}: {'met' if met else 'missed'}", gains
 
 
-def _changes(asked: Asked, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
-    """What was earned of what could have been, before and after each moment at which anything changed."""
-    told: dict[str, dict[str, dict[str, float]]] = {}
+def _changes(spec: RunSpec, by_row: Runs) -> tuple[dict[str, Any], list[str]]:
+    """Reward as a share of the best possible, before and after each change."""
+    results: dict[str, dict[str, dict[str, float]]] = {}
     head = ["change at", "row", f"{SPANS[0]} before", *(f"first {span} after" for span in SPANS)]
     rows = [head]
-    for moment in asked.changes.moments(asked.impressions):
+    for moment in spec.changes.moments(spec.impressions):
         for name, runs in by_row.items():
             before = (max(0, moment - SPANS[0]), moment)
             spans = {head[2]: before} | {f"first {span} after": (moment, moment + span) for span in SPANS}
             shares = {what: share_of_best(runs, *span) for what, span in spans.items()}
-            told.setdefault(str(moment), {})[name] = {what: s for what, s in shares.items() if s == s}
+            results.setdefault(str(moment), {})[name] = {what: s for what, s in shares.items() if s == s}
             rows.append([str(moment), name, *(f"{share:.3f}" for share in shares.values())])
-    if not told:
+    if not results:
         return {}, []
-    return {"changes": told}, ["### expected reward as a share of the best there is, around changes", table(rows)]
+    return {"changes": results}, ["### expected reward as a share of the best possible, around changes", table(rows)]
 
 
-def _plot(asked: Asked, by_row: Runs) -> None:
+def _plot(spec: RunSpec, by_row: Runs) -> None:
     try:
         from services.evaluation.plots import Curve, curves
     except ImportError:
         return
-    if asked.repeats:
-        every = list(range(AFTER[-1] + 1))
+    if spec.repeats:
+        every = list(range(REPEAT_COUNTS[-1] + 1))
         drawn = {
             row: Curve([float(k) for k in every], rounds(runs).mean(axis=1).tolist()) for row, runs in by_row.items()
         }
-        curves(asked.out / "repeats.svg", "queries asked again and again", "impressions a query", "NDCG@10", drawn)
+        curves(spec.out / "repeats.svg", "repeated queries", "impressions per query", "NDCG@10", drawn)
         return
-    size = max(1, asked.impressions // POINTS)
-    for name, y_label in (("reward", "expected reward"), ("regret", "regret"), ("candidates", "candidates a request")):
-        series = {row: Curve(*curve(runs, name, size)) for row, runs in by_row.items()}
-        curves(asked.out / f"{name}.svg", y_label, "impressions", y_label, series)
+    size = max(1, spec.impressions // CURVE_POINTS)
+    for name, y_label in (
+        ("reward", "expected reward"),
+        ("regret", "regret"),
+        ("candidates", "candidates per request"),
+    ):
+        series = {row: Curve(*learning_curve(runs, name, size)) for row, runs in by_row.items()}
+        curves(spec.out / f"{name}.svg", y_label, "impressions", y_label, series)
 
 
-def _read(asked: Asked, row: Row, seed: int) -> Run:
-    path = stem(asked, row.name, seed)
+def _read(spec: RunSpec, row: Row, seed: int) -> FinishedRun:
+    path = run_path(spec, row.name, seed)
     facts = orjson.loads(path.with_suffix(".json").read_bytes())
     with np.load(path.with_suffix(".npz")) as arrays:
-        return Run(row.name, seed, facts["impressions"], dict(arrays), facts["spread"], facts["frontier"])
+        return FinishedRun(row.name, seed, facts["impressions"], dict(arrays), facts["spread"], facts["frontier"])

@@ -20,8 +20,8 @@ from typing import Any
 from app.system.system import System
 from services.datasets.folder import Dataset
 from services.errors import LtrrError
-from services.simulation.simulate import PAGE
-from services.simulation.users import Search
+from services.simulation.loop import PAGE_SIZE
+from services.simulation.traffic import Search
 from services.simulation.visitors import People, people
 from services.types import Query
 
@@ -130,7 +130,7 @@ class Visitors:
         """The clicks on the answer, as POST /v1/feedback takes them."""
         query = Query(
             search.query.text,
-            limit=PAGE,
+            limit=PAGE_SIZE,
             user_id=search.user_id,
             session_id=search.session_id,
             context=search.context,

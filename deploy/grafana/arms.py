@@ -1,4 +1,4 @@
-"""What each arm is asked, finds and is worth; and how the engines behind them do."""
+"""The dashboard of arms and engines: requests, results and value of each arm; health of the engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ CIRCUIT = {"0": ("closed", "green"), "0.5": ("half open", "orange"), "1": ("open
 
 
 def arms() -> dashboard.Dashboard:
-    board = Board("ltrr-arms", "LTRR / Arms and engines", "Every arm beside the others, then each alone.", arms=True)
+    """The dashboard."""
+    board = Board("ltrr-arms", "LTRR / Arms and engines", "All arms compared, then each arm separately.", arms=True)
     _compared(board)
     _alone(board)
     _engines(board)
@@ -42,17 +43,17 @@ def _compared(board: Board) -> None:
     board.add(
         8,
         8,
-        lines("Asked", "Retrievals asked of each arm each second.", (asked, "{{arm}}"), unit="reqps"),
+        lines("Asked", "Retrievals per second and arm.", (asked, "{{arm}}"), unit="reqps"),
         lines(
             "Failing share",
-            "Share of the retrievals of an arm that failed or came too late.",
+            "Share of the retrievals of an arm that failed or timed out.",
             (f"({failed} or 0 * {asked}) / ({asked} > 0)", "{{arm}}"),
             unit="percentunit",
             steps=Steps("transparent", [(0.05, BAD)]),
         ),
         lines(
             "Slowest 5 %",
-            "95th percentile of the time of one retrieval.",
+            "95th percentile of the duration of one retrieval.",
             (
                 "histogram_quantile(0.95,"
                 f" sum by (arm, le) (rate(ltrr_arm_duration_seconds_bucket{{{CHOSEN}}}[$__rate_interval])))",
@@ -62,18 +63,18 @@ def _compared(board: Board) -> None:
         ),
         lines(
             "Hits shown per search",
-            "How many of the hits of an answer an arm had found. A hit that several arms found counts for each.",
+            "Hits per answer that an arm found. A hit found by several arms counts for each of them.",
             (f"{_per_arm('ltrr_hits_shown_total')} / on () group_left () {shown}", "{{arm}}"),
         ),
         lines(
             "Hits shown per candidate",
-            "How many candidates of an arm were worth showing: what asking it for more would be likely to bring.",
+            "Share of an arm's candidates that were shown: the likely benefit of requesting more.",
             (f"{_per_arm('ltrr_hits_shown_total')} / ({_per_arm('ltrr_arm_candidates_total')} > 0)", "{{arm}}"),
             unit="percentunit",
         ),
         bars(
             "Share of decisions that asked it",
-            "How often the policy chose a count above 0, over the time that is shown.",
+            "Share of decisions with a count above 0, over the displayed time range.",
             (
                 f'1 - (sum by (arm) (increase(ltrr_choices_total{{{CHOSEN},count="0"}}[$__range]))'
                 f" or 0 * sum by (arm) (increase(ltrr_choices_total{{{CHOSEN}}}[$__range])))"
@@ -101,7 +102,7 @@ def _alone(board: Board) -> None:
         7,
         lines(
             "Outcomes",
-            "Retrievals each second by how they ended. `circuit_open`: not asked, because it kept failing.",
+            "Retrievals per second by outcome. `circuit_open`: not called, because it kept failing.",
             (f"sum by (outcome) ({asked})", "{{outcome}}"),
             unit="reqps",
             stacked=True,
@@ -109,38 +110,38 @@ def _alone(board: Board) -> None:
         ),
         quantiles(
             "Latency",
-            "Time of one retrieval by this arm.",
+            "Duration of one retrieval by this arm.",
             "ltrr_arm_duration_seconds",
             CHOSEN,
             shown=("p50", "p95", "p99"),
         ),
         lines(
             "Candidates per retrieval",
-            "How many candidates it returned on average when it answered.",
+            "Mean number of candidates per successful retrieval.",
             (f"{candidates} / ({answered} > 0)", "candidates"),
             colors={"candidates": "blue"},
         ),
         lines(
             "Counts chosen",
-            "Share of decisions for each count of candidates; 0 is not asked.",
+            "Share of decisions by count of candidates; 0: not called.",
             (f"sum by (count) (rate(ltrr_choices_total{{{CHOSEN}}}[$__rate_interval]))", "{{count}}"),
             unit="percentunit",
             shares=True,
         ),
         lines(
             "Share of shown hits",
-            "Share of all arm-found hits shown that this arm had found.",
+            "Share of all shown hits found by arms that this arm found.",
             (f"sum(rate(ltrr_hits_shown_total{{{CHOSEN}}}[$__rate_interval])) / ({shown} > 0)", "share"),
             unit="percentunit",
-            most=1,
+            maximum=1,
             colors={"share": "green"},
         ),
         lines(
             "Propensity of the chosen count",
-            "Mean probability with which the policy chose what it chose: near 1 it is sure, lower it explores.",
+            "Mean probability of the chosen counts: near 1 the policy is certain, lower it explores.",
             (mean, "mean"),
             unit="percentunit",
-            most=1,
+            maximum=1,
             colors={"mean": "purple"},
         ),
     )
@@ -163,35 +164,35 @@ def _engines(board: Board) -> None:
         8,
         lines(
             "Calls",
-            "Calls to OpenSearch, Qdrant and Redis each second by how they ended. Embedded parts make none.",
+            "Calls to OpenSearch, Qdrant and Redis per second by outcome. Embedded parts make none.",
             (per_outcome, "{{engine}} {{outcome}}"),
             unit="reqps",
             stacked=True,
         ),
         lines(
             "Failing share of calls",
-            "Share of calls that failed, came too late or were not made because the circuit was open.",
+            "Share of calls that failed, timed out or were not made because the circuit was open.",
             (f"({failed} or 0 * {calls}) / ({calls} > 0)", "{{engine}}"),
             unit="percentunit",
             steps=Steps("transparent", [(0.05, BAD)]),
         ),
-        lines("Slowest 5 % of calls", "95th percentile of the time of one call.", (p95, "{{engine}}"), unit="s"),
+        lines("Slowest 5 % of calls", "95th percentile of the duration of one call.", (p95, "{{engine}}"), unit="s"),
         lines(
             "Retried share of calls",
-            "Share of calls that were tried a second time. Retries are limited to a tenth of the calls.",
+            "Share of calls that were retried. Retries are limited to a tenth of the calls.",
             (f"({retries} or 0 * {calls}) / ({calls} > 0)", "{{engine}}"),
             unit="percentunit",
             steps=Steps("transparent", [(0.1, POOR)]),
         ),
         states(
             "Circuits",
-            "State of each engine's circuit (the worst of all processes). Open: it kept failing and is only probed.",
+            "Each circuit breaker (worst of all processes). Open: the engine kept failing, only probes are sent.",
             (f"max by (engine) (ltrr_circuit_state{{{PROCESSES}}})", "{{engine}}"),
             names=CIRCUIT,
         ),
         distribution(
             "Time of calls, distribution",
-            "How many calls took how long, all engines together.",
+            "Number of calls by duration, all engines together.",
             "ltrr_engine_duration_seconds",
             PROCESSES,
         ),

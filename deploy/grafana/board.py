@@ -1,4 +1,4 @@
-"""A dashboard: variables, annotations and links that all have in common, and rows of panels placed in turn."""
+"""A dashboard: the variables, annotations and links common to all, and rows of panels laid out in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAG = "ltrr"
 
 
 class Annotation(dashboard.AnnotationQuery, Builder[dashboard.AnnotationQuery]):
-    """An annotation from Prometheus, with what the data source reads beyond the common model."""
+    """A Prometheus annotation, with the fields that the data source reads beyond the common model."""
 
     def __init__(
         self, name: str, expr: str, color: str, title: str, *, enable: bool = True, value_is_time: bool = False
@@ -23,10 +23,12 @@ class Annotation(dashboard.AnnotationQuery, Builder[dashboard.AnnotationQuery]):
         self.value_is_time = value_is_time
 
     def to_json(self) -> dict[str, object]:
+        """The annotation with its further fields."""
         own = {"titleFormat": self.title, "step": "60s", "useValueForTime": "on" if self.value_is_time else False}
         return super().to_json() | own
 
     def build(self) -> dashboard.AnnotationQuery:
+        """Itself: there is nothing left to build."""
         return self
 
 
@@ -46,7 +48,7 @@ ANNOTATIONS = (
         "the fixed policy took over",
     ),
     Annotation("Restarts", f"resets({RUNNING}{{{PROCESSES}}}[2m]) > 0", "blue", "{{job}} {{instance}} restarted"),
-    # Under traffic one is written every few seconds: shown on demand.
+    # Under traffic there is one every few seconds: off by default.
     Annotation(
         "Snapshots",
         f"max(ltrr_snapshot_timestamp_seconds{{{PROCESSES}}} > 0) * 1000",
@@ -59,7 +61,7 @@ ANNOTATIONS = (
 
 
 class Board:
-    """Add rows and panels in the order of reading; ids and places follow from it."""
+    """Builds a dashboard. Add rows and panels in reading order; ids and positions are assigned accordingly."""
 
     def __init__(self, uid: str, title: str, description: str, *, arms: bool = False) -> None:
         self.uid = uid
@@ -69,7 +71,7 @@ class Board:
             .type(dashboard.DashboardLinkType.DASHBOARDS)
             .tags([TAG])
             .icon("external link")
-            .tooltip("the other dashboards, same time and choice")
+            .tooltip("the other dashboards with the same time range and variables")
             .as_dropdown(False)
             .include_vars(True)
             .keep_time(True)
@@ -91,7 +93,7 @@ class Board:
         )
 
     def row(self, title: str, repeat: str | None = None) -> None:
-        """A heading; all panels until the next one are under it, once for each value of the variable `repeat`."""
+        """Start a row with the panels added next, repeated for each value of the variable `repeat`."""
         self._break()
         row = build.Row(title).id(self._id()).collapsed(False)
         row.grid_pos(dashboard.GridPos(x=0, y=self._y, w=WIDTH, h=1)).datasource(DATASOURCE)
@@ -99,7 +101,7 @@ class Board:
         self._y += 1
 
     def add(self, width: int, height: int, *panels: Panel) -> None:
-        """Panels of one size, beside one another as long as there is room."""
+        """Add panels of equal size, side by side while there is room."""
         for panel in panels:
             if self._x + width > WIDTH:
                 self._break()
@@ -109,6 +111,7 @@ class Board:
             self._height = max(self._height, height)
 
     def build(self) -> dashboard.Dashboard:
+        """The finished dashboard."""
         return self._dashboard.build()
 
     def _id(self) -> int:
@@ -141,7 +144,7 @@ def _variables(arms: bool) -> list[Builder[dashboard.VariableModel]]:
     ]
     if arms:
         matched = f"label_values(ltrr_arm_requests_total{{{PROCESSES}}}, arm)"
-        chosen.append(_choice("arm", "Arm", "arms that get a row of their own", matched))
+        chosen.append(_choice("arm", "Arm", "arms shown in separate rows", matched))
     return chosen
 
 

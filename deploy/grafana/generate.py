@@ -1,4 +1,4 @@
-"""Write the dashboards: `python -m deploy.grafana.generate`. What is committed must be what this writes."""
+"""Write the dashboards: `python -m deploy.grafana.generate`. The committed files must match its output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "dashboards"
 
 
 def dashboards() -> dict[str, str]:
-    """File name → JSON."""
+    """File name -> JSON."""
     built = (overview(), arms(), learning(), resources())
     return {f"{one.uid}.json": json.dumps(one, cls=JSONEncoder, indent=1, sort_keys=True) + "\n" for one in built}
 

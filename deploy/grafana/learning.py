@@ -1,4 +1,4 @@
-"""Does the service learn, and is it safe to let it?"""
+"""The learning dashboard: does the service learn, and is it safe?"""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ UNLIKELY = "0.1"
 
 
 def learning() -> dashboard.Dashboard:
+    """The dashboard."""
     board = Board("ltrr-learning", "LTRR / Learning and safety", "Policy, exploration, rewards, feedback and learner.")
     _state(board)
     _policy(board)
@@ -52,31 +53,31 @@ def _state(board: Board) -> None:
         4,
         number(
             "Learner lag",
-            "Log records that the slowest consumer has not taken in yet.",
+            "Log records that the slowest consumer has not processed yet.",
             (f"max(ltrr_learner_lag_records{{{PROCESSES}}})", "records"),
             steps=rising(1000, 5000),
         ),
         number(
             "Open windows",
-            "Answers whose reward window is still open: they are learned when it closes (LTRR_ATTRIBUTION_SECONDS).",
+            "Answers whose reward window is still open: learned from when it closes (LTRR_ATTRIBUTION_SECONDS).",
             (f"max(ltrr_learner_open_impressions{{{PROCESSES}}})", "answers"),
         ),
         number(
             "Age of the newest snapshot",
-            "Since the policy was last published. Grows while nothing is learned, which is no fault.",
+            "Time since the policy was last published. Grows while there is nothing to learn, which is not an error.",
             (f"max(ltrr_snapshot_age_seconds{{{PROCESSES}}})", "age"),
             unit="s",
         ),
         number(
             "Fallbacks",
-            "Decisions that the fixed policy took over because the learned one failed, over the time that is shown.",
+            "Decisions made by the fixed policy because the learned one failed, over the displayed time range.",
             (fallbacks, "decisions"),
             steps=Steps("green", [(0.5, POOR), (10, BAD)]),
             decimals=0,
         ),
         number(
             "Skipped records",
-            "Log records that were damaged or could not be applied, over the time that is shown. Should be 0.",
+            "Log records that were damaged or could not be applied, over the displayed time range. Should be 0.",
             (skipped, "records"),
             steps=Steps("green", [(0.5, BAD)]),
             decimals=0,
@@ -96,13 +97,13 @@ def _policy(board: Board) -> None:
         7,
         states(
             "Mode",
-            "Which mode was in force when. Static and shadow decide by the fixed counts; learning goes on in each.",
+            "Mode over time. Static and shadow use the fixed counts; learning continues in every mode.",
             (f"max by (mode) (ltrr_policy_mode{{{PROCESSES}}})", "{{mode}}"),
             names=FORCE,
         ),
         lines(
             "Decisions",
-            "Decisions each second by policy and mode. `none`: browsing and sorting, which decide nothing.",
+            "Decisions per second by policy and mode. `none`: browsing and sorting, which need no decision.",
             (_rate("ltrr_decisions_total", by=" by (policy, mode)"), "{{policy}} ({{mode}})"),
             unit="reqps",
             stacked=True,
@@ -114,21 +115,21 @@ def _policy(board: Board) -> None:
         8,
         lines(
             "Exploration",
-            f"Share of an arm's choices that had a probability of at most {UNLIKELY}: what is tried rather than known."
+            f"Share of an arm's choices with a probability of at most {UNLIKELY}: exploration rather than exploitation."
             " LTRR_EXPLORATION keeps it above 0.",
             (f"{unlikely} / ({choices} > 0)", "{{arm}}"),
             unit="percentunit",
         ),
         distribution(
             "Propensity of choices",
-            "How sure the policy was of what it chose, all arms together: 1 is sure.",
+            "Probability of the chosen counts, all arms together: 1 is certain.",
             "ltrr_propensity",
             PROCESSES,
             unit="percentunit",
         ),
         lines(
             "Fallback share",
-            "Share of decisions that the fixed policy took over because the learned one failed.",
+            "Share of decisions made by the fixed policy because the learned one failed.",
             (f"{fallbacks} / ({decisions} > 0)", "fallbacks"),
             unit="percentunit",
             steps=Steps("transparent", [(0.01, BAD)]),
@@ -149,7 +150,7 @@ def _rewards(board: Board) -> None:
         8,
         lines(
             "Feedback by disposition",
-            "Events each second by what became of them. Only accepted ones are learned from.",
+            "Events per second by status. Only accepted ones are learned from.",
             (events, "{{status}}"),
             unit="reqps",
             stacked=True,
@@ -157,7 +158,7 @@ def _rewards(board: Board) -> None:
         ),
         lines(
             "Searches and events",
-            "Decisions and accepted events each second. Searches without events: the click pipe is dead.",
+            "Decisions and accepted events per second. Searches without events: the click pipeline is broken.",
             (decisions, "decisions"),
             (accepted, "accepted events"),
             unit="reqps",
@@ -165,10 +166,10 @@ def _rewards(board: Board) -> None:
         ),
         lines(
             "Rewarded share",
-            "Share of closed reward windows that brought a reward above 0.",
+            "Share of closed reward windows with a reward above 0.",
             (f"1 - {nothing} / ({closed} > 0)", "rewarded"),
             unit="percentunit",
-            most=1,
+            maximum=1,
             colors={"rewarded": "green"},
         ),
     )
@@ -177,22 +178,22 @@ def _rewards(board: Board) -> None:
         8,
         distribution(
             "Rewards",
-            "Rewards of decisions at the moment their window closed: 0 nothing taken, 1 all one can get.",
+            "Rewards of decisions when their window closed: 0 no click, 1 the maximum.",
             "ltrr_reward",
             PROCESSES,
             unit="none",
         ),
         lines(
             "Learned decisions",
-            "Decisions each second whose window closed and that the policy learned from.",
+            "Decisions per second whose window closed and that the policy learned from.",
             (_rate("ltrr_learned_decisions_total"), "learned"),
             unit="reqps",
             colors={"learned": "green"},
         ),
         lines(
             "Surveys by outcome",
-            "Answers each second of which all arms were asked in full, to learn from: fewer, the more the policy had."
-            " Incomplete: an arm failed. Dropped: too many waited. LTRR_SURVEY_SHARE is the most.",
+            "Answers per second for which all arms were queried at full depth to learn from: fewer as the policy gets"
+            " more. Incomplete: an arm failed. Dropped: too many were waiting. LTRR_SURVEY_SHARE is the maximum.",
             (_rate("ltrr_surveys_total", by=" by (outcome)"), "{{outcome}}"),
             unit="reqps",
             stacked=True,
@@ -208,7 +209,7 @@ def _learner(board: Board) -> None:
         8,
         lines(
             "Lag per consumer",
-            "Log records not taken in yet. Memory takes clicks at once; the policy's place moves when windows close.",
+            "Unprocessed log records. Memory applies clicks at once; the policy's offset advances when windows close.",
             (f"max by (consumer) (ltrr_learner_lag_records{{{PROCESSES}}})", "{{consumer}}"),
             steps=Steps("transparent", [(5000, BAD)]),
         ),
@@ -220,9 +221,9 @@ def _learner(board: Board) -> None:
         ),
         lines(
             "Snapshot age and skipped records",
-            "Age of the newest policy snapshot in seconds, and records skipped each second.",
+            "Age of the newest policy snapshot in seconds, and records skipped per second.",
             (f"max(ltrr_snapshot_age_seconds{{{PROCESSES}}})", "age of the snapshot (s)"),
-            (_rate("ltrr_learner_skipped_records_total"), "skipped each second"),
-            colors={"age of the snapshot (s)": "blue", "skipped each second": "red"},
+            (_rate("ltrr_learner_skipped_records_total"), "skipped per second"),
+            colors={"age of the snapshot (s)": "blue", "skipped per second": "red"},
         ),
     )

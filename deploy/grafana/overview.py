@@ -1,4 +1,4 @@
-"""Are people served well, and at what pace is the error budget spent?"""
+"""The overview dashboard: are users served well, and how fast is the error budget consumed?"""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ JOB = 'job=~"$job"'
 SEARCH = f'{PROCESSES},route="/v1/search"'
 REQUESTS, SECONDS = "ltrr_requests_total", "ltrr_request_duration_seconds"
 OBJECTIVES = (
-    # What, record of the share that misses it, record of the budget, allowed share, explanation.
+    # Objective, record of the share that misses it, record of the budget, allowed share, description.
     (
         "Search availability",
         "ltrr_search_failures_per_request",
         "ltrr_search_availability_budget",
         0.001,
-        "Share of /v1/search not answered 5xx over 30 days. Objective 99.9 %; what was shed counts as not answered.",
+        "Share of /v1/search not answered 5xx over 30 days. Objective 99.9 %; shed requests count as failures.",
     ),
     (
         "Search within 300 ms",
@@ -52,7 +52,8 @@ MODES = {"0": ("learned", "green"), "1": ("shadow", "blue"), "2": ("static", "or
 
 
 def overview() -> dashboard.Dashboard:
-    board = Board("ltrr-overview", "LTRR / Overview", "Objectives, requests, latency and the quality of answers.")
+    """The dashboard."""
+    board = Board("ltrr-overview", "LTRR / Overview", "Objectives, requests, latency and quality of answers.")
     _now(board)
     _objectives(board)
     _requests(board)
@@ -76,7 +77,7 @@ def _now(board: Board) -> None:
     board.add(
         4,
         4,
-        number("Searches", "Searches answered each second, of whatever status.", (searches, "searches"), unit="reqps"),
+        number("Searches", "Searches answered per second, with any status.", (searches, "searches"), unit="reqps"),
         number(
             "Failing searches",
             "Share of searches answered 5xx now. The objective allows 0.1 % over 30 days.",
@@ -86,27 +87,27 @@ def _now(board: Board) -> None:
         ),
         number(
             "Slowest 1 % of searches",
-            "99th percentile of the time of /v1/search, from the first byte in to the last byte out.",
+            "99th percentile of the duration of /v1/search, from the first request byte to the last response byte.",
             (p99, "p99"),
             unit="s",
             steps=rising(0.2, 0.3),
         ),
         number(
             "Failing retrievals",
-            "Share of what arms were asked that failed or came too late. Their searches were answered without them.",
+            "Share of arm retrievals that failed or timed out. The searches were answered without them.",
             (_failing_retrievals("sum"), "failing"),
             unit="percentunit",
             steps=rising(0.01, 0.05),
         ),
         number(
             "Policy",
-            "Mode in force: learned, shadow (static decides, learned looks on) or static (the kill switch is on).",
+            "Current mode: learned, shadow (static decides, learned is logged) or static (the kill switch is on).",
             (mode, "mode"),
             names=MODES,
         ),
         number(
             "Alerts",
-            "Alerts that fire now, by severity. deploy/RUNBOOK.md has a section for each.",
+            "Firing alerts by severity. deploy/RUNBOOK.md has a section for each.",
             (pages, "pages"),
             (tickets, "tickets"),
             steps=Steps(GOOD, [(1, BAD)]),
@@ -130,21 +131,21 @@ def _objectives(board: Board) -> None:
             ),
             number(
                 f"{what}: budget left",
-                "Share of the error budget of 30 days that is left. Below 0 the objective is missed.",
+                "Remaining share of the 30-day error budget. Below 0 the objective is missed.",
                 (f"job:{budget}:left30d{{{JOB}}}", "{{job}}"),
                 unit="percentunit",
                 decimals=1,
                 steps=Steps(BAD, [(0, POOR), (0.25, FAIR), (0.5, GOOD)]),
             ),
         )
-    for window, meaning in (("5m", "what happens now"), ("1h", "pages from 14.4 on"), ("6h", "pages from 6 on")):
+    for window, meaning in (("5m", "the current rate"), ("1h", "pages from 14.4 on"), ("6h", "pages from 6 on")):
         board.add(
             8,
             8,
             lines(
                 f"Burn rate over {window}",
-                f"How many times faster than allowed each error budget is spent: {meaning}. At 1 it just lasts 30 days,"
-                " at 14.4 a fiftieth goes in an hour.",
+                f"How many times faster than allowed each error budget is consumed: {meaning}. At 1 it just lasts 30"
+                " days, at 14.4 one fiftieth is used up in an hour.",
                 *(
                     (f"job:{missed}:ratio_rate{window}{{{JOB}}} / {allowed}", what)
                     for what, missed, _, allowed, _ in OBJECTIVES
@@ -169,7 +170,7 @@ def _requests(board: Board) -> None:
         8,
         lines(
             "Rate per route",
-            "Requests each second by route template.",
+            "Requests per second by route template.",
             (f"sum by (route) (rate({REQUESTS}{{{PROCESSES}}}[$__rate_interval]))", "{{route}}"),
             unit="reqps",
             stacked=True,
@@ -177,7 +178,7 @@ def _requests(board: Board) -> None:
         ),
         lines(
             "Answers by class",
-            "Requests each second by class of status: 4xx is what callers did wrong, 5xx what we did.",
+            "Requests per second by status class: 4xx are errors of callers, 5xx errors of the service.",
             *per_class,
             unit="reqps",
             stacked=True,
@@ -186,7 +187,7 @@ def _requests(board: Board) -> None:
         ),
         lines(
             "Failing share per route",
-            "Share of the requests of a route that were answered 5xx.",
+            "Share of the requests per route that were answered 5xx.",
             (failing, "{{route}}"),
             unit="percentunit",
             steps=Steps("transparent", [(0.001, POOR)]),
@@ -194,11 +195,11 @@ def _requests(board: Board) -> None:
         ),
         lines(
             "In flight and shed",
-            "Searches being answered at a moment (all processes), and searches refused each second because there were"
-            " already as many as LTRR_MAX_CONCURRENCY allows.",
+            "Searches in flight (all processes), and searches refused per second because LTRR_MAX_CONCURRENCY of them"
+            " were already in flight.",
             (f"sum(ltrr_searches_in_flight{{{PROCESSES}}})", "in flight"),
-            (f"sum(rate(ltrr_shed_requests_total{{{PROCESSES}}}[$__rate_interval])) or vector(0)", "shed each second"),
-            colors={"in flight": "blue", "shed each second": "red"},
+            (f"sum(rate(ltrr_shed_requests_total{{{PROCESSES}}}[$__rate_interval])) or vector(0)", "shed per second"),
+            colors={"in flight": "blue", "shed per second": "red"},
         ),
     )
 
@@ -216,22 +217,22 @@ def _latency(board: Board) -> None:
         9,
         quantiles(
             "Search latency",
-            "Time of /v1/search. The objective: 99 % within 300 ms (dashed).",
+            "Duration of /v1/search. Objective: 99 % within 300 ms (dashed).",
             SECONDS,
             SEARCH,
             steps=Steps("transparent", [(0.3, BAD)]),
         ),
-        distribution("Search latency, distribution", "How many searches took how long.", SECONDS, SEARCH),
+        distribution("Search latency, distribution", "Number of searches by duration.", SECONDS, SEARCH),
         lines(
             "Slowest 1 % per route",
-            "99th percentile of the time of each route.",
+            "99th percentile of the duration per route.",
             (f"histogram_quantile(0.99, {rates})", "{{route}}"),
             unit="s",
             aside=True,
         ),
         lines(
             "Where a search spends its time",
-            "Mean time of each stage per search, on top of one another. Retrieval waits for the slowest chosen arm.",
+            "Mean time per search in each stage, stacked. Retrieval waits for the slowest chosen arm.",
             (per_stage, "{{stage}}"),
             unit="s",
             stacked=True,
@@ -249,21 +250,21 @@ def _answers(board: Board) -> None:
         8,
         lines(
             "Failing retrievals per arm",
-            "Share of what an arm was asked that failed or came too late; the answers name it in `degraded`.",
+            "Share of an arm's retrievals that failed or timed out; the answers name the arm in `degraded`.",
             (_failing_retrievals("sum by (arm)"), "{{arm}}"),
             unit="percentunit",
             steps=Steps("transparent", [(0.05, BAD)]),
         ),
         quantiles(
             "Candidates per search",
-            "How many candidates all arms together gave a search to rank: what a search costs.",
+            "Candidates per search from all arms together, to be ranked: the cost of a search.",
             "ltrr_candidates",
             PROCESSES,
             unit="short",
         ),
         lines(
             "Feedback per search",
-            "Accepted events for each search that took a decision. When it falls to 0 the click pipe is dead.",
+            "Accepted events per search with a decision. At 0 the click pipeline is broken.",
             (f"{events} / {decisions}", "events per search"),
             colors={"events per search": "green"},
         ),

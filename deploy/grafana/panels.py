@@ -1,4 +1,4 @@
-"""The kinds of panels that the dashboards are made of: one look, one way to name, colour and describe."""
+"""The panel types of the dashboards, with common styling, naming and colours."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DATASOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 PROCESSES = 'job=~"$job",instance=~"$instance"'
-"""Label matchers of the processes that are chosen above a dashboard."""
+"""Label matchers of the processes selected by the dashboard's variables."""
 
 RUNNING = "ltrr_event_loop_lag_seconds_count"
-"""Counts up steadily as long as a process runs, whatever it does: when it falls, the process was started anew."""
+"""Increases steadily while a process runs; a decrease means that the process was restarted."""
 
 GOOD, FAIR, POOR, BAD = "green", "yellow", "orange", "red"
 QUANTILES = {"p50": "green", "p90": "yellow", "p95": "orange", "p99": "red"}
 ANSWERS = {"2xx": "green", "4xx": "orange", "5xx": "red"}
 
 Query: TypeAlias = tuple[str, str]
-"""Expression and legend."""
+"""(expression, legend)."""
 Panel: TypeAlias = timeseries.Panel | stat.Panel | heatmap.Panel | statetimeline.Panel | bargauge.Panel
 Kind = TypeVar("Kind", timeseries.Panel, stat.Panel, heatmap.Panel, statetimeline.Panel, bargauge.Panel)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Colours of values: the first colour from the start, each further one from its value on."""
+    """Thresholds: `first` is the base colour, each pair of `then` a value and the colour from there on."""
 
     first: str
     then: Sequence[tuple[float, str]] = ()
 
     def built(self) -> build.ThresholdsConfig:
+        """The configuration for Grafana."""
         steps = [dashboard.Threshold(value=None, color=self.first)]
         steps += [dashboard.Threshold(value=value, color=color) for value, color in self.then]
         return build.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps)
@@ -49,12 +50,12 @@ PLAIN = Steps("text")
 
 
 def rising(poor: float, bad: float) -> Steps:
-    """The more the worse."""
+    """Thresholds for values where higher is worse."""
     return Steps(GOOD, [(poor, POOR), (bad, BAD)])
 
 
 def falling(bad: float, poor: float) -> Steps:
-    """The less the worse."""
+    """Thresholds for values where lower is worse."""
     return Steps(BAD, [(bad, POOR), (poor, GOOD)])
 
 
@@ -67,11 +68,11 @@ def lines(
     shares: bool = False,
     steps: Steps | None = None,
     colors: Mapping[str, str] | None = None,
-    most: float | None = None,
+    maximum: float | None = None,
     aside: bool = False,
 ) -> timeseries.Panel:
-    """Values over time. `shares` stacks to 100 %; `steps` draws dashed lines at its values; `aside` puts a long legend
-    to the right."""
+    """A time series panel. `shares` stacks to 100 %; `steps` draws dashed threshold lines; `maximum` limits the axis;
+    `aside` puts the legend to the right."""
     legend = (
         common.VizLegendOptions()
         .show_legend(True)
@@ -97,8 +98,8 @@ def lines(
     if stacked or shares:
         mode = shared.StackingMode.PERCENT if shares else shared.StackingMode.NORMAL
         panel = panel.stacking(common.StackingConfig().mode(mode).group("A"))
-    if most is not None:
-        panel = panel.max(most)
+    if maximum is not None:
+        panel = panel.max(maximum)
     if steps is not None:
         style = common.GraphThresholdsStyleConfig().mode(shared.GraphTresholdsStyleMode.DASHED)
         panel = panel.thresholds(steps.built()).thresholds_style(style)
@@ -117,7 +118,7 @@ def quantiles(
     steps: Steps | None = None,
     shown: Sequence[str] = ("p50", "p90", "p99"),
 ) -> timeseries.Panel:
-    """Quantiles of a histogram over time."""
+    """A time series panel with quantiles of a histogram."""
     rates = f"sum by (le) (rate({metric}_bucket{{{matchers}}}[$__rate_interval]))"
     queries = [(f"histogram_quantile(0.{name[1:]}, {rates})", name) for name in shown]
     colors = {name: QUANTILES[name] for name in shown}
@@ -125,7 +126,7 @@ def quantiles(
 
 
 def distribution(title: str, description: str, metric: str, matchers: str, *, unit: str = "s") -> heatmap.Panel:
-    """A histogram over time: the darker, the more."""
+    """A heatmap of a histogram over time."""
     query = (f"sum by (le) (rate({metric}_bucket{{{matchers}}}[$__rate_interval]))", "{{le}}")
     colors = (
         heatmap.HeatmapColorOptions()
@@ -158,7 +159,7 @@ def number(
     decimals: int | None = None,
     names: Mapping[str, tuple[str, str]] | None = None,
 ) -> stat.Panel:
-    """The last value, large, with its recent course behind it. `names` turns values into words and colours."""
+    """A stat panel: the last value with a sparkline. `names`: value -> (text, colour)."""
     several = len(queries) > 1 or bool(names)
     panel = (
         _panel(stat.Panel(), title, description, queries, unit)
@@ -176,7 +177,7 @@ def number(
 
 
 def bars(title: str, description: str, *queries: Query, unit: str = "short", steps: Steps = PLAIN) -> bargauge.Panel:
-    """The last value of each series as a bar."""
+    """A bar gauge with the last value of each series."""
     return (
         _panel(bargauge.Panel(), title, description, queries, unit)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -189,7 +190,7 @@ def bars(title: str, description: str, *queries: Query, unit: str = "short", ste
 
 
 def states(title: str, description: str, *queries: Query, names: Mapping[str, tuple[str, str]]) -> statetimeline.Panel:
-    """Which state held when. `names`: value → (word, colour)."""
+    """A state timeline. `names`: value -> (text, colour)."""
     return (
         _panel(statetimeline.Panel(), title, description, queries, "short")
         .mappings(_words(names))

@@ -1,4 +1,4 @@
-"""What the processes use, how full they are, and what fails: utilisation, saturation, errors."""
+"""The dashboard of resources: utilisation, saturation and errors of the processes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ WORKER = "{{job}} {{instance}} worker {{worker}}"
 
 
 def resources() -> dashboard.Dashboard:
+    """The dashboard."""
     board = Board("ltrr-resources", "LTRR / Resources", "CPU, memory, files, event loop and overload of each process.")
     _processes(board)
     _use(board)
@@ -36,31 +37,31 @@ def _processes(board: Board) -> None:
         4,
         number(
             "Up",
-            "Scraped processes that answer.",
+            "Processes that can be scraped.",
             ('sum(up{job=~"$job",instance=~"$instance"})', "up"),
             steps=Steps(BAD, [(1, "green")]),
         ),
-        number("Down", "Scraped processes that do not answer.", (down, "down"), steps=Steps("green", [(1, BAD)])),
+        number("Down", "Processes that cannot be scraped.", (down, "down"), steps=Steps("green", [(1, BAD)])),
         number(
             "Workers",
-            "Gateway worker processes that run, over all gateways.",
+            "Running gateway worker processes, over all gateways.",
             (f"sum(ltrr_workers{{{PROCESSES}}})", "workers"),
         ),
         number(
             "Draining",
-            "Processes on their way out: not ready any more, still answering what they have.",
+            "Processes that are shutting down: no longer ready, still finishing requests.",
             (f"sum(ltrr_draining{{{PROCESSES}}})", "draining"),
             steps=Steps("green", [(1, POOR)]),
         ),
         number(
             "Versions",
-            "Versions that run side by side. More than one outside a rollout is a rollout that stopped halfway.",
+            "Versions running side by side. More than one outside a rollout means that a rollout was not completed.",
             (f"count(count by (version) (ltrr_build_info{{{PROCESSES}}}))", "versions"),
             steps=Steps("green", [(2, POOR)]),
         ),
         number(
             "Restarts",
-            "How often instances were started anew under the same address, over the time that is shown.",
+            "Restarts of instances under the same address, over the displayed time range.",
             (f"sum(resets({RUNNING}{{{PROCESSES}}}[$__range]))", "restarts"),
             steps=Steps("green", [(1, POOR), (3, BAD)]),
         ),
@@ -74,7 +75,7 @@ def _use(board: Board) -> None:
         8,
         lines(
             "CPU",
-            "Processor cores that each worker keeps busy. One worker cannot use much more than one.",
+            "CPU cores used by each worker. A worker cannot use much more than one.",
             (_each_worker("rate(ltrr_process_cpu_seconds_total", "[$__rate_interval])"), WORKER),
         ),
         lines(
@@ -103,20 +104,20 @@ def _saturation(board: Board) -> None:
         8,
         quantiles(
             "Event loop lag",
-            "How late the event loop runs what is due: all requests of a process wait as long.",
+            "Delay of the event loop: all requests of a process wait that long.",
             lag,
             PROCESSES,
             steps=Steps("transparent", [(0.1, BAD)]),
         ),
-        distribution("Event loop lag, distribution", "How often the loop was how late.", lag, PROCESSES),
+        distribution("Event loop lag, distribution", "Number of measurements by delay.", lag, PROCESSES),
         lines(
             "Searches in flight",
-            "Searches being answered, per instance.",
+            "Searches in flight per instance.",
             (f"sum by (job, instance) (ltrr_searches_in_flight{{{PROCESSES}}})", "{{job}} {{instance}}"),
         ),
         lines(
             "Shed",
-            "Requests refused each second because of overload, per route.",
+            "Requests refused per second because of overload, per route.",
             (
                 f"sum by (route) (rate(ltrr_shed_requests_total{{{PROCESSES}}}[$__rate_interval])) or vector(0)",
                 "{{route}}",

@@ -1,14 +1,14 @@
-"""What clicks are worth to a ranker beside judgements: rankers trained on simulated clicks on the train queries, with
-and without correction for position bias, against one trained on judgements and against the fused order.
+"""Learning to rank from clicks compared with judgments: rankers trained on simulated clicks on the train queries, with
+and without correction for position bias, against one trained on judgments and against the fused order.
 
-People look at a position with probability 1 / log2(1 + position) and click what they look at by the judge's click model
-(an irrelevant item one time in ten). Two logs are made: one whose answers are in the fused order, which is a good one,
-and one whose answers are by popularity, a poor one. Every ranker orders the pools of the test queries, which nobody
-asked before; figures are means over these queries with 95 % bootstrap intervals, differences are paired by query.
+Users examine a position with probability 1 / log2(1 + position) and click examined items according to the judge's click
+model (an irrelevant item one time in ten). There are two logs: one with answers in the fused order, which is a good
+order, and one with answers by popularity, a poor order. Every ranker orders the pools of the test queries, which are
+not in the logs; figures are means over these queries with 95 % bootstrap intervals, differences are paired by query.
 
     python -m evaluation.studies.ranker --data DIR --impressions 100000 --seed 1 --out FOLDER
 
-The folder --out gets results.json, table.md and results.svg.
+Results are written to the folder --out: results.json, table.md and results.svg.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.cli.train import train_encoders
-from app.offline.sandbox import Searched, indexed_apart
+from app.offline.sandbox import PolicySearch, open_sandbox
 from app.settings import Settings
 from app.system.policies import fixed_policy
 from app.telemetry.progress import Progress
@@ -46,82 +46,92 @@ from services.rewards.examination import by_position
 from services.rewards.rewards import examination
 from services.simulation.click_models import click_model
 from services.simulation.judge import Judge
-from services.simulation.simulate_ranker import (
-    Answer,
-    answered,
-    by_fusion,
-    by_popularity,
-    estimated,
-    put_together,
-    ranked,
+from services.simulation.ranker_click_log import (
+    LoggedAnswer,
+    estimate_examination,
+    fused_order,
+    ids_by_score,
+    popularity_order,
+    simulate_answers,
+    training_groups,
 )
-from services.simulation.users import Traffic
+from services.simulation.traffic import Traffic
 
 SPLITS = ("train", "validation", "test")
 MEASURES = ("ndcg@10", "judged@10")
-LOGS: Mapping[str, Callable[[Group], NDArray[np.int64]]] = {"fused order": by_fusion, "by popularity": by_popularity}
-FUSION, LABELS = "fused order, no ranker", "judgements"
+LOGS: Mapping[str, Callable[[Group], NDArray[np.int64]]] = {
+    "fused order": fused_order,
+    "by popularity": popularity_order,
+}
+FUSION, JUDGMENTS = "fused order, no ranker", "judgements"
 CORRECTED, ESTIMATED, NAIVE = "clicks over looks", "clicks over estimated looks", "clicks as they are"
 LIST_CORRECTED, LIST_NAIVE = f"{CORRECTED}, LambdaMART", f"{NAIVE}, LambdaMART"
 POSITIONS = "clicks, LambdaMART with positions"
-TREES = 100
-"""Of LambdaMART with positions: the number that is best for LambdaMART on judgements (validation)."""
+LAMBDAMART_TREES = 100
+"""Trees of LambdaMART with positions: the best number for LambdaMART on judgments (validation)."""
 
 Scorer = Callable[[Group], Sequence[float] | NDArray[np.floating]]
 Pools = Mapping[str, Mapping[str, Group]]
-"""Split -> query_id -> what is found, of unknown worth."""
+"""Split -> query_id -> pool without labels."""
 
 
 @dataclass(slots=True)
 class Log:
-    """Answers by one ranker, and what came of them."""
+    """The log of answers in one order, and the results of the rankers trained on it."""
 
     name: str
     clicks: int
+    """Number of clicks in the log."""
     curve: list[float]
+    """Estimated examination probability per position."""
     reached: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """Row -> [queries, measures]."""
     models: dict[str, Any] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the study by `arguments` (default: the command line's) and write its results."""
     parser = argparse.ArgumentParser(
         "python -m evaluation.studies.ranker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set folder with judged queries")
-    parser.add_argument("--impressions", type=int, default=100_000, metavar="N", help="answers a log (default: 100000)")
+    parser.add_argument(
+        "--impressions", type=int, default=100_000, metavar="N", help="answers per log (default: 100000)"
+    )
     parser.add_argument("--swaps", type=float, default=0.1, help="share of answers with two items swapped (default .1)")
     parser.add_argument("--eta", type=float, default=1.0, help="severity of the users' position bias (default: 1)")
-    parser.add_argument("--split", default="test", choices=SPLITS[1:], help="queries to measure by (default: test)")
-    parser.add_argument("--seed", type=int, default=1, help="of all chance in it (default: 1)")
+    parser.add_argument(
+        "--split", default="test", choices=SPLITS[1:], help="split of the measured queries (default: test)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    asked = parser.parse_args(arguments)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
     with Progress() as progress:
-        pools = asyncio.run(searched(Settings.load(), asked.data, progress))
-        judge = Judge.of(Dataset.open(asked.data), click_model("position", eta=asked.eta), asked.seed)
-        queries = list(Dataset.open(asked.data).queries("train"))
+        pools = asyncio.run(search_all(Settings.load(), args.data, progress))
+        judge = Judge.from_dataset(Dataset.open(args.data), click_model("position", eta=args.eta), args.seed)
+        queries = list(Dataset.open(args.data).queries("train"))
         labels = train(
-            *(labelled(pools[split].values(), asked.data, split) for split in SPLITS[:2]),
+            *(labelled(pools[split].values(), args.data, split) for split in SPLITS[:2]),
             source="labels",
-            seed=asked.seed,
+            seed=args.seed,
         )
-        logs = [simulated(name, pools, queries, judge, labels, asked, progress) for name in LOGS]
-    write(logs, asked.out, vars(asked) | {"data": asked.data.resolve().name})
+        logs = [simulate_log(name, pools, queries, judge, labels, args, progress) for name in LOGS]
+    write(logs, args.out, vars(args) | {"data": args.data.resolve().name})
 
 
-async def searched(settings: Settings, data: Path, progress: Progress) -> dict[str, dict[str, Group]]:
-    """Every query of the data set by the live path up to the ranker, with the static mix."""
+async def search_all(settings: Settings, data: Path, progress: Progress) -> dict[str, dict[str, Group]]:
+    """Split -> query_id -> pool, by the live search path up to the ranker with the static mix."""
     found: dict[str, dict[str, Group]] = {split: {} for split in SPLITS}
-    async with indexed_apart(settings, data, train_encoders, progress, "simulate-ranker") as system:
-        search = Searched(system, fixed_policy(settings), progress)
+    async with open_sandbox(settings, data, train_encoders, progress, "ranker-study") as system:
+        search = PolicySearch(system, fixed_policy(settings), progress)
         for query in Dataset.open(data).queries():
             if query.split in found:
                 found[query.split][query.query_id] = await _pool(query, search, system.search.active.schema)
     return found
 
 
-async def _pool(query: DatasetQuery, search: Searched, schema: Any) -> Group:
+async def _pool(query: DatasetQuery, search: PolicySearch, schema: Any) -> Group:
     context, pool, documents = await search(query)
     features = rows(context, pool, documents, schema)
     return Group(
@@ -133,48 +143,48 @@ async def _pool(query: DatasetQuery, search: Searched, schema: Any) -> Group:
     )
 
 
-def simulated(
+def simulate_log(
     name: str,
     pools: Pools,
     queries: Sequence[DatasetQuery],
     judge: Judge,
     labels: Trained,
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     progress: Progress,
 ) -> Log:
-    """A log of the ranker LOGS[name], the rankers learned from it, and what they reach on the queries to measure by."""
-    answers: list[Answer] = []
-    traffic = Traffic(queries, asked.seed)
-    for answer in answered(pools["train"], LOGS[name], traffic, judge, asked.impressions, asked.swaps):
+    """Simulate a log in the order LOGS[name], train rankers on it, and measure them."""
+    answers: list[LoggedAnswer] = []
+    traffic = Traffic(queries, args.seed)
+    for answer in simulate_answers(pools["train"], LOGS[name], traffic, judge, args.impressions, args.swaps):
         answers.append(answer)
-        if len(answers) % 1000 == 0 or len(answers) == asked.impressions:
+        if len(answers) % 1000 == 0 or len(answers) == args.impressions:
             progress.done(f"answers, {name}", len(answers))
-    looks = estimated(answers, pools["train"])
-    log = Log(name, sum(len(answer.clicked) for answer in answers), looks.round(4).tolist())
+    examination_curve = estimate_examination(answers, pools["train"])
+    log = Log(name, sum(len(answer.clicked) for answer in answers), examination_curve.round(4).tolist())
 
     def learn(curve: Callable[[int], float], objective: str = POINTWISE) -> Trained:
-        trained = _learned(answers, pools["train"], asked.seed, curve, objective)
+        trained = _train(answers, pools["train"], args.seed, curve, objective)
         steps.append(trained)
         progress.done(f"rankers, {name}", len(steps))
         return trained
 
     steps: list[Trained] = []
     models = {
-        LABELS: labels,
+        JUDGMENTS: labels,
         CORRECTED: learn(examination),
-        ESTIMATED: learn(by_position(looks)),
+        ESTIMATED: learn(by_position(examination_curve)),
         NAIVE: learn(lambda position: 1.0),
         LIST_CORRECTED: learn(examination, LISTWISE),
         LIST_NAIVE: learn(lambda position: 1.0, LISTWISE),
     }
     scorers: dict[str, Scorer] = {row: _scorer(trained) for row, trained in models.items()}
-    scorers[POSITIONS] = _with_positions(answers, pools["train"], asked.seed)
+    scorers[POSITIONS] = _train_with_positions(answers, pools["train"], args.seed)
     scorers[FUSION] = lambda pool: pool.baseline
-    known = {query_id: pool for query_id, pool in pools[asked.split].items() if judge.answerable(query_id)}
+    known = {query_id: pool for query_id, pool in pools[args.split].items() if judge.has_relevant(query_id)}
     for row, score in scorers.items():
         log.reached[row] = np.array(
             [
-                list(judge.measures(ranked(pool, score(pool)), query_id, 0, MEASURES).values())
+                list(judge.measures(ids_by_score(pool, score(pool)), query_id, 0, MEASURES).values())
                 for query_id, pool in known.items()
             ]
         )
@@ -185,14 +195,14 @@ def simulated(
     return log
 
 
-def _learned(
-    answers: Sequence[Answer],
+def _train(
+    answers: Sequence[LoggedAnswer],
     pools: Mapping[str, Group],
     seed: int,
     curve: Callable[[int], float],
     objective: str = POINTWISE,
 ) -> Trained:
-    training, validation = sides(put_together(answers, pools, curve))
+    training, validation = sides(training_groups(answers, pools, curve))
     return train(training, validation, source="log", seed=seed, objective=objective)
 
 
@@ -201,9 +211,9 @@ def _scorer(trained: Trained) -> Scorer:
     return lambda pool: pool_scores(ranker, pool.rows)
 
 
-def _with_positions(answers: Sequence[Answer], pools: Mapping[str, Group], seed: int) -> Scorer:
-    """LightGBM's own correction: it estimates the bias of each position beside LambdaMART, answer by answer (Wang et
-    al., "Unbiased LambdaMART", WWW 2019, is its model)."""
+def _train_with_positions(answers: Sequence[LoggedAnswer], pools: Mapping[str, Group], seed: int) -> Scorer:
+    """LightGBM's own correction, which estimates the bias of each position while training LambdaMART, answer by answer
+    (the model of Wang et al., "Unbiased LambdaMART", WWW 2019)."""
     useful = [answer for answer in answers if answer.clicked]
     labels = [np.isin(np.arange(len(answer.shown)), answer.clicked) for answer in useful]
     data = lightgbm.Dataset(
@@ -212,12 +222,12 @@ def _with_positions(answers: Sequence[Answer], pools: Mapping[str, Group], seed:
         group=[len(answer.shown) for answer in useful],
         position=np.concatenate([np.arange(len(answer.shown)) for answer in useful]),
     )
-    booster = lightgbm.train(PARAMETERS | OBJECTIVES[LISTWISE] | {"seed": seed}, data, TREES)
+    booster = lightgbm.train(PARAMETERS | OBJECTIVES[LISTWISE] | {"seed": seed}, data, LAMBDAMART_TREES)
     return lambda pool: np.asarray(booster.predict(pool.rows, raw_score=True, num_threads=1))
 
 
 def figures(log: Log) -> dict[str, dict[str, Interval]]:
-    """Row -> its measures, and how much more NDCG@10 than the naive ranker and than fusion it has."""
+    """Row -> its measures, and its gain in NDCG@10 over the naive ranker and over fusion."""
     names = list(log.reached)
     ndcg = np.column_stack([log.reached[row][:, 0] for row in names])
     judged = np.column_stack([log.reached[row][:, 1] for row in names])
@@ -227,8 +237,9 @@ def figures(log: Log) -> dict[str, dict[str, Interval]]:
     return {row: {what: found[part * len(names) + i] for what, part in parts.items()} for i, row in enumerate(names)}
 
 
-def write(logs: Sequence[Log], out: Path, asked: Mapping[str, Any]) -> None:
-    kept = {name: asked[name] for name in ("data", "split", "impressions", "swaps", "eta", "seed")}
+def write(logs: Sequence[Log], out: Path, options: Mapping[str, Any]) -> None:
+    """Write results.json, table.md and, with matplotlib, results.svg; `options` are those of the study."""
+    kept = {name: options[name] for name in ("data", "split", "impressions", "swaps", "eta", "seed")}
     results: dict[str, Any] = {"asked": kept, "logs": {}}
     texts, panels = [], {}
     for log in logs:
@@ -258,14 +269,14 @@ def _table(reached: Mapping[str, Mapping[str, Interval]]) -> str:
     for row, values in reached.items():
         judged = f"{values['judged@10'].mean:.3f}"
         differences = [
-            "" if row == base else _shown(values[what], "+")
+            "" if row == base else _format(values[what], "+")
             for what, base in (("over naive", NAIVE), ("over fusion", FUSION))
         ]
-        lines.append([row, _shown(values["ndcg@10"]), judged, *differences])
+        lines.append([row, _format(values["ndcg@10"]), judged, *differences])
     return table(lines)
 
 
-def _shown(value: Interval, sign: str = "") -> str:
+def _format(value: Interval, sign: str = "") -> str:
     return f"{value.mean:{sign}.4f} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
 
 

@@ -1,8 +1,8 @@
-"""Several runs over the same judged queries, side by side: means with 95 % intervals, by slice and over all, and the
-paired differences from one of them. Pure.
+"""Comparison of several runs over the same judged queries: means with 95 % intervals, overall and by slice, and paired
+differences from a baseline run. Pure.
 
-Means are over the queries that have something relevant; one that a run does not have counts as empty there. A slice's
-figures weigh its own queries only.
+Means are over the queries with at least one relevant item; a query missing from a run counts as an empty result there.
+The figures of a slice are weighted within that slice.
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ from services.evaluation.runs import Run
 
 MEASURES = ("ndcg@10", "mrr@10", "map@100", "recall@100", "judged@10")
 ALL = "all"
-"""The part that holds every query."""
+"""Name of the part with every query."""
 NONE = "none"
-"""The part of queries without a slice, where others have one."""
+"""Name of the part with the queries that have no slice, where others have one."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuery:
+    """A query with the grades of its judged items, object_id -> grade."""
+
     query_id: str
     grades: Mapping[str, float]
     slice: str = ""
     weight: float = 1.0
-    """How much it counts in a mean, relative to the others: its share of the traffic (see `traffic`)."""
+    """Relative weight in means: its share of the traffic (see `traffic_weights`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one run reached on one part of the queries, each by measure."""
+    """Results of one run on one part of the queries, by measure."""
 
     run: str
     values: Mapping[str, Interval]
     differences: Mapping[str, Interval]
-    """This run - baseline, paired by query; empty for the baseline itself and where there is none."""
+    """This run minus the baseline, paired by query; empty for the baseline itself and when there is none."""
     missing: int = 0
-    """Queries of the part that the run does not have."""
+    """Number of queries of the part that are missing from the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,56 +56,55 @@ class Part:
     name: str
     queries: int
     share: float
-    """Of the whole weight, 0..1."""
+    """Share of the total weight, 0..1."""
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
+    """The results of `compare`."""
+
     measures: tuple[str, ...]
     baseline: str | None
     parts: tuple[Part, ...]
-    """ALL, then the slices by name when there are several."""
+    """ALL, then, if there are several slices, the slices by name."""
     left_out: int
-    """Queries with nothing relevant."""
+    """Number of queries without a relevant item."""
     resamples: int
     seed: int
 
-    def part(self, name: str = ALL) -> Part:
-        """Raises KeyError when there is no such part."""
-        for part in self.parts:
-            if part.name == name:
-                return part
-        raise KeyError(name)
-
     def values(self) -> dict[str, Any]:
-        """For JSON: names, numbers, lists and objects alone."""
+        """The comparison as JSON-serialisable values."""
         return asdict(self)
 
     def markdown(self) -> str:
-        """One table, a line per part and run; each difference is that of the first measure."""
+        """A Markdown table with a line per part and run; differences are those of the first measure."""
         head = ["queries", "run", *self.measures]
         if self.baseline is not None:
             head.append(f"{self.measures[0]} - {self.baseline}")
         lines = [head]
         for part in self.parts:
             for row in part.rows:
-                line = [f"{part.name} ({part.queries})", row.run, *(_shown(row.values[name]) for name in self.measures)]
+                line = [
+                    f"{part.name} ({part.queries})",
+                    row.run,
+                    *(_format(row.values[name]) for name in self.measures),
+                ]
                 if self.baseline is not None:
                     difference = row.differences.get(self.measures[0])
-                    line.append("" if difference is None else _shown(difference, "+"))
+                    line.append("" if difference is None else _format(difference, "+"))
                 lines.append(line)
         return table(lines)
 
 
-def traffic(
+def traffic_weights(
     slices: Sequence[str], weights: Sequence[float] | None = None, mix: Mapping[str, float] | None = None
 ) -> list[float]:
-    """What each query weighs when its slice has the share `mix` of the traffic (default: its share of the queries),
-    split within the slice by `weights` (default: all the same). The weights returned have mean 1.
+    """Weight of each query, [queries], when its slice has the share `mix` of the traffic (default: its share of the
+    queries), distributed within the slice by `weights` (default: equally). The weights returned have mean 1.
 
-    slices, weights: one a query. Raises InvalidRequest when `mix` names a slice that no query is of, or lacks one, or
-    holds a number below 0; or when what is to be shared out within a slice is nothing.
+    slices, weights: one per query. Raises InvalidRequest unless `mix` has a non-negative share for exactly the slices
+    that occur, or when the weights within a slice are all 0.
     """
     weights = [1.0] * len(slices) if weights is None else weights
     totals: dict[str, float] = {}
@@ -114,10 +115,10 @@ def traffic(
     mix = counts if mix is None else mix
     if set(mix) != set(counts):
         raise InvalidRequest(
-            f"the mix names {_listed(mix)}, and the slices are {_listed(counts)}: it must give each of them its share"
+            f"the mix names {_listed(mix)}, but the slices are {_listed(counts)}: each slice needs exactly one share"
         )
     if any(not 0.0 <= share < float("inf") for share in mix.values()) or not sum(mix.values()) > 0.0:
-        raise InvalidRequest("the shares of a mix are numbers from 0, and not all 0")
+        raise InvalidRequest("the shares of a mix must be numbers from 0, and not all 0")
     if empty := [name for name, share in mix.items() if share > 0.0 and totals[name] <= 0.0]:
         raise InvalidRequest(f"no query of the slice {empty[0]!r} has a weight above 0")
     whole = sum(mix.values())
@@ -136,33 +137,32 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """`measures` by the names of services.evaluation.measures.named; `baseline` is the name of one of the runs. All
-    figures of a part come from the same resamples of its queries, drawn with `seed`.
+    """Compare runs by `measures`, named as for services.evaluation.measures.named; `baseline` is the name of one of the
+    runs. All figures of a part come from the same bootstrap resamples of its queries, drawn with `seed`.
 
-    Raises InvalidRequest for an unknown measure, runs of the same name or none, a baseline that is not among them, and
-    when no query has something relevant and a weight above 0.
-    """
+    Raises InvalidRequest for an unknown measure, no runs or runs with equal names, a baseline that is not among them,
+    and when no query has both a relevant item and a weight above 0."""
     functions = {name: named(name) for name in measures}
     names = [run.name for run in runs]
     if not functions:
-        raise InvalidRequest("no measure is named")
+        raise InvalidRequest("no measure is given")
     if not names or len(set(names)) < len(names):
-        raise InvalidRequest(f"runs to compare must have names of their own, not {_listed(names)}")
+        raise InvalidRequest(f"runs to compare must have distinct names, not {_listed(names)}")
     if baseline is not None and baseline not in names:
-        raise InvalidRequest(f"no run {baseline!r} to compare with; there are {_listed(names)}")
+        raise InvalidRequest(f"no run {baseline!r} to compare with; the runs are {_listed(names)}")
     relevant = [query for query in queries if any(grade > 0.0 for grade in query.grades.values())]
     whole = sum(query.weight for query in relevant)
     if not whole > 0.0:
-        raise InvalidRequest("no query has something relevant and a weight above 0: there is nothing to measure by")
+        raise InvalidRequest("no query has both a relevant item and a weight above 0: there is nothing to measure")
     scores = np.array([[_scores(run, query, functions) for run in runs] for query in relevant])
     base = None if baseline is None else names.index(baseline)
     parts = []
-    for name, places in _members(relevant):
-        members = [relevant[place] for place in places]
+    for name, indices in _parts(relevant):
+        members = [relevant[place] for place in indices]
         weights = [query.weight for query in members]
         if not sum(weights) > 0.0:
             continue
-        values, differences = _intervals(scores[places], base, weights, tuple(functions), resamples, seed)
+        values, differences = _intervals(scores[indices], base, weights, tuple(functions), resamples, seed)
         rows = tuple(
             Row(run.name, values[i], differences[i], sum(query.query_id not in run.lists for query in members))
             for i, run in enumerate(runs)
@@ -176,8 +176,8 @@ def _scores(run: Run, query: JudgedQuery, functions: Mapping[str, Measure]) -> l
     return [function(ranked, query.grades) for function in functions.values()]
 
 
-def _members(queries: Sequence[JudgedQuery]) -> list[tuple[str, list[int]]]:
-    """(part, places of its queries)."""
+def _parts(queries: Sequence[JudgedQuery]) -> list[tuple[str, list[int]]]:
+    """(part, indices of its queries)."""
     slices = sorted({query.slice for query in queries})
     parts = [(ALL, list(range(len(queries))))]
     if len(slices) > 1:
@@ -193,7 +193,7 @@ def _intervals(
     resamples: int,
     seed: int,
 ) -> tuple[list[dict[str, Interval]], list[dict[str, Interval]]]:
-    """(values, differences from run `base`) by measure, of each run. `scores`: [queries, runs, measures]."""
+    """(values, differences from run `base`) of each run, by measure. `scores`: [queries, runs, measures]."""
     runs = scores.shape[1]
     if base is not None:
         scores = np.concatenate([scores, scores - scores[:, [base]]], axis=1)
@@ -206,13 +206,13 @@ def _intervals(
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first line its head, with columns that are aligned as plain text, too."""
+    """A Markdown table whose first line is the header; columns are also aligned as plain text."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
     return "\n".join([padded[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *padded[1:]])
 
 
-def _shown(interval: Interval, sign: str = "") -> str:
+def _format(interval: Interval, sign: str = "") -> str:
     return f"{interval.mean:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
 
 

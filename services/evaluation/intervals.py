@@ -1,4 +1,4 @@
-"""How sure a mean over queries is, and whether one is better than another. Pure."""
+"""Bootstrap confidence intervals of means over queries and of paired differences. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHUNK = 200
-"""Resamples drawn at once, so that memory stays at this many times the number of queries."""
+"""Resamples drawn at a time: bounds memory to this many times the number of queries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
+    """A mean with its 95 % interval."""
+
     mean: float
     low: float
     high: float
@@ -41,8 +43,8 @@ def paired_bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Mean of candidate - baseline over the same queries, with its 95 % interval: queries are resampled, never the two
-    sides apart (Smucker, Allan, Carterette, CIKM 2007)."""
+    """Weighted mean of candidate - baseline over the same queries with its 95 % interval: queries are resampled, never
+    the two systems separately (Smucker, Allan, Carterette, CIKM 2007). Raises ValueError as `bootstrap` does."""
     differences = np.asarray(candidate, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     return bootstrap(differences.tolist(), weights, resamples=resamples, seed=seed)
 
@@ -50,12 +52,12 @@ def paired_bootstrap(
 def bootstraps(
     table: NDArray[np.float64], weights: Sequence[float] | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> list[Interval]:
-    """`bootstrap` of every column of `table` [queries, columns], all by the same resamples of the queries; a column of
-    differences makes it a `paired_bootstrap`. Raises as `bootstrap` does."""
+    """`bootstrap` of every column of `table`, [queries, columns], with the same resamples of the queries; for a column
+    of differences this is `paired_bootstrap`. Raises ValueError as `bootstrap` does."""
     weight = np.ones(len(table)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not len(table) or weight.shape != table.shape[:1] or (weight < 0).any() or weight.sum() <= 0:
-        raise ValueError("a bootstrap needs at least one value, and one weight each, not all 0")
-    table, weight = table[weight > 0], weight[weight > 0]  # else a resample could weigh nothing
+        raise ValueError("a bootstrap needs at least one value, and one weight per value, not all 0")
+    table, weight = table[weight > 0], weight[weight > 0]  # otherwise a resample could have no weight
     n = len(table)
     generator = np.random.default_rng(seed)
     means = np.empty((resamples, table.shape[1]))

@@ -1,8 +1,8 @@
-"""How good an order, or a set of candidates, is. Pure.
+"""Relevance measures of a ranking or of a set of candidates. Pure.
 
-Where a measure takes `ranked`, that is ids, each once, best first; `grades` are those of all judged items of the query.
-An item is relevant when its grade is above 0, and one that nobody judged counts as irrelevant; `judged` says how many
-such there are. Of a query with nothing relevant every measure but `judged` is 0: leave it out of a mean.
+`ranked` is a sequence of distinct ids, best first; `grades` are those of all judged items of the query. An item is
+relevant when its grade is above 0; an unjudged item counts as irrelevant, and `judged` measures their share. For a
+query without a relevant item every measure but `judged` is 0: leave it out of a mean.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from services.errors import InvalidRequest
 Grades = Mapping[str, float]
 """object_id -> grade; larger is better."""
 Measure = Callable[[Sequence[str], Grades], float]
-"""From (ranked ids, grades) to a value in 0..1."""
+"""(ranked ids, grades) -> value, 0..1."""
 
 
 def exponential(grade: float) -> float:
-    """Gain 2^grade - 1 (Burges et al., ICML 2005): grade 2 is worth three of grade 1."""
+    """Gain 2^grade - 1 (Burges et al., ICML 2005): grade 2 is worth three times grade 1."""
     return float(2.0**grade - 1.0)
 
 
 def linear(grade: float) -> float:
-    """Gain = grade, for grades that are gains already (weights of actions); below 0 counts as 0."""
+    """Gain = grade, for grades that already are gains (weights of actions); negative grades count as 0."""
     return max(grade, 0.0)
 
 
@@ -42,12 +42,11 @@ def ndcg(
     ideal_grades: Iterable[float] | None = None,
     gain: Callable[[float], float] = exponential,
 ) -> float:
-    """DCG@k of the order by score (ties by id, ascending) over the DCG@k of the best order; 0..1.
+    """DCG@k of the ranking by score (ties by id, ascending) over the DCG@k of the ideal ranking; 0..1.
 
-    grades, scores, ids: one each per ranked item; an unjudged one has grade 0. ideal_grades: of all judged items of the
-    query, ranked or not (default: `grades`), so that what was not retrieved costs. 0 when nothing is relevant: leave
-    such queries out of a mean.
-    """
+    grades, scores, ids: one each per ranked item; an unjudged item has grade 0. ideal_grades: of all judged items of
+    the query, ranked or not (default: `grades`), so that missing relevant items lower the value. 0 when no item is
+    relevant: leave such queries out of a mean."""
     best = dcg(sorted((gain(g) for g in (grades if ideal_grades is None else ideal_grades)), reverse=True), k)
     if best <= 0.0:
         return 0.0
@@ -56,20 +55,20 @@ def ndcg(
 
 
 def ranked_ndcg(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
-    """`ndcg` of an order as it stands, against the best order of all judged items."""
+    """NDCG@k of a ranking against the ideal ranking of all judged items, 0..1."""
     return ndcg([grades.get(i, 0.0) for i in ranked], range(len(ranked), 0, -1), ranked, k, grades.values())
 
 
 def reciprocal_rank(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
-    """1 / rank of the first relevant item, 0 when none is among the first k; its mean over queries is MRR@k (Voorhees,
+    """1 / rank of the first relevant item, 0 when none is in the top k; its mean over queries is MRR@k (Voorhees,
     TREC-8 1999)."""
     ranks = (rank for rank, i in enumerate(ranked[:k], 1) if grades.get(i, 0.0) > 0.0)
     return 1.0 / next(ranks, math.inf)
 
 
 def average_precision(ranked: Sequence[str], grades: Grades, k: int | None = None) -> float:
-    """Sum over the relevant items among the first k (default: all) of the precision down to their rank, over the number
-    of relevant items, found or not; its mean over queries is MAP (Buckley and Voorhees, SIGIR 2000)."""
+    """Sum of the precision at the rank of each relevant item in the top k (default: all), over the number of relevant
+    items, retrieved or not; its mean over queries is MAP (Buckley and Voorhees, SIGIR 2000)."""
     found, total = 0, 0.0
     for rank, i in enumerate(ranked[:k], 1):
         if grades.get(i, 0.0) > 0.0:
@@ -79,24 +78,24 @@ def average_precision(ranked: Sequence[str], grades: Grades, k: int | None = Non
 
 
 def recall(ranked: Sequence[str], grades: Grades, k: int = 100) -> float:
-    """Share of the relevant items that are among the first k (Manning, Raghavan, Schütze 2008, section 8.3)."""
+    """Share of the relevant items that are in the top k (Manning, Raghavan, Schütze 2008, section 8.3)."""
     found = sum(grades.get(i, 0.0) > 0.0 for i in ranked[:k])
     return found / _relevant(grades) if found else 0.0
 
 
 def capped_recall(candidates: Collection[str], grades: Grades, k: int = 10) -> float:
-    """min(relevant candidates, k) / min(relevant items, k): whether a set, in whatever order, allows a perfect first k.
+    """min(relevant candidates, k) / min(relevant items, k): whether an unordered set allows a perfect top k.
 
     The capped recall of Thakur et al. (BEIR, NeurIPS 2021), where a query with more than k relevant items can reach 1,
-    taken of a whole set instead of a list's first k. Each candidate counts once.
+    computed on a whole set instead of a list's top k. Each candidate counts once.
     """
     found = sum(grades.get(i, 0.0) > 0.0 for i in set(candidates))
     return min(found, k) / min(_relevant(grades), k) if found else 0.0
 
 
 def judged(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
-    """Share of the first k that somebody judged, of as many as there are; 0 of none. The lower it is, the less the
-    other measures say (1 - Hole@k of Thakur et al., NeurIPS 2021)."""
+    """Share of the top k that is judged; 0 for an empty ranking. The lower it is, the less reliable are the other
+    measures (1 - Hole@k of Thakur et al., NeurIPS 2021)."""
     first = ranked[:k]
     return sum(i in grades for i in first) / len(first) if first else 0.0
 
@@ -121,6 +120,6 @@ def named(name: str) -> Measure:
     """The measure called, for example, `ndcg@10`. Raises InvalidRequest when there is none."""
     match = _NAME.fullmatch(name)
     if match is None or match[1] not in _FAMILIES:
-        raise InvalidRequest(f"no measure {name!r}; there are {', '.join(NAMES)}, with a number for k")
+        raise InvalidRequest(f"no measure {name!r}; the measures are {', '.join(NAMES)}, with a number for k")
     function, k = _FAMILIES[match[1]], int(match[2])
     return lambda ranked, grades: function(ranked, grades, k)

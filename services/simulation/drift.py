@@ -1,6 +1,6 @@
-"""What changes while a simulation runs: items that come, tastes that turn, arms that die and return. Pure.
+"""What changes while a simulation runs: items that arrive, user intents that shift, arms that fail and recover. Pure.
 
-Moments are indices of searches: a change at `at` is in force for the search of that number and all after it.
+Times are indices of searches: a change at `at` applies to the search with that index and all later ones.
 """
 
 from __future__ import annotations
@@ -12,54 +12,36 @@ from dataclasses import dataclass, field
 
 from services.datasets.folder import DatasetQuery
 from services.errors import InvalidRequest
-from services.simulation.users import uniforms
+from services.simulation.traffic import uniforms
 
 Grades = Mapping[str, float]
 """object_id -> grade."""
-NOTHING: frozenset[str] = frozenset()
-_EMPTY = 0.2
-"""A word that more than this share of the personal queries have says nothing of what is wanted ("good", "movies")."""
+EMPTY: frozenset[str] = frozenset()
+COMMON_WORD_SHARE = 0.2
+"""A word in at least this share of the personal queries says nothing about intent ("good", "movies")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Items that the catalogue does not have before `at`."""
+    """Items that enter the catalogue at search `at`."""
 
     at: int
     items: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """From `at` on people want of a query what they wanted of its partner: nothing in the words leads there."""
+class IntentSwap:
+    """From search `at` on, users who issue a query want what they wanted from its partner before: nothing in the words
+    of the query reveals it."""
 
     at: int
     partners: Mapping[str, str]
     """query_id -> query_id."""
 
-    def grades(self, before: _Before, query_id: str) -> Grades:
-        return before(self.partners.get(query_id, query_id))
-
-
-@dataclass(frozen=True, slots=True)
-class Reversal:
-    """From `at` on the grades of a query's judged items are dealt out in the opposite order (best first, ties by id):
-    another of the items that answer to its words is wanted. Changes nothing where all grades are the same."""
-
-    at: int
-    queries: frozenset[str]
-
-    def grades(self, before: _Before, query_id: str) -> Grades:
-        found = before(query_id)
-        if query_id not in self.queries:
-            return found
-        order = sorted(found, key=lambda object_id: (-found[object_id], object_id))
-        return dict(zip(order, sorted(found.values()), strict=True))
-
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """An arm that does not answer from `start` on, and does again from `end` on."""
+    """An arm that fails from search `start` until before search `end`. Raises InvalidRequest unless start < end."""
 
     arm: str
     start: int
@@ -70,82 +52,64 @@ class Outage:
             raise InvalidRequest(f"the outage of {self.arm} ends at {self.end}, but starts at {self.start}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """Grades as they were before change number `number`."""
-
-    given: Mapping[str, Grades]
-    changes: Sequence[Exchange | Reversal]
-    number: int
-
-    def __call__(self, query_id: str) -> Grades:
-        if self.number == 0:
-            return self.given.get(query_id, {})
-        earlier = _Before(self.given, self.changes, self.number - 1)
-        return self.changes[self.number - 1].grades(earlier, query_id)
-
-
 @dataclass(frozen=True)
 class Drift:
-    """A schedule; changes of taste at the same moment happen in the order given."""
+    """A schedule of changes; swaps at the same time are applied in the order given."""
 
     arrivals: tuple[Arrival, ...] = ()
-    changes: tuple[Exchange | Reversal, ...] = ()
+    swaps: tuple[IntentSwap, ...] = ()
     outages: tuple[Outage, ...] = ()
-    _arrive: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    _absent: tuple[frozenset[str], ...] = field(init=False, repr=False, compare=False)
-    _in_order: tuple[Exchange | Reversal, ...] = field(init=False, repr=False, compare=False)
+    _arrival_times: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _missing: tuple[frozenset[str], ...] = field(init=False, repr=False, compare=False)
+    _ordered_swaps: tuple[IntentSwap, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        absent: list[frozenset[str]] = [NOTHING]
+        missing: list[frozenset[str]] = [EMPTY]
         arrivals = sorted(self.arrivals, key=lambda arrival: arrival.at)
         for arrival in reversed(arrivals):
-            absent.append(absent[-1] | arrival.items)
-        object.__setattr__(self, "_arrive", tuple(arrival.at for arrival in arrivals))
-        object.__setattr__(self, "_absent", tuple(reversed(absent)))
-        object.__setattr__(self, "_in_order", tuple(sorted(self.changes, key=lambda change: change.at)))
+            missing.append(missing[-1] | arrival.items)
+        object.__setattr__(self, "_arrival_times", tuple(arrival.at for arrival in arrivals))
+        object.__setattr__(self, "_missing", tuple(reversed(missing)))
+        object.__setattr__(self, "_ordered_swaps", tuple(sorted(self.swaps, key=lambda swap: swap.at)))
 
-    def absent(self, index: int) -> frozenset[str]:
-        """Items that the catalogue does not have yet."""
-        return self._absent[bisect_right(self._arrive, index)]
+    def missing_items(self, index: int) -> frozenset[str]:
+        """Items that are not in the catalogue yet at search `index`."""
+        return self._missing[bisect_right(self._arrival_times, index)]
 
-    def dead(self, index: int) -> frozenset[str]:
-        """Arms that do not answer."""
+    def failed_arms(self, index: int) -> frozenset[str]:
+        """Arms that do not answer at search `index`."""
         if not self.outages:
-            return NOTHING
+            return EMPTY
         return frozenset(outage.arm for outage in self.outages if outage.start <= index < outage.end)
 
     def era(self, index: int) -> int:
-        """How many changes of taste have happened: grades are the same within an era."""
-        return bisect_right(self._in_order, index, key=lambda change: change.at)
+        """Number of swaps up to search `index`: grades are constant within an era."""
+        return bisect_right(self._ordered_swaps, index, key=lambda swap: swap.at)
 
     def grades(self, judgments: Mapping[str, Grades], query_id: str, index: int) -> Grades:
-        """What `judgments` (query_id -> object_id -> grade) have become; empty for a query that nobody judged."""
-        return _Before(judgments, self._in_order, self.era(index))(query_id)
-
-    @property
-    def moments(self) -> tuple[int, ...]:
-        """Indices at which anything changes, ascending."""
-        happens = {change.at for change in (*self.arrivals, *self.changes)}
-        return tuple(sorted(happens | {at for outage in self.outages for at in (outage.start, outage.end)}))
+        """Grades of a query at search `index`, given the original `judgments` (query_id -> object_id -> grade); empty
+        for an unjudged query."""
+        for swap in reversed(self._ordered_swaps[: self.era(index)]):
+            query_id = swap.partners.get(query_id, query_id)
+        return judgments.get(query_id, {})
 
 
-def new_items(ids: Iterable[str], share: float, moments: Sequence[int], seed: int = 0) -> tuple[Arrival, ...]:
-    """A share (0..1) of the catalogue, chosen by the seed whatever the order of `ids`, arrives in waves of about one
-    size at the given moments. Raises InvalidRequest for another share, or without moments."""
-    if not 0.0 <= share <= 1.0 or not moments:
-        raise InvalidRequest(f"a share of 0..1 arrives at one moment or more, not {share} at {list(moments)}")
+def schedule_arrivals(ids: Iterable[str], share: float, times: Sequence[int], seed: int = 0) -> tuple[Arrival, ...]:
+    """A share (0..1) of the catalogue, chosen by the seed regardless of the order of `ids`, arrives at the given times
+    in waves of about equal size. Raises InvalidRequest for a share out of range, or without times."""
+    if not 0.0 <= share <= 1.0 or not times:
+        raise InvalidRequest(f"a share of 0..1 arrives at one or more times, not {share} at {list(times)}")
     waves: defaultdict[int, set[str]] = defaultdict(set)
     ids = list(ids)
     for object_id, uniform in zip(ids, uniforms(seed, 0, ids), strict=True):
         if uniform < share:
-            waves[int(uniform / share * len(moments))].add(object_id)
-    return tuple(Arrival(at, frozenset(waves[wave])) for wave, at in enumerate(moments))
+            waves[int(uniform / share * len(times))].add(object_id)
+    return tuple(Arrival(at, frozenset(waves[wave])) for wave, at in enumerate(times))
 
 
-def swapped(queries: Iterable[DatasetQuery], at: int, seed: int = 0) -> Exchange:
-    """Pairs of queries of the same slice, by chance, want what the other wanted; of an odd number one stays as it is.
-    Queries of persons are left out."""
+def swap_queries(queries: Iterable[DatasetQuery], at: int, seed: int = 0) -> IntentSwap:
+    """Random pairs of queries of the same slice swap what is wanted from them; of an odd number one is unchanged.
+    Queries that belong to a user are left out."""
     slices: defaultdict[str, list[str]] = defaultdict(list)
     for query in queries:
         if query.user_id is None:
@@ -154,38 +118,38 @@ def swapped(queries: Iterable[DatasetQuery], at: int, seed: int = 0) -> Exchange
     for members in slices.values():
         for one, other in _pairs(members, seed):
             partners |= {one: other, other: one}
-    return Exchange(at, partners)
+    return IntentSwap(at, partners)
 
 
-def persons_swapped(queries: Iterable[DatasetQuery], at: int, seed: int = 0) -> Exchange:
-    """Pairs of persons, by chance, get each other's taste: each wants of a query what the other wanted of the most
-    alike of theirs (shared words, rare ones count more, and those of every fifth query or more nothing). Queries that
-    the other has nothing alike to stay."""
-    persons: defaultdict[str, list[DatasetQuery]] = defaultdict(list)
+def swap_users(queries: Iterable[DatasetQuery], at: int, seed: int = 0) -> IntentSwap:
+    """Random pairs of users swap their tastes: each now wants from a query what the other wanted from their most
+    similar query (by shared words, weighted by rarity; words in a fifth of the queries or more do not count). Queries
+    without a similar one are unchanged."""
+    by_user: defaultdict[str, list[DatasetQuery]] = defaultdict(list)
     for query in queries:
         if query.user_id is not None:
-            persons[query.user_id].append(query)
-    words = {query.query_id: set(query.text.lower().split()) for theirs in persons.values() for query in theirs}
+            by_user[query.user_id].append(query)
+    words = {query.query_id: set(query.text.lower().split()) for own in by_user.values() for query in own}
     counts = Counter(word for own in words.values() for word in own)
-    telling = {word for word, count in counts.items() if count < _EMPTY * len(words)}
+    distinctive = {word for word, count in counts.items() if count < COMMON_WORD_SHARE * len(words)}
     partners: dict[str, str] = {}
-    for one, other in _pairs(list(persons), seed):
-        alike = (
+    for one, other in _pairs(list(by_user), seed):
+        by_similarity = (
             (
-                -sum(1.0 / counts[word] for word in words[a.query_id] & words[b.query_id] & telling),
+                -sum(1.0 / counts[word] for word in words[a.query_id] & words[b.query_id] & distinctive),
                 a.query_id,
                 b.query_id,
             )
-            for a in persons[one]
-            for b in persons[other]
+            for a in by_user[one]
+            for b in by_user[other]
         )
-        for likeness, a_id, b_id in sorted(alike):
-            if likeness < 0.0 and a_id not in partners and b_id not in partners:
+        for negative_similarity, a_id, b_id in sorted(by_similarity):
+            if negative_similarity < 0.0 and a_id not in partners and b_id not in partners:
                 partners |= {a_id: b_id, b_id: a_id}
-    return Exchange(at, partners)
+    return IntentSwap(at, partners)
 
 
 def _pairs(names: Sequence[str], seed: int) -> list[tuple[str, str]]:
-    """By chance, whatever the order of `names`."""
+    """Random pairs, regardless of the order of `names`."""
     order = [name for _, name in sorted(zip(uniforms(seed, 0, names), names, strict=True))]
     return list(zip(order[::2], order[1::2], strict=False))

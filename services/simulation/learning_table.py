@@ -1,5 +1,5 @@
-"""The learning table: what each row of a simulation reached, over its seeds, and whether learning was ever worse than
-the static mix on the way. Pure."""
+"""The learning table: results of each variant of a simulation over its seeds, and whether learning was ever worse than
+the static mix along the way. Pure."""
 
 from __future__ import annotations
 
@@ -14,94 +14,102 @@ from services.evaluation.compare import table
 from services.evaluation.intervals import Interval, bootstrap
 
 Arrays = Mapping[str, NDArray[Any]]
-WINDOW = 2000
-"""Impressions of a window in which learned and static are compared."""
-TOLERATED = 0.02
-"""Share of the static reward that a window may lie below it."""
-NDCG, RECALL, CANDIDATES = 0, 1, 2
-"""Columns of what was measured on judged queries."""
+WINDOW_SIZE = 2000
+"""Impressions per window in which learned and static are compared."""
+TOLERANCE = 0.02
+"""Relative loss against the static reward that a window may have."""
+NDCG_COLUMN, RECALL_COLUMN, CANDIDATES_COLUMN = 0, 1, 2
+"""Columns of the arrays measured on judged queries."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One row with one seed; arrays as app/simulation/runs.py writes them."""
+class FinishedRun:
+    """One variant with one seed; arrays as written by app/simulation/runs.py."""
 
     row: str
     seed: int
     impressions: int
     arrays: Arrays
     spread: Mapping[str, Mapping[str, float]]
+    """Arm -> count -> share of the impressions."""
     frontier: Sequence[Mapping[str, Any]] = ()
-    """What is found for how many candidates, as app/simulation/frontier.py has it."""
+    """Recall by candidate budget, as returned by app/simulation/recall_frontier.py."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A row of the table, on judged queries that were never asked before."""
+class TableRow:
+    """Results of a variant on judged queries that did not occur in its traffic."""
 
     row: str
     policy: str
     """serving | greedy"""
     part: str
-    """A slice, or `all` in the traffic mix."""
+    """A slice, or `all`, weighted by the traffic mix."""
     ndcg: Interval
     recall: Interval
     candidates: float
     difference: Interval | None
-    """NDCG@10 - that of the static row, paired by query; None for the static row."""
+    """NDCG@10 minus that of the static row, paired by query; None for the static row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Impressions first..last - 1: how much more was earned than by the static mix, as a share of what that earned."""
+    """Reward gain over a reference run in impressions first..last - 1, as a share of the reference's reward."""
 
     first: int
     last: int
     gain: Interval
 
     @property
-    def worse(self) -> bool:
-        """Whether its interval lies wholly below -TOLERATED."""
-        return self.gain.high < -TOLERATED
+    def significantly_worse(self) -> bool:
+        """Whether the whole interval is below -TOLERANCE."""
+        return self.gain.high < -TOLERANCE
 
 
-def lines(runs: Sequence[Run], static: str) -> list[Line]:
-    """Rows in order of appearance; each query's value is its mean over the seeds, intervals are over queries."""
+def table_rows(runs: Sequence[FinishedRun], static: str) -> list[TableRow]:
+    """Rows in order of appearance. Each query's value is its mean over seeds; intervals are over queries."""
     names = list(dict.fromkeys(run.row for run in runs))
     baseline = _measured([run for run in runs if run.row == static], "serving")
     found = []
     for name in names:
-        own = [run for run in runs if run.row == name]
+        row_runs = [run for run in runs if run.row == name]
         for policy in ("serving", "greedy"):
-            if f"test_{policy}_{own[0].impressions}" not in own[0].arrays:
+            if f"test_{policy}_{row_runs[0].impressions}" not in row_runs[0].arrays:
                 continue
-            values = _measured(own, policy)
-            slices, weights = _queries(own[0])
+            values = _measured(row_runs, policy)
+            slices, weights = _queries(row_runs[0])
             for part in ("all", *sorted(set(slices.tolist()) - {""})):
-                inside = np.ones(len(slices), bool) if part == "all" else slices == part
-                weight = weights[inside].tolist()
+                members = np.ones(len(slices), bool) if part == "all" else slices == part
+                weight = weights[members].tolist()
                 difference = None
                 if name != static and baseline is not None and len(baseline) == len(values):
-                    difference = bootstrap((values[inside, NDCG] - baseline[inside, NDCG]).tolist(), weight)
+                    difference = bootstrap(
+                        (values[members, NDCG_COLUMN] - baseline[members, NDCG_COLUMN]).tolist(), weight
+                    )
                 found.append(
-                    Line(
+                    TableRow(
                         name,
                         policy,
                         part,
-                        bootstrap(values[inside, NDCG].tolist(), weight),
-                        bootstrap(values[inside, RECALL].tolist(), weight),
-                        float(np.average(values[inside, CANDIDATES], weights=weights[inside])),
+                        bootstrap(values[members, NDCG_COLUMN].tolist(), weight),
+                        bootstrap(values[members, RECALL_COLUMN].tolist(), weight),
+                        float(np.average(values[members, CANDIDATES_COLUMN], weights=weights[members])),
                         difference,
                     )
                 )
     return found
 
 
-def windows(
-    learned: Sequence[Run], static: Sequence[Run], size: int = WINDOW, first: int = 0, last: int | None = None
+def compare_windows(
+    learned: Sequence[FinishedRun],
+    static: Sequence[FinishedRun],
+    size: int = WINDOW_SIZE,
+    first: int = 0,
+    last: int | None = None,
 ) -> list[Window]:
-    """Expected reward of both on the same searches, by window, from search `first` up to `last` (default: the end);
-    means over the seeds that both have, intervals over searches. Raises ValueError when they share no seed."""
+    """Gain in expected reward of `learned` over `static` on the same searches, by window, from search `first` up to
+    `last` (default: the end); means over the seeds that both have, intervals over searches. Raises ValueError when they
+    share no seed."""
     pairs = [(a, b) for a in learned for b in static if a.seed == b.seed]
     if not pairs:
         raise ValueError("the rows share no seed")
@@ -110,45 +118,48 @@ def windows(
     found = []
     for start in range(first, length, size):
         end = min(start + size, length)
-        ours = np.concatenate([a.arrays["reward"][start:end] for a, _ in pairs])
-        theirs = np.concatenate([b.arrays["reward"][start:end] for _, b in pairs])
-        gain = bootstrap(((ours - theirs) / theirs.mean()).tolist(), resamples=1000)
+        learned_rewards = np.concatenate([a.arrays["reward"][start:end] for a, _ in pairs])
+        static_rewards = np.concatenate([b.arrays["reward"][start:end] for _, b in pairs])
+        gain = bootstrap(((learned_rewards - static_rewards) / static_rewards.mean()).tolist(), resamples=1000)
         found.append(Window(start, end, gain))
     return found
 
 
-def curve(runs: Sequence[Run], what: str, size: int) -> tuple[list[float], list[float], list[float], list[float]]:
-    """(impressions, mean, low, high) of `what` by windows of `size`: the mean over the seeds, the least and the most of
-    any seed."""
+def learning_curve(
+    runs: Sequence[FinishedRun], what: str, size: int
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """(impressions, mean, low, high) of the series `what` by windows of `size`: mean, minimum and maximum over
+    seeds."""
     length = min(run.impressions for run in runs)
     values = [run.arrays["best"] - run.arrays["reward"] if what == "regret" else run.arrays[what] for run in runs]
     edges = range(0, length, size)
     means = np.array([[float(np.mean(v[first : first + size])) for first in edges] for v in values])
-    ends = [float(min(first + size, length)) for first in edges]
-    return ends, means.mean(axis=0).tolist(), means.min(axis=0).tolist(), means.max(axis=0).tolist()
+    window_ends = [float(min(first + size, length)) for first in edges]
+    return window_ends, means.mean(axis=0).tolist(), means.min(axis=0).tolist(), means.max(axis=0).tolist()
 
 
-def markdown(found: Sequence[Line], part: str = "all") -> str:
-    shown = [["row", "policy", "NDCG@10", "NDCG@10 - static", "capped recall of the pool", "candidates a request"]]
+def markdown_table(found: Sequence[TableRow], part: str = "all") -> str:
+    """The rows of one part as a Markdown table."""
+    lines = [["row", "policy", "NDCG@10", "NDCG@10 - static", "capped recall of the pool", "candidates per request"]]
     for line in found:
         if line.part == part:
             difference = "" if line.difference is None else _signed(line.difference)
-            shown.append(
+            lines.append(
                 [line.row, line.policy, str(line.ndcg), difference, str(line.recall), f"{line.candidates:.1f}"]
             )
-    return table(shown)
+    return table(lines)
 
 
-def _measured(runs: Sequence[Run], policy: str) -> NDArray[np.float64]:
-    """[queries, columns]: the mean over seeds."""
+def _measured(runs: Sequence[FinishedRun], policy: str) -> NDArray[np.float64]:
+    """Means over seeds, [queries, columns]; [0, columns] without runs."""
     if not runs:
-        return np.zeros((0, CANDIDATES + 1))
+        return np.zeros((0, CANDIDATES_COLUMN + 1))
     stacked = np.stack([run.arrays[f"test_{policy}_{run.impressions}"] for run in runs])
     mean: NDArray[np.float64] = stacked.mean(axis=0)
     return mean
 
 
-def _queries(run: Run) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+def _queries(run: FinishedRun) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
     return run.arrays[f"test_slices_{run.impressions}"], run.arrays[f"test_weights_{run.impressions}"]
 
 

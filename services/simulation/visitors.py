@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from services.datasets.folder import QRELS, QUERIES, Dataset, DatasetQuery
 from services.simulation.click_models import PositionBased
 from services.simulation.judge import Judge
-from services.simulation.users import Habits, Search, Traffic, mix_of
+from services.simulation.traffic import Search, SearchBehaviour, Traffic, traffic_mix
 from services.types import Document
 
 SPLIT = "train"
@@ -20,7 +20,7 @@ TITLES = 100
 """Titles that are asked for where nothing is judged."""
 WANTED = 2.0
 """Grade of the item that was named."""
-HABITS = Habits(again=0.2)
+BEHAVIOUR = SearchBehaviour(repeat_probability=0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ def people(dataset: Dataset, title: str | None, seed: int) -> People:
     """Visitors of the catalogue of `dataset`, whose items have their name in the field `title`. The same seed gives the
     same visitors. Raises InvalidRequest when there is nothing to search for."""
     if dataset.has(QUERIES) and dataset.has(QRELS):
-        judge = Judge.of(dataset, PositionBased(), seed)
-        judged = [query for query in dataset.queries() if judge.answerable(query.query_id)]
+        judge = Judge.from_dataset(dataset, PositionBased(), seed)
+        judged = [query for query in dataset.queries() if judge.has_relevant(query.query_id)]
         asked = [query for query in judged if query.split == SPLIT] or judged
         if asked:
             return _people(_favourites(asked), judge, seed)
@@ -50,7 +50,7 @@ def people(dataset: Dataset, title: str | None, seed: int) -> People:
 
 
 def _people(asked: Sequence[DatasetQuery], judge: Judge, seed: int) -> People:
-    return People(Traffic(asked, seed, mix_of(asked), HABITS).since(), judge)
+    return People(Traffic(asked, seed, traffic_mix(asked), BEHAVIOUR).since(), judge)
 
 
 def _favourites(queries: Iterable[DatasetQuery]) -> list[DatasetQuery]:

@@ -603,10 +603,10 @@ class TestFile:
     def test_an_existing_file_is_never_written_over(self, embedded: Past, tmp_path: Path) -> None:
         there = tmp_path / "there.tar"
         there.write_text("mine")
-        assert "there already" in embedded.place.failed(2, "backup", there)
+        assert "already exists" in embedded.place.failed(2, "backup", there)
         assert there.read_text() == "mine"
 
-    def test_what_was_done_is_told(self, embedded: Past, tmp_path: Path) -> None:
+    def test_what_was_done_is_printed(self, embedded: Past, tmp_path: Path) -> None:
         told = json.loads(embedded.place.done("backup", tmp_path, "--json"))
         assert Path(told["file"]).stat().st_size == told["bytes"]
         assert told["counts"]["items"] == 120
@@ -620,7 +620,7 @@ class TestFile:
             assert service.feedback(embedded.event | {"event_id": "new"}) == ["unknown_query"]
         spoken = other.done("restore", told["file"], "--force")
         assert "120 items" in spoken
-        assert "forgotten" in spoken
+        assert "delete them again" in spoken
 
 
 # --- the place ---
@@ -657,7 +657,7 @@ class TestPlace:
         self, embedded: Past, in_redis: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         place = in_redis(tmp_path / "one")
-        monkeypatch.setattr(backups, "LEASE_PATIENCE", 0.3)
+        monkeypatch.setattr(backups, "LEASE_WAIT_SECONDS", 0.3)
 
         async def beside(stores: Stores) -> str:
             assert stores.redis is not None
@@ -668,7 +668,7 @@ class TestPlace:
             finally:
                 await lease.release()
 
-        assert "a learner is at work" in place.use(beside)
+        assert "a learner is running" in place.use(beside)
         assert place.use(lambda stores: stores.items.count()) == 0
 
     def test_kill_9_on_the_way_and_once_more(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ class TestBesideAService:
         assert report["checked"] == report["drawn"] >= 9
         assert report["recomputed"] == report["computed"] >= 9
         assert report["mismatches"] == []
-        assert "drawn again equal" in done(folder_of(service), "replay", exploration=0.3)
+        assert "reproduced from their seeds" in done(folder_of(service), "replay", exploration=0.3)
 
 
 def test_a_log_that_was_tampered_with_is_found_out(copied: Path) -> None:
@@ -354,7 +354,7 @@ def test_a_log_that_was_tampered_with_is_found_out(copied: Path) -> None:
     ended = ltrr(copied, "replay")
     assert (ended.returncode, ended.stderr) == (1, "")
     first, _, *mismatches = ended.stdout.splitlines()
-    assert first == "3 decisions: 2 drawn again equal from their seeds"
+    assert first == "3 decisions: 2 reproduced from their seeds"
     assert all(f"offset {offset} {told.query_id} lexical: drawn" in line for line in mismatches)
     assert mismatches
 

@@ -15,7 +15,7 @@ import pytest
 from app.cli import evaluate
 from app.cli.train import train_encoders
 from app.offline import live_runs
-from app.offline.sandbox import indexed_apart
+from app.offline.sandbox import open_sandbox
 from app.settings import Settings
 from app.system.model_kinds import TASTE, TEXT, current_model
 from app.system.policies import fixed_policy, load_policy
@@ -145,7 +145,7 @@ class TestLive:
         async def versions() -> tuple[str, ...]:
             settings = Settings.load({}, data_dir=tmp_path / "var")
             with Progress() as progress:
-                async with indexed_apart(settings, data, train_encoders, progress, "test") as system:
+                async with open_sandbox(settings, data, train_encoders, progress, "test") as system:
                     arms = {arm.name: arm for arm in system.search.arms.arms}
                     stored = [current_model(kind, settings, system.store) for kind in (TEXT, TASTE)]
                     served = [arms[name].encoder for name in ("vector", "personal")]  # type: ignore[attr-defined]
@@ -188,8 +188,8 @@ class TestLive:
             def score(self, table: Any) -> Any:
                 return -live_runs.PassthroughRanker().score(table)
 
-        served = live_runs.Served(fixed_policy(Settings.load({})), Upside())  # type: ignore[arg-type]
-        with mock.patch.object(evaluate, "served", return_value=served):
+        served = live_runs.LoadedModels(fixed_policy(Settings.load({})), Upside())  # type: ignore[arg-type]
+        with mock.patch.object(evaluate, "load_models", return_value=served):
             arguments = ("--data", data, "--queries", "6", "--out", tmp_path / "out", "--json")
             # An engine that the service has is not asked: there is none at this address.
             results = json.loads(done(tmp_path / "var", "evaluate", *arguments, opensearch_url="http://127.0.0.1:9"))
@@ -266,14 +266,14 @@ class TestUse:
         assert "no such run file" in failed(2, tmp_path, *asked, data, "--run", tmp_path / "nowhere.run")
         assert "--write-run" in failed(2, tmp_path, *asked, data, "--run", run, "--write-run", tmp_path / "b.run")
         said = failed(2, tmp_path, *asked, data, "--mix", "title=1")
-        assert "--mix: the mix names 'title', and the slices are 'words', 'people'" in said
+        assert "--mix: the mix names 'title', but the slices are 'words', 'people'" in said
 
     @pytest.mark.parametrize(
         ("option", "value", "said"),
         [
             ("--queries", "0", "a number from 1"),
             ("--queries", "some", "a number from 1"),
-            ("--measures", "ndcg@10,dcg", "no measure 'dcg'; there are ndcg@k"),
+            ("--measures", "ndcg@10,dcg", "no measure 'dcg'; the measures are ndcg@k"),
             ("--mix", "title", "title=.7,typo=.3"),
             ("--mix", "title=much", "title=.7,typo=.3"),
         ],

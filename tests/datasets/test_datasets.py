@@ -530,7 +530,7 @@ class TestCommand:
         lines(tmp_path / "queries.csv", "query\tdoc_id\tlabel", "toy story\t862\t1")
         self.run("msrd", str(tmp_path), str(tmp_path / "out"))
         printed = capsys.readouterr().out
-        assert "out: 1 items, 1 queries (1 validation), 1 judgements; 1 lines passed over\n" in printed
+        assert "out: 1 items, 1 queries (1 validation), 1 judgements; 1 lines skipped\n" in printed
         assert "\n  movies.csv, line 3: 1 cells; the header has 2\n" in printed
         self.run("msrd", str(tmp_path), str(tmp_path / "again"), "--json")
         assert json.loads(capsys.readouterr().out)["problems"] == [

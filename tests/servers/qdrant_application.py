@@ -324,7 +324,7 @@ def nearest_of(body: Any) -> list[float]:
 def filter_of(body: dict[str, Any]) -> Any:
     if set(body) - {"must", "should"}:
         raise wrong("filter")
-    parts: dict[str, list[Any]] = {how: [condition_of(each) for each in body[how]] for how in body if body[how]}
+    parts: dict[str, Any] = {how: [condition_of(each) for each in body[how]] for how in body if body[how]}
     return engine.Filter(**parts)
 
 

@@ -203,7 +203,7 @@ class TestFactory:
     @pytest.mark.parametrize(
         ("name", "parameters", "said"),
         [
-            ("ubm", {}, "no click model 'ubm'; there are position, cascade, dbn"),
+            ("ubm", {}, "no click model 'ubm'; the models are position, cascade, dbn"),
             ("cascade", {"gamma": 0.5}, "gamma"),
             ("position", {"noise": 1.5}, "noise 1.5 is not within"),
             ("position", {"eta": -1.0}, "eta -1.0"),

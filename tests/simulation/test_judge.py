@@ -18,9 +18,9 @@ from services.datasets.folder import Dataset, DatasetQuery, Judgment, write_fold
 from services.errors import InvalidRequest
 from services.rewards.rewards import reward
 from services.simulation.click_models import Cascade, ClickModel, DynamicBayesian, PositionBased
-from services.simulation.drift import Arrival, Drift, Exchange
+from services.simulation.drift import Arrival, Drift, IntentSwap
 from services.simulation.judge import Judge
-from services.simulation.users import Search, Traffic, uniforms
+from services.simulation.traffic import Search, Traffic, uniforms
 from services.types import ArmChoice, Decision, EventStatus, Impression, Interaction
 from tests.modules import MODULES, imports
 
@@ -129,14 +129,14 @@ class TestMeasures:
             Judge(JUDGMENTS, PositionBased(), 1).measures(SLATE, "q1", 0, ("luck@10",))
 
     def test_what_can_be_answered(self) -> None:
-        judge = Judge(JUDGMENTS, PositionBased(), 1, Drift(changes=(Exchange(10, {"q1": "q3"}),)))
-        assert [judge.answerable(name) for name in ("q1", "q2", "q3", "unknown")] == [True, True, False, False]
-        assert [judge.answerable("q1", index) for index in (9, 10)] == [True, False]
+        judge = Judge(JUDGMENTS, PositionBased(), 1, Drift(swaps=(IntentSwap(10, {"q1": "q3"}),)))
+        assert [judge.has_relevant(name) for name in ("q1", "q2", "q3", "unknown")] == [True, True, False, False]
+        assert [judge.has_relevant("q1", index) for index in (9, 10)] == [True, False]
 
 
 def test_drift_changes_what_is_clicked() -> None:
     model = PositionBased(noise=0.0, attractiveness=(1.0, 1.0), eta=0.0)
-    judge = Judge(JUDGMENTS, model, 1, Drift(changes=(Exchange(10, {"q1": "q2"}), Exchange(20, {"q1": "q3"}))))
+    judge = Judge(JUDGMENTS, model, 1, Drift(swaps=(IntentSwap(10, {"q1": "q2"}), IntentSwap(20, {"q1": "q3"}))))
     slate = ["a", "x"]
     for _ in range(2):  # in any order of time
         assert judge.clicks(slate, "q1", 9) == (0,)
@@ -155,22 +155,22 @@ class TestCovered:
     PLANS = np.array([[0, 0], [5, 0], [0, 5], [5, 5], [25, 0]], np.int32)
 
     def test_an_item_counts_once_whichever_arm_reaches_it(self) -> None:
-        found = Judge(JUDGMENTS, PositionBased(), 1).covered(self.DEPTHS, self.PLANS, "q1")
+        found = Judge(JUDGMENTS, PositionBased(), 1).plan_recall(self.DEPTHS, self.PLANS, "q1")
         assert found.tolist() == [0.0, 0.5, 0.5, 1.0, 1.0]
 
     def test_no_more_than_k_are_wanted(self) -> None:
-        found = Judge(JUDGMENTS, PositionBased(), 1).covered(self.DEPTHS, self.PLANS, "q1", k=1)
+        found = Judge(JUDGMENTS, PositionBased(), 1).plan_recall(self.DEPTHS, self.PLANS, "q1", k=1)
         assert found.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]
 
     def test_nothing_is_wanted_of_a_query_that_nobody_judged(self) -> None:
-        assert Judge(JUDGMENTS, PositionBased(), 1).covered(self.DEPTHS, self.PLANS, "q3").tolist() == [0.0] * 5
+        assert Judge(JUDGMENTS, PositionBased(), 1).plan_recall(self.DEPTHS, self.PLANS, "q3").tolist() == [0.0] * 5
 
 
 def test_it_is_made_of_a_folder(tmp_path: Path) -> None:
     queries = [DatasetQuery("q1", "train", "one")]
     write_folder(tmp_path, [{"id": "a"}], queries, [Judgment("q1", "a", 2.0)])
     dataset = Dataset.open(tmp_path)
-    judge = Judge.of(dataset, PositionBased(), 3, Drift((Arrival(5, frozenset("a")),)), ACTION_WEIGHTS)
+    judge = Judge.from_dataset(dataset, PositionBased(), 3, Drift((Arrival(5, frozenset("a")),)), ACTION_WEIGHTS)
     assert judge.expected_reward(["a"], "q1", 0) == pytest.approx(0.9 * 0.2)
     assert judge.best_reward("q1", 4) == 0.0
 
@@ -184,7 +184,6 @@ WAYS_TO_GRADES = {
 """Names by which grades can be had; as attributes, imported names, and strings (getattr)."""
 READERS = {
     "services.simulation.judge": "the simulated user",
-    "services.simulation.drift": "changes the grades that the judge shows it",
     "services.evaluation.compare": "tables of runs over judged queries",
     "services.models.ranker.rows": "training of the ranker by labels",
     "app.cli.trainers": "hands labels to that training",
@@ -193,7 +192,7 @@ READERS = {
 """Who may use such a name, and what for; besides, data sets are made and read in `services.datasets` and
 `services.datasets.sample`. Nothing that simulates, serves or learns from clicks may ever stand here."""
 OUTSIDE = ("services.datasets.", "services.datasets.sample.")
-USERS = ("services.simulation.users", "services.simulation.click_models")
+USERS = ("services.simulation.traffic", "services.simulation.click_models")
 COMMAND_LINE = "app.__main__"
 SIMULATION = ("services.simulation.", "app.cli.simul", "app.simulation.", "evaluation.studies.")
 """Beginnings of the names of modules that simulate."""
@@ -287,15 +286,23 @@ class TestNobodyElseKnows:
     def test_the_judge_gives_out_clicks_and_figures_only(self) -> None:
         judge = Judge(JUDGMENTS, PositionBased(), 1)
         public = {name for name in dir(judge) if not name.startswith("_")}
-        assert public == {"of", "clicks", "expected_reward", "best_reward", "measures", "covered", "answerable"}
-        given = {name: inspect.signature(getattr(judge, name)).return_annotation for name in public - {"of"}}
+        assert public == {
+            "from_dataset",
+            "clicks",
+            "expected_reward",
+            "best_reward",
+            "measures",
+            "plan_recall",
+            "has_relevant",
+        }
+        given = {name: inspect.signature(getattr(judge, name)).return_annotation for name in public - {"from_dataset"}}
         assert given == {
             "clicks": "tuple[int, ...]",
             "expected_reward": "float",
             "best_reward": "float",
             "measures": "dict[str, float]",
-            "covered": "NDArray[np.float64]",
-            "answerable": "bool",
+            "plan_recall": "NDArray[np.float64]",
+            "has_relevant": "bool",
         }
 
 
@@ -360,7 +367,7 @@ def learning(judge: Judge, peeks: Callable[[str, int], float] = lambda item, ind
 class TestBlindness:
     def test_a_run_that_learns_from_clicks_alone_is_blind(self) -> None:
         assert_blind_to_grades(learning, JUDGMENTS)
-        assert_blind_to_grades(learning, JUDGMENTS, seed=3, drift=Drift(changes=(Exchange(50, {"q1": "q2"}),)))
+        assert_blind_to_grades(learning, JUDGMENTS, seed=3, drift=Drift(swaps=(IntentSwap(50, {"q1": "q2"}),)))
 
     def test_a_run_that_looks_at_figures_is_found_out(self) -> None:
         def cheating(judge: Judge) -> bytes:

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.simulation.learning_table import Run, curve, lines, markdown, windows
+from services.simulation.learning_table import FinishedRun, compare_windows, learning_curve, markdown_table, table_rows
 from services.simulation.recovery import recovery, share_of_best
 
 
-def made(row: str, seed: int = 1, **arrays: Any) -> Run:
+def made(row: str, seed: int = 1, **arrays: Any) -> FinishedRun:
     """A run of the row; `reward` says how long it was."""
     found = {name: np.array(values) for name, values in arrays.items()}
-    return Run(row, seed, len(found["reward"]), found, {"lexical": {"50": 1.0}})
+    return FinishedRun(row, seed, len(found["reward"]), found, {"lexical": {"50": 1.0}})
 
 
-def judged(row: str, seed: int, ndcg: Sequence[float], slices: Sequence[str], weights: Sequence[float]) -> Run:
+def judged(row: str, seed: int, ndcg: Sequence[float], slices: Sequence[str], weights: Sequence[float]) -> FinishedRun:
     table = [[value, value / 2, 10.0 * (1 + i)] for i, value in enumerate(ndcg)]
     names = {"test_serving_2": table, "test_slices_2": slices, "test_weights_2": weights}
     return made(row, seed, reward=[0.0, 0.0], **names)
@@ -31,7 +31,7 @@ SLICES, WEIGHTS = ["a", "a", "b"], [1.0, 1.0, 2.0]
 class TestLines:
     def test_each_query_is_its_mean_over_the_seeds_and_weighs_its_share(self) -> None:
         runs = [judged("static", seed, [0.1 * seed, 0.4, 0.5], SLICES, WEIGHTS) for seed in (1, 3)]
-        found = {line.part: line for line in lines(runs, "static")}
+        found = {line.part: line for line in table_rows(runs, "static")}
         assert list(found) == ["all", "a", "b"]
         assert found["all"].ndcg.mean == pytest.approx((0.2 + 0.4 + 2 * 0.5) / 4)
         assert found["all"].recall.mean == pytest.approx((0.2 + 0.4 + 2 * 0.5) / 8)
@@ -45,7 +45,7 @@ class TestLines:
         """All queries better by the same: the interval has no width, however the queries differ."""
         static = judged("static", 1, [0.1, 0.5, 0.9], SLICES, WEIGHTS)
         better = judged("LTRR", 1, [0.15, 0.55, 0.95], SLICES, WEIGHTS)
-        found = {(line.row, line.part): line for line in lines([static, better], "static")}
+        found = {(line.row, line.part): line for line in table_rows([static, better], "static")}
         for part in ("all", "a", "b"):
             difference = found["LTRR", part].difference
             assert difference is not None
@@ -53,22 +53,22 @@ class TestLines:
         assert found["LTRR", "all"].ndcg.high - found["LTRR", "all"].ndcg.low > 0.1
 
     def test_without_the_static_row_there_is_nothing_to_differ_from(self) -> None:
-        (line, *_) = lines([judged("LTRR", 1, [0.1, 0.5, 0.9], SLICES, WEIGHTS)], "static")
+        (line, *_) = table_rows([judged("LTRR", 1, [0.1, 0.5, 0.9], SLICES, WEIGHTS)], "static")
         assert line.difference is None
 
     def test_policies_without_exploration_have_lines_of_their_own(self) -> None:
         run = judged("LTRR", 1, [0.1, 0.5, 0.9], SLICES, WEIGHTS)
         greedy = {"test_greedy_2": run.arrays["test_serving_2"] + 0.01}
-        run = Run(run.row, run.seed, run.impressions, {**run.arrays, **greedy}, run.spread)
-        found = [line for line in lines([run], "static") if line.part == "all"]
+        run = FinishedRun(run.row, run.seed, run.impressions, {**run.arrays, **greedy}, run.spread)
+        found = [line for line in table_rows([run], "static") if line.part == "all"]
         assert [line.policy for line in found] == ["serving", "greedy"]
         assert found[1].ndcg.mean - found[0].ndcg.mean == pytest.approx(0.01)
 
     def test_the_table_has_the_lines_of_one_part(self) -> None:
         static = judged("static", 1, [0.1, 0.5, 0.9], SLICES, WEIGHTS)
         better = judged("LTRR", 1, [0.15, 0.55, 0.95], SLICES, WEIGHTS)
-        head, rule, *rows = markdown(lines([static, better], "static"), "b").splitlines()
-        assert "candidates a request" in head
+        head, rule, *rows = markdown_table(table_rows([static, better], "static"), "b").splitlines()
+        assert "candidates per request" in head
         assert set(rule) == {"|", "-"}
         assert len(rows) == 2
         cells = [cell.strip() for cell in rows[1].strip("|").split("|")]
@@ -83,27 +83,27 @@ class TestWindows:
     def test_worse_is_what_lies_wholly_below_two_percent(self) -> None:
         static = made("static", reward=[1.0] * 8)
         learned = made("LTRR", reward=[1.1, 1.1, 0.99, 0.99, 0.97, 0.97, 0.5, 1.5])
-        found = windows([learned], [static], 2)
+        found = compare_windows([learned], [static], 2)
         assert [(window.first, window.last) for window in found] == [(0, 2), (2, 4), (4, 6), (6, 8)]
         assert [window.gain.mean for window in found] == pytest.approx([0.1, -0.01, -0.03, 0.0])
-        assert [window.worse for window in found] == [False, False, True, False]
+        assert [window.significantly_worse for window in found] == [False, False, True, False]
 
     def test_gains_are_shares_of_what_the_static_mix_earned(self) -> None:
         static, learned = made("static", reward=[4.0, 0.0]), made("LTRR", reward=[4.2, 0.2])
-        (window,) = windows([learned], [static], 2)
+        (window,) = compare_windows([learned], [static], 2)
         assert window.gain.mean == pytest.approx(0.1)
         assert window.gain.high - window.gain.low == pytest.approx(0.0), "paired by search"
 
     def test_seeds_are_compared_with_their_own(self) -> None:
         static = [made("static", seed, reward=[float(seed)] * 2) for seed in (1, 2)]
         learned = [made("LTRR", seed, reward=[float(seed)] * 2) for seed in (2, 1, 3)]
-        (window,) = windows(learned, static, 2)
+        (window,) = compare_windows(learned, static, 2)
         assert (window.gain.mean, window.gain.low, window.gain.high) == (0.0, 0.0, 0.0)
         with pytest.raises(ValueError, match="no seed"):
-            windows([made("LTRR", 3, reward=[1.0])], [made("static", 1, reward=[1.0])])
+            compare_windows([made("LTRR", 3, reward=[1.0])], [made("static", 1, reward=[1.0])])
 
     def test_the_last_one_may_be_short_and_the_shorter_run_ends_it(self) -> None:
-        found = windows([made("LTRR", reward=[1.0] * 5)], [made("static", reward=[1.0] * 9)], 2)
+        found = compare_windows([made("LTRR", reward=[1.0] * 5)], [made("static", reward=[1.0] * 9)], 2)
         assert [(window.first, window.last) for window in found] == [(0, 2), (2, 4), (4, 5)]
 
 
@@ -138,8 +138,8 @@ class TestRecovery:
 class TestCurve:
     def test_it_is_the_mean_of_seeds_by_windows_with_the_least_and_the_most(self) -> None:
         runs = [made("LTRR", 1, reward=[1.0, 3.0, 5.0]), made("LTRR", 2, reward=[3.0, 5.0, 1.0])]
-        assert curve(runs, "reward", 2) == ([2.0, 3.0], [3.0, 3.0], [2.0, 1.0], [4.0, 5.0])
+        assert learning_curve(runs, "reward", 2) == ([2.0, 3.0], [3.0, 3.0], [2.0, 1.0], [4.0, 5.0])
 
     def test_regret_is_what_is_missing_to_the_best(self) -> None:
         run = made("LTRR", reward=[1.0, 3.0], best=[2.0, 3.5])
-        assert curve([run], "regret", 2)[1] == [0.75]
+        assert learning_curve([run], "regret", 2)[1] == [0.75]

@@ -22,17 +22,17 @@ import pytest
 from app.__main__ import main
 from app.cli.simulate import _rows
 from app.cli.train import train_encoders, train_model
-from app.offline.sandbox import Searched
+from app.offline.sandbox import PolicySearch
 from app.operations.client import Client
 from app.settings import Settings
-from app.simulation import frontier as simulated_frontier
+from app.simulation import in_process as simulation
+from app.simulation import recall_frontier as simulated_frontier
 from app.simulation import runs as simulated_runs
-from app.simulation import world as simulation
-from app.simulation.changes import Changes, Shelf
-from app.simulation.frontier import frontier, point, seen
-from app.simulation.ranker import with_ranker
-from app.simulation.runs import BASELINES, LEARNED, ROWS, STATIC, Asked, finished, run, stem
-from app.simulation.world import Simulated, World, prepare, simulated
+from app.simulation.changes import Changes, LateArrivals
+from app.simulation.in_process import InProcessService, World, open_copy, prepare
+from app.simulation.ranker_training import with_ranker
+from app.simulation.recall_frontier import frontier, policy_point, probe_queries
+from app.simulation.runs import BASELINES, DEFAULT_ROWS, LEARNED, STATIC, RunSpec, is_finished, run, run_path
 from app.system.model_kinds import RANKER
 from app.system.policies import fixed_policy
 from app.system.stores import model_store
@@ -45,11 +45,11 @@ from services.rankers.fusion import fuse
 from services.rankers.onnx import OnnxRanker
 from services.search.slate import slate
 from services.simulation.click_models import click_model
-from services.simulation.drift import Exchange, Outage
-from services.simulation.frontier import Point
+from services.simulation.drift import IntentSwap, Outage
 from services.simulation.judge import Judge
-from services.simulation.simulate import Course, Shown, simulate
-from services.simulation.users import Search, Traffic
+from services.simulation.loop import RunMetrics, SearchOutcome, simulate
+from services.simulation.recall_frontier import Point
+from services.simulation.traffic import Search, Traffic
 from services.types import ArmChoice, ArmOption, Query
 from tests.commands import called, failed
 from tests.service import ARTISTS, TRACKS, WORDS
@@ -100,37 +100,37 @@ def prepared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def asked(data: Path, prepared: Path, tmp_path: Path) -> Asked:
-    return Asked(data, prepared, tmp_path / "work", tmp_path / "out", impressions=60, every=5)
+def spec(data: Path, prepared: Path, tmp_path: Path) -> RunSpec:
+    return RunSpec(data, prepared, tmp_path / "work", tmp_path / "out", impressions=60, every=5)
 
 
-def arrays(asked: Asked, row: str, seed: int = 1) -> dict[str, Any]:
-    with np.load(stem(asked, row, seed).with_suffix(".npz")) as found:
+def arrays(spec: RunSpec, row: str, seed: int = 1) -> dict[str, Any]:
+    with np.load(run_path(spec, row, seed).with_suffix(".npz")) as found:
         return dict(found)
 
 
 class Watching:
     """A service that takes down what was asked and shown."""
 
-    def __init__(self, service: Simulated) -> None:
+    def __init__(self, service: InProcessService) -> None:
         self._service = service
         self.searches: list[Search] = []
-        self.shown: list[Shown] = []
+        self.shown: list[SearchOutcome] = []
 
-    async def search(self, search: Search) -> Shown:
+    async def search(self, search: Search) -> SearchOutcome:
         found = await self._service.search(search)
         self.searches.append(search)
         self.shown.append(found)
         return found
 
-    async def act(self, events: list[dict[str, Any]]) -> None:
-        await self._service.act(events)
+    async def send_feedback(self, events: list[dict[str, Any]]) -> None:
+        await self._service.send_feedback(events)
 
     async def learn(self, publish: bool = True) -> None:
         await self._service.learn(publish)
 
 
-def lived(
+def run_simulation(
     data: Path,
     prepared: Path,
     work: Path,
@@ -138,25 +138,25 @@ def lived(
     impressions: int,
     world: World | None = None,
     after: Callable[[World, int], None] = lambda world, done: None,
-) -> tuple[Watching, Course, bytes]:
+) -> tuple[Watching, RunMetrics, bytes]:
     """(what happened, what it came to, the policy at the end)."""
     world = world or World(1)
     queries = list(Dataset.open(data).queries("train"))
 
-    async def live() -> tuple[Watching, Course, bytes]:
-        async with simulated(SETTINGS, prepared, work, world) as (system, service):
+    async def live() -> tuple[Watching, RunMetrics, bytes]:
+        async with open_copy(SETTINGS, prepared, work, world) as (system, service):
             watching = Watching(service)
 
-            course = await simulate(watching, Traffic(queries, 1), judge, impressions, progress=partial(after, world))
+            metrics = await simulate(watching, Traffic(queries, 1), judge, impressions, progress=partial(after, world))
             await service.learn()
-            return watching, course, system.learner._policy.dump()  # type: ignore[union-attr]
+            return watching, metrics, system.learner._policy.dump()  # type: ignore[union-attr]
 
     return asyncio.run(live())
 
 
 def command(data: Path, folder: Path, *more: str) -> tuple[str | Path, ...]:
-    asked = ("--impressions", "60", "--every", "5", "--out", folder / "out")
-    return ("simulate", "--data", data, *asked, "--work", folder / "work", *more)
+    spec = ("--impressions", "60", "--every", "5", "--out", folder / "out")
+    return ("simulate", "--data", data, *spec, "--work", folder / "work", *more)
 
 
 def simulated_with(data: Path, prepared: Path, folder: Path, *more: str) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class TestCommand:
     def test_a_table_and_plots_are_written(self, ended: tuple[Path, dict[str, Any], str]) -> None:
         folder, _, _ = ended
         text = (folder / "out" / "table.md").read_text()
-        assert text.startswith("60 impressions a run, seeds 1.\n\n| row ")
+        assert text.startswith("60 impressions per run, seeds 1.\n\n| row ")
         assert "NDCG@10 - static" in text
         assert "### personal" in text
         assert "Windows of impressions" in text
@@ -247,18 +247,18 @@ class TestCommand:
         assert [path.name for path in (folder / "work").iterdir()] == ["prepared"], "runs leave no folder behind"
 
     def test_wrong_use_is_refused_at_once(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        asked = ("simulate", "--out", tmp_path / "out", "--data")
-        assert "no such folder" in failed(2, tmp_path, *asked, tmp_path / "nowhere")
-        assert "at least 1" in failed(2, tmp_path, *asked, data, "--impressions", "0")
-        assert "at least 1" in failed(2, tmp_path, *asked, data, "--jobs", "0")
+        spec = ("simulate", "--out", tmp_path / "out", "--data")
+        assert "no such folder" in failed(2, tmp_path, *spec, tmp_path / "nowhere")
+        assert "at least 1" in failed(2, tmp_path, *spec, data, "--impressions", "0")
+        assert "at least 1" in failed(2, tmp_path, *spec, data, "--jobs", "0")
         for option, value, said in (
-            ("--rows", "static,best", "no row 'best'; rows are static, LTRR, random"),
+            ("--rows", "static,best", "no row 'best'; the rows are static, LTRR, random"),
             ("--seeds", "1,two", "whole numbers"),
             ("--clicks", "random", "invalid choice"),
         ):
             err = io.StringIO()
             with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(err):
-                main([*map(str, asked), str(data), option, value])
+                main([*map(str, spec), str(data), option, value])
             assert ended.value.code == 2
             assert said in err.getvalue()
         assert not (tmp_path / "out").exists()
@@ -284,8 +284,8 @@ class TestCommand:
         out = io.StringIO()
         with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
             main(["simulate", "--help"])
-        assert all(row.name in out.getvalue() for row in (*ROWS, *BASELINES))
-        assert _rows("all") == (*ROWS, *BASELINES)
+        assert all(row.name in out.getvalue() for row in (*DEFAULT_ROWS, *BASELINES))
+        assert _rows("all") == (*DEFAULT_ROWS, *BASELINES)
 
 
 def test_what_runs_share_is_there_before_they_begin(prepared: Path, data: Path) -> None:
@@ -298,26 +298,26 @@ def test_what_runs_share_is_there_before_they_begin(prepared: Path, data: Path) 
 
 
 class TestRuns:
-    def test_a_seed_gives_the_same_bytes(self, asked: Asked, tmp_path: Path) -> None:
-        other = replace(asked, out=tmp_path / "other", work=tmp_path / "elsewhere")
-        assert not finished(asked, LEARNED, 1)
-        for where in (asked, other):
+    def test_a_seed_gives_the_same_bytes(self, spec: RunSpec, tmp_path: Path) -> None:
+        other = replace(spec, out=tmp_path / "other", work=tmp_path / "elsewhere")
+        assert not is_finished(spec, LEARNED, 1)
+        for where in (spec, other):
             run(SETTINGS, where, LEARNED, 1)
-        assert finished(asked, LEARNED, 1)
-        one, two = arrays(asked, LEARNED), arrays(other, LEARNED)
+        assert is_finished(spec, LEARNED, 1)
+        one, two = arrays(spec, LEARNED), arrays(other, LEARNED)
         assert one.keys() == two.keys()
         assert {name: array.tobytes() for name, array in one.items()} == {n: a.tobytes() for n, a in two.items()}
-        facts = orjson.loads(stem(asked, LEARNED, 1).with_suffix(".json").read_bytes())
-        assert facts == orjson.loads(stem(other, LEARNED, 1).with_suffix(".json").read_bytes())
-        run(SETTINGS, asked, LEARNED, 2)
-        assert arrays(asked, LEARNED, 2)["reward"].tobytes() != one["reward"].tobytes()
+        facts = orjson.loads(run_path(spec, LEARNED, 1).with_suffix(".json").read_bytes())
+        assert facts == orjson.loads(run_path(other, LEARNED, 1).with_suffix(".json").read_bytes())
+        run(SETTINGS, spec, LEARNED, 2)
+        assert arrays(spec, LEARNED, 2)["reward"].tobytes() != one["reward"].tobytes()
 
-    def test_rows_live_through_the_same_searches(self, asked: Asked) -> None:
+    def test_rows_live_through_the_same_searches(self, spec: RunSpec) -> None:
         for row in (STATIC, LEARNED, "random", "no context"):
-            run(SETTINGS, asked, row, 1)
-        static = arrays(asked, STATIC)
+            run(SETTINGS, spec, row, 1)
+        static = arrays(spec, STATIC)
         for row in (LEARNED, "random", "no context"):
-            other = arrays(asked, row)
+            other = arrays(spec, row)
             for same in ("slices", "best", "test_slices_60", "test_weights_60"):
                 assert other[same].tobytes() == static[same].tobytes(), (row, same)
             assert other["candidates"].tobytes() != static["candidates"].tobytes()
@@ -326,30 +326,30 @@ class TestRuns:
         assert set(static["slices"]) == {"title", "topic", "personal"}
 
     def test_what_is_asked_at_the_end_is_what_nobody_asked_before(
-        self, asked: Asked, data: Path, monkeypatch: pytest.MonkeyPatch
+        self, spec: RunSpec, data: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         judged: list[DatasetQuery] = []
-        real = simulated_runs._judged
+        real = simulated_runs._measure_queries
 
         async def noted(*arguments: Any) -> Any:
             judged.extend(arguments[3])
             return await real(*arguments)
 
-        monkeypatch.setattr(simulated_runs, "_judged", noted)
-        run(SETTINGS, asked, STATIC, 1)
+        monkeypatch.setattr(simulated_runs, "_measure_queries", noted)
+        run(SETTINGS, spec, STATIC, 1)
         of_test = [query for query in Dataset.open(data).queries("test") if query.query_id != "test-nothing"]
         assert judged == of_test[::5]
-        found = arrays(asked, STATIC)
+        found = arrays(spec, STATIC)
         assert found["test_slices_60"].tolist() == [query.slice for query in judged]
         assert found["test_serving_60"].shape == (len(judged), 3)
         assert "test_greedy_60" not in found, "it never explores"
         assert found["test_weights_60"].mean() == pytest.approx(1.0)
         assert set(found["test_serving_60"][:, 2]) <= {85.0, 95.0, 110.0, 120.0}, "the static mix"
 
-    def test_exploration_is_in_what_serves_and_not_in_the_greedy_figures(self, asked: Asked) -> None:
+    def test_exploration_is_in_what_serves_and_not_in_the_greedy_figures(self, spec: RunSpec) -> None:
         def candidates(row: str) -> tuple[Any, Any]:
-            run(SETTINGS, asked, row, 1)
-            found = arrays(asked, row)
+            run(SETTINGS, spec, row, 1)
+            found = arrays(spec, row)
             return found["test_serving_60"][:, 2].tolist(), found["test_greedy_60"][:, 2].tolist()
 
         serving, greedy = candidates(LEARNED)
@@ -357,67 +357,69 @@ class TestRuns:
         serving, greedy = candidates("no exploration")
         assert serving == greedy
 
-    def test_the_row_without_context_is_told_nothing(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_row_without_context_is_told_nothing(self, spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
         worlds: list[World] = []
-        real = simulated_runs.simulated
+        real = simulated_runs.open_copy
 
         def noted(*arguments: Any) -> Any:
             worlds.append(arguments[3])
             return real(*arguments)
 
-        monkeypatch.setattr(simulated_runs, "simulated", noted)
-        short = replace(asked, impressions=5, every=30)
+        monkeypatch.setattr(simulated_runs, "open_copy", noted)
+        short = replace(spec, impressions=5, every=30)
         run(SETTINGS, short, "no context", 1)
         run(SETTINGS, short, LEARNED, 1)
-        assert [world.blind for world in worlds] == [True, False]
+        assert [world.hide_context for world in worlds] == [True, False]
 
-    def test_an_arm_alone_is_asked_for_much_and_the_others_for_no_more_than_an_answer_needs(self, asked: Asked) -> None:
-        run(SETTINGS, asked, "vector alone", 1)
-        spread = orjson.loads(stem(asked, "vector alone", 1).with_suffix(".json").read_bytes())["spread"]
+    def test_an_arm_alone_is_asked_for_much_and_the_others_for_no_more_than_an_answer_needs(
+        self, spec: RunSpec
+    ) -> None:
+        run(SETTINGS, spec, "vector alone", 1)
+        spread = orjson.loads(run_path(spec, "vector alone", 1).with_suffix(".json").read_bytes())["spread"]
         assert spread["vector"] == {"100": 1.0}
         assert all(set(spread[arm]) == {"0"} for arm in spread if arm != "vector")
-        run(SETTINGS, asked, "structured alone", 1)
-        spread = orjson.loads(stem(asked, "structured alone", 1).with_suffix(".json").read_bytes())["spread"]
+        run(SETTINGS, spec, "structured alone", 1)
+        spread = orjson.loads(run_path(spec, "structured alone", 1).with_suffix(".json").read_bytes())["spread"]
         assert set(spread["structured"]) == {"0", "100"}
         assert spread["lexical"] == {"0": spread["structured"]["100"], "5": spread["structured"]["0"]}
 
     def test_lists_can_be_put_together_by_ranks_alone(self, prepared: Path, tmp_path: Path) -> None:
         async def orders(world: World) -> tuple[list[str], list[str]]:
-            async with simulated(SETTINGS, prepared, tmp_path / "work", world, fixed_policy(SETTINGS)) as (system, _):
-                found = await Searched(system, fixed_policy(SETTINGS)).collect(
+            async with open_copy(SETTINGS, prepared, tmp_path / "work", world, fixed_policy(SETTINGS)) as (system, _):
+                found = await PolicySearch(system, fixed_policy(SETTINGS)).collect(
                     DatasetQuery("q", "test", "river garden")
                 )
                 by_ranks = fuse(found.lists, dict.fromkeys(found.lists, 1.0), "rrf")
                 return [p.object_id for p in found.pool], [p.object_id for p in by_ranks]
 
-        pool, by_ranks = asyncio.run(orders(World(1, by_ranks=True)))
+        pool, by_ranks = asyncio.run(orders(World(1, fuse_by_rank=True)))
         assert pool[: len(by_ranks)] == by_ranks
         usual, _ = asyncio.run(orders(World(1)))
         assert usual != pool
         assert sorted(usual) == sorted(pool)
 
-    def test_a_row_without_an_arm_asks_it_nothing(self, asked: Asked) -> None:
-        run(SETTINGS, asked, "no memory", 1)
-        facts = orjson.loads(stem(asked, "no memory", 1).with_suffix(".json").read_bytes())
+    def test_a_row_without_an_arm_asks_it_nothing(self, spec: RunSpec) -> None:
+        run(SETTINGS, spec, "no memory", 1)
+        facts = orjson.loads(run_path(spec, "no memory", 1).with_suffix(".json").read_bytes())
         assert facts["spread"]["memory"] == {"0": 1.0}
         assert facts["degraded"] == 0
 
     def test_a_run_that_breaks_off_leaves_nothing_that_looks_finished(
-        self, asked: Asked, monkeypatch: pytest.MonkeyPatch
+        self, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def broken(*arguments: Any) -> None:
             raise RuntimeError("out of luck")
 
-        monkeypatch.setattr(simulated_runs, "_judged", broken)
+        monkeypatch.setattr(simulated_runs, "_measure_queries", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
-            run(SETTINGS, asked, STATIC, 1)
-        assert not finished(asked, STATIC, 1)
-        assert not list(asked.work.iterdir())
+            run(SETTINGS, spec, STATIC, 1)
+        assert not is_finished(spec, STATIC, 1)
+        assert not list(spec.work.iterdir())
 
-    def test_an_arm_that_is_dead_degrades_answers_while_it_is(self, asked: Asked) -> None:
-        outage = replace(asked, changes=Changes((Outage("lexical", 20, 40),)))
+    def test_an_arm_that_is_dead_degrades_answers_while_it_is(self, spec: RunSpec) -> None:
+        outage = replace(spec, changes=Changes((Outage("lexical", 20, 40),)))
         run(SETTINGS, outage, STATIC, 1)
-        facts = orjson.loads(stem(outage, STATIC, 1).with_suffix(".json").read_bytes())
+        facts = orjson.loads(run_path(outage, STATIC, 1).with_suffix(".json").read_bytes())
         assert facts["degraded"] == 20
 
 
@@ -428,28 +430,28 @@ class TestSpared:
         self, data: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def taken_down() -> list[tuple[Any, ...]]:
-            judge = Judge.of(Dataset.open(data), click_model("position"), 1)
-            watching, course, _ = lived(data, prepared, tmp_path / "work", judge, 60)
-            return [(shown.slate, shown.counts) for shown in watching.shown] + [tuple(course.reward)]
+            judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
+            watching, metrics, _ = run_simulation(data, prepared, tmp_path / "work", judge, 60)
+            return [(shown.slate, shown.counts) for shown in watching.shown] + [tuple(metrics.reward)]
 
         spared = taken_down()
-        asked: set[str] = set()
+        spec: set[str] = set()
         real = simulation.rows
 
         def whole(*arguments: Any) -> Any:
-            asked.add("rows")
+            spec.add("rows")
             return real(*arguments)
 
         def presented(*arguments: Any) -> Any:
-            asked.add("slate")
+            spec.add("slate")
             return slate(*arguments)
 
         monkeypatch.setattr(simulation, "PassthroughRanker", type(None))
         monkeypatch.setattr(simulation, "rows", whole)
-        monkeypatch.setattr(simulation, "_plain", presented)
+        monkeypatch.setattr(simulation, "_without_highlights", presented)
         monkeypatch.setattr(simulation, "LISTS", "other.sqlite3")
         assert taken_down() == spared
-        assert asked == {"rows", "slate"}
+        assert spec == {"rows", "slate"}
         assert (prepared / "lists.sqlite3").exists()
         assert (prepared / "other.sqlite3").exists()
 
@@ -471,7 +473,7 @@ class TestChanges:
         shares = found["changes"]["10"]
         assert shares["LTRR"]["500 before"] == shares["LTRR unharmed"]["500 before"]
         assert shares["LTRR"]["first 500 after"] != shares["LTRR unharmed"]["first 500 after"]
-        assert "arms that die" in (tmp_path / "out" / "table.md").read_text()
+        assert "### outages" in (tmp_path / "out" / "table.md").read_text()
         degraded = {
             row: orjson.loads((tmp_path / "out" / "runs" / f"{row}-1.json").read_bytes())["degraded"]
             for row in ("LTRR", "LTRR-unharmed", "LTRR-without-lexical")
@@ -484,17 +486,17 @@ class TestChanges:
         dataset = Dataset.open(data)
         drift = changes.drift(dataset, 100)
         assert changes.moments(100) == [20, 40, 60, 80]
-        assert [len(drift.absent(index)) == 0 for index in (0, 79, 80)] == [False, False, True]
-        assert 0.3 < len(drift.absent(0)) / len(TRACKS) < 0.7
+        assert [len(drift.missing_items(index)) == 0 for index in (0, 79, 80)] == [False, False, True]
+        assert 0.3 < len(drift.missing_items(0)) / len(TRACKS) < 0.7
 
         async def there() -> list[tuple[int, set[str], int]]:
             """(items in the catalogue, what a search finds, all that match it) before any and after every wave."""
             found = []
-            async with simulated(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, service):
-                shelf = Shelf(dataset.documents(), drift)
-                await shelf.clear(service)
+            async with open_copy(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, service):
+                late_arrivals = LateArrivals(dataset.documents(), drift)
+                await late_arrivals.remove_all(service)
                 for index in (0, 20, 79, 80):
-                    await shelf.bring(service, index)
+                    await late_arrivals.add_arrived(service, index)
                     answer = await system.search.search(Query("river winter", limit=100, timeout=10.0))
                     hits = {hit.object_id for hit in answer.hits}
                     found.append((await system.items.count(), hits, answer.total))
@@ -502,10 +504,10 @@ class TestChanges:
 
         found = asyncio.run(there())
         for (count, hits, _), index in zip(found, (0, 20, 79, 80), strict=True):
-            absent = drift.absent(index)
+            absent = drift.missing_items(index)
             assert count == len(TRACKS) - len(absent)
             assert not hits & absent
-        assert found[-1][1] & drift.absent(0), "what arrived is found"
+        assert found[-1][1] & drift.missing_items(0), "what arrived is found"
         totals = [total for _, _, total in found]
         assert totals == sorted(totals)
         assert totals[0] < totals[-1]
@@ -513,64 +515,64 @@ class TestChanges:
     def test_people_want_what_others_wanted(self, data: Path) -> None:
         dataset = Dataset.open(data)
         drift = Changes(taste=30).drift(dataset, 60)
-        judge = Judge.of(dataset, click_model("position"), 1, drift)
+        judge = Judge.from_dataset(dataset, click_model("position"), 1, drift)
         wanted = dataset.judgments()
         for split in ("train", "test"):
             of_split = {query.query_id for query in dataset.queries(split)}
             changed = {q for q in of_split if drift.grades(wanted, q, 30) != wanted.get(q, {})}
             assert len(changed) > len(of_split) / 2
-        for change in drift.changes:
-            assert isinstance(change, Exchange)
+        for change in drift.swaps:
+            assert isinstance(change, IntentSwap)
             assert all(one.split("-")[0] == other.split("-")[0] for one, other in change.partners.items())
         query_id = min(changed & wanted.keys())
         assert judge.best_reward(query_id, 29) > 0
         assert drift.grades(wanted, query_id, 29) == wanted[query_id]
 
     def test_everything_may_change_at_once(self, data: Path, prepared: Path, tmp_path: Path) -> None:
-        asked = ("--kill", "lexical:10:40", "--new-items", "0.5", "--taste-change", "30")
-        changed = simulated_with(data, prepared, tmp_path, "--rows", "LTRR", *asked)
+        spec = ("--kill", "lexical:10:40", "--new-items", "0.5", "--taste-change", "30")
+        changed = simulated_with(data, prepared, tmp_path, "--rows", "LTRR", *spec)
         assert set(changed["changes"]) == {"10", "12", "24", "30", "36", "40", "48"}
         assert len(changed["recoveries"]) == 2
 
-    def test_runs_of_another_command_are_run_again(self, asked: Asked) -> None:
-        run(SETTINGS, asked, STATIC, 1)
-        assert finished(asked, STATIC, 1)
+    def test_runs_of_another_command_are_run_again(self, spec: RunSpec) -> None:
+        run(SETTINGS, spec, STATIC, 1)
+        assert is_finished(spec, STATIC, 1)
         for other in (
-            replace(asked, changes=Changes(taste=10)),
-            replace(asked, impressions=61),
-            replace(asked, noise=0.2),
-            replace(asked, every=7),
+            replace(spec, changes=Changes(taste=10)),
+            replace(spec, impressions=61),
+            replace(spec, noise=0.2),
+            replace(spec, every=7),
         ):
-            assert not finished(other, STATIC, 1)
+            assert not is_finished(other, STATIC, 1)
 
     def test_runs_on_data_that_has_changed_are_run_again_and_so_is_its_preparation(
-        self, data: Path, asked: Asked, tmp_path: Path
+        self, data: Path, spec: RunSpec, tmp_path: Path
     ) -> None:
-        run(SETTINGS, asked, STATIC, 1)
+        run(SETTINGS, spec, STATIC, 1)
         changed = shutil.copytree(data, tmp_path / "changed")
         with gzip.open(changed / "catalogue.jsonl.gz", "ab") as file:
             file.write(b'{"id": "new", "title": "One more"}\n')
-        assert not finished(replace(asked, data=changed), STATIC, 1)
-        folder = shutil.copytree(asked.prepared, tmp_path / "prepared")
+        assert not is_finished(replace(spec, data=changed), STATIC, 1)
+        folder = shutil.copytree(spec.prepared, tmp_path / "prepared")
         before = (folder / "prepared").read_text()
         with Progress() as progress:
             asyncio.run(prepare(SETTINGS, changed, folder, train_encoders, progress))
         assert (folder / "prepared").read_text() != before
 
     def test_wrong_use_is_refused(self, data: Path, tmp_path: Path) -> None:
-        asked = ["simulate", "--data", str(data), "--out", str(tmp_path / "out")]
+        spec = ["simulate", "--data", str(data), "--out", str(tmp_path / "out")]
         for value, said in (
-            ("best:1:2", "no arm 'best'; arms are lexical"),
+            ("best:1:2", "no arm 'best'; the arms are lexical"),
             ("lexical:1", "an arm and two whole numbers"),
             ("lexical:a:2", "an arm and two whole numbers"),
             ("lexical:2:2", "ends at 2, but starts at 2"),
         ):
             err = io.StringIO()
             with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(err):
-                main([*asked, "--kill", value])
+                main([*spec, "--kill", value])
             assert ended.value.code == 2
             assert said in err.getvalue()
-        assert "--new-items is a share" in failed(2, tmp_path, *asked, "--new-items", "1.5")
+        assert "--new-items must be a share" in failed(2, tmp_path, *spec, "--new-items", "1.5")
 
 
 class TestRepeats:
@@ -587,9 +589,9 @@ class TestRepeats:
         assert "of the gap is closed" in (tmp_path / "out" / "table.md").read_text()
 
     def test_nothing_changes_meanwhile(self, data: Path, tmp_path: Path) -> None:
-        asked = ("simulate", "--data", data, "--out", tmp_path / "out", "--repeats")
-        assert "nothing changes" in failed(2, tmp_path, *asked, "2", "--taste-change", "3")
-        assert "from 1" in failed(2, tmp_path, *asked, "-2")
+        spec = ("simulate", "--data", data, "--out", tmp_path / "out", "--repeats")
+        assert "without --kill" in failed(2, tmp_path, *spec, "2", "--taste-change", "3")
+        assert "from 1" in failed(2, tmp_path, *spec, "-2")
 
 
 class Priced:
@@ -614,22 +616,22 @@ class TestFrontier:
         self, data: Path, prepared: Path, tmp_path: Path
     ) -> None:
         dataset = Dataset.open(data)
-        judge = Judge.of(dataset, click_model("position"), 1)
+        judge = Judge.from_dataset(dataset, click_model("position"), 1)
         policies = [FixedPolicy({"lexical": 5, "personal": 5}), FixedPolicy({"structured": 10, "lexical": 10})]
 
         async def compared() -> None:
-            async with simulated(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, _):
-                queries = [q for q in dataset.queries("test") if judge.answerable(q.query_id)]
-                known = await seen(system, queries)
+            async with open_copy(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, _):
+                queries = [q for q in dataset.queries("test") if judge.has_relevant(q.query_id)]
+                known = await probe_queries(system, queries)
                 for policy in policies:
-                    searched = Searched(system, policy)
+                    searched = PolicySearch(system, policy)
                     for one in known:
                         live = await searched.collect(one.query)
                         held = {c.object_id for listed in live.lists.values() for c in listed}
-                        asked = sum(choice.count for choice in live.decision.arms.values())
-                        found = point(judge, 0, [one], policy)
+                        spec = sum(choice.count for choice in live.decision.arms.values())
+                        found = policy_point(judge, 0, [one], policy)
                         recall = judge.measures(list(held), one.query.query_id, 0, ("capped_recall@10",))
-                        assert found == Point(pytest.approx(recall["capped_recall@10"]), pytest.approx(asked))
+                        assert found == Point(pytest.approx(recall["capped_recall@10"]), pytest.approx(spec))
                         choices = policy.decide(one.features, one.options, 0)
                         plan = np.array([[max(5, choices[o.name].count) for o in one.options]], dtype=np.int32)
                         _, costs, _ = simulated_frontier._table(judge, 0, [one], plan)
@@ -642,13 +644,15 @@ class TestFrontier:
     def test_a_policy_that_can_be_priced_has_a_point_for_every_budget(
         self, data: Path, prepared: Path, tmp_path: Path
     ) -> None:
-        judge = Judge.of(Dataset.open(data), click_model("position"), 1)
+        judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
         dataset = Dataset.open(data)
 
         async def lines() -> list[dict[str, Any]]:
-            async with simulated(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, _):
-                test = [query for query in dataset.queries("test") if judge.answerable(query.query_id)][::3]
-                validation, known = [await seen(system, q) for q in (list(dataset.queries("validation"))[::3], test)]
+            async with open_copy(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, _):
+                test = [query for query in dataset.queries("test") if judge.has_relevant(query.query_id)][::3]
+                validation, known = [
+                    await probe_queries(system, q) for q in (list(dataset.queries("validation"))[::3], test)
+                ]
                 assert frontier(judge, 0, validation[:1], known, Priced()) == [], "validation lacks a slice"
                 return frontier(judge, 0, validation, known, Priced())
 
@@ -686,58 +690,58 @@ class TestHttp:
         assert [path.name for path in (tmp_path / "work").iterdir()] == ["prepared"]
 
     def test_nothing_changes_meanwhile(self, data: Path, tmp_path: Path) -> None:
-        asked = ("simulate", "--data", data, "--out", tmp_path / "out", "--http")
-        assert "nothing changes" in failed(2, tmp_path, *asked, "--new-items", "0.1")
-        assert "nothing is repeated" in failed(2, tmp_path, *asked, "--repeats", "3")
+        spec = ("simulate", "--data", data, "--out", tmp_path / "out", "--http")
+        assert "cannot be combined" in failed(2, tmp_path, *spec, "--new-items", "0.1")
+        assert "cannot be combined" in failed(2, tmp_path, *spec, "--repeats", "3")
 
 
 class TestService:
     def test_the_service_is_blind_to_grades(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         def whole(judge: Judge) -> bytes:
-            watching, course, policy = lived(data, prepared, tmp_path / "work", judge, 60)
-            spread = course.spread()
+            watching, metrics, policy = run_simulation(data, prepared, tmp_path / "work", judge, 60)
+            spread = metrics.count_shares()
             assert len({len(counts) for counts in spread.values()}) > 1, "it explores"
             return orjson.dumps([[(s.slate, s.counts) for s in watching.shown], policy.hex()])
 
         assert_blind_to_grades(whole, Dataset.open(data).judgments())
 
     def test_clicks_are_remembered_and_learned(self, data: Path, prepared: Path, tmp_path: Path) -> None:
-        judge = Judge.of(Dataset.open(data), click_model("position", noise=0.0), 1)
+        judge = Judge.from_dataset(Dataset.open(data), click_model("position", noise=0.0), 1)
         world = World(1)
-        watching, course, policy = lived(data, prepared, tmp_path / "work", judge, 240, world)
-        assert sum(course.clicks) > 60
+        watching, metrics, policy = run_simulation(data, prepared, tmp_path / "work", judge, 240, world)
+        assert sum(metrics.clicks) > 60
         times = [search.at for search in watching.searches]
         assert times == sorted(times)
         assert world.now == times[-1]
-        first, last = np.mean(course.reward[:80]), np.mean(course.reward[-80:])
+        first, last = np.mean(metrics.reward[:80]), np.mean(metrics.reward[-80:])
         assert last > first + 0.1, "memory finds what people took, although others answer better to the words"
-        assert course.degraded == 0
-        _, _, before = lived(data, prepared, tmp_path / "work", judge, 40)
+        assert metrics.degraded == 0
+        _, _, before = run_simulation(data, prepared, tmp_path / "work", judge, 40)
         assert policy != before
 
     def test_policies_are_told_of_the_request_unless_blind(self, prepared: Path, tmp_path: Path) -> None:
         async def told(world: World) -> Mapping[str, float]:
-            async with simulated(SETTINGS, prepared, tmp_path / "work", world) as (system, _):
+            async with open_copy(SETTINGS, prepared, tmp_path / "work", world) as (system, _):
                 return (await system.search.collect(Query("river winter", timeout=10.0), system.switch)).features
 
         assert asyncio.run(told(World(1)))
-        assert asyncio.run(told(World(1, blind=True))) == {}
+        assert asyncio.run(told(World(1, hide_context=True))) == {}
 
     def test_a_dead_arm_is_censored(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         """Answers that lack an arm are not surveyed, and those that are tell of the arm what it really has."""
-        judge = Judge.of(Dataset.open(data), click_model("position"), 1)
+        judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
         world = World(1)
         outcomes: list[Outcome] = []
         settings = SETTINGS.model_copy(update={"survey_share": 1.0})
 
         async def live() -> None:
-            async with simulated(settings, prepared, tmp_path / "work", world) as (system, service):
+            async with open_copy(settings, prepared, tmp_path / "work", world) as (system, service):
                 policy = system.learner._policy  # type: ignore[union-attr]
                 real = policy.learn
                 policy.learn = lambda outcome: (outcomes.append(outcome), real(outcome))  # type: ignore[method-assign]
 
                 async def before(search: Search) -> None:
-                    world.dead = {"structured"} if search.index < 20 else ()
+                    world.failed_arms = {"structured"} if search.index < 20 else ()
 
                 traffic = Traffic(list(Dataset.open(data).queries("train")), 1)
                 await simulate(service, traffic, judge, 60, before=before)
@@ -756,17 +760,17 @@ class TestService:
 
     def test_an_arm_that_dies_comes_back(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         def outage(world: World, done: int) -> None:
-            world.dead = {"structured"} if 30 <= done < 60 else ()
+            world.failed_arms = {"structured"} if 30 <= done < 60 else ()
 
-        judge = Judge.of(Dataset.open(data), click_model("position"), 1)
+        judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
         world = World(1)
-        watching, _, _ = lived(data, prepared, tmp_path / "work", judge, 120, world, outage)
+        watching, _, _ = run_simulation(data, prepared, tmp_path / "work", judge, 120, world, outage)
         degraded = [shown.degraded for shown in watching.shown]
         assert not any(degraded[:30])
         assert any(degraded[30:60])
-        asked = [shown.counts["structured"] > 0 for shown in watching.shown]
-        assert any(asked[:30])
-        assert any(asked[100:]), "it is asked again"
+        spec = [shown.counts["structured"] > 0 for shown in watching.shown]
+        assert any(spec[:30])
+        assert any(spec[100:]), "it is asked again"
 
 
 # --- a ranker for every row ---
@@ -792,8 +796,8 @@ class Training:
 def ranked(data: Path, prepared: Path, train: Training, impressions: int = RANKER_IMPRESSIONS) -> tuple[Path, int]:
     """(the folder, searches that it took)."""
     done = [0]
-    asked = Asked(data, prepared, prepared.parent, prepared.parent, 1, ranker=impressions)
-    folder = asyncio.run(with_ranker(SETTINGS, asked, train, done.append))
+    spec = RunSpec(data, prepared, prepared.parent, prepared.parent, 1, ranker=impressions)
+    folder = asyncio.run(with_ranker(SETTINGS, spec, train, done.append))
     return folder, done[-1]
 
 
@@ -805,13 +809,13 @@ def test_every_run_has_the_ranker_and_the_folder_before_stays_as_it_was(
     assert (searches, train.times) == (RANKER_IMPRESSIONS, 1)
 
     async def ranker_of(where: Path, world: World) -> bool:
-        async with simulated(SETTINGS, where, tmp_path / "work", world, FixedPolicy()) as (system, _):
+        async with open_copy(SETTINGS, where, tmp_path / "work", world, FixedPolicy()) as (system, _):
             return isinstance(system.search.active.ranker, OnnxRanker)
 
     for where, expected in ((folder, True), (prepared, False)):
         world = World(1)
         assert asyncio.run(ranker_of(where, world)) is expected
-        assert world.ranked is expected, "its features are computed only where it looks at them"
+        assert world.has_ranker is expected, "its features are computed only where it looks at them"
     assert ranked(data, prepared, train) == (folder, 0), "the same command finds it there"
     assert train.times == 1
     assert ranked(data, prepared, train, RANKER_IMPRESSIONS + 20)[1] == RANKER_IMPRESSIONS + 20, "another one does not"

@@ -5,14 +5,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from services.simulation.frontier import (
-    STEP,
+from services.simulation.recall_frontier import (
+    COST_STEP,
+    best_at_price,
     best_by_group,
     best_by_query,
     best_static,
-    chosen,
-    grid,
-    priced,
+    evaluate_plans,
+    plan_grid,
 )
 
 QUERIES, PLANS = 12, 9
@@ -30,14 +30,14 @@ def world() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_every_combination_is_a_plan() -> None:
-    plans = grid(("x", "y"), {"x": (0, 5), "y": (0, 10, 25)})
+    plans = plan_grid(("x", "y"), {"x": (0, 5), "y": (0, 10, 25)})
     assert plans.tolist() == [[0, 0], [0, 10], [0, 25], [5, 0], [5, 10], [5, 25]]
 
 
 @pytest.mark.parametrize("budget", [5.0, 12.0, 30.0])
 def test_the_best_mix_for_all_is_that_of_a_search_by_hand(world, budget: float) -> None:  # type: ignore[no-untyped-def]
     values, costs, weights, _ = world
-    points = [chosen(values, costs, weights, np.full(QUERIES, plan)) for plan in range(PLANS)]
+    points = [evaluate_plans(values, costs, weights, np.full(QUERIES, plan)) for plan in range(PLANS)]
     best = max(point.value for point in points if point.cost <= budget)
     assert points[best_static(values, costs, weights, budget)].value == best
 
@@ -48,11 +48,11 @@ def test_the_best_mix_a_group_is_that_of_a_search_by_hand(world, budget: float) 
     names = sorted(set(groups.tolist()))
 
     def point(plans: dict[str, int]):  # type: ignore[no-untyped-def]
-        return chosen(values, costs, weights, np.array([plans[group] for group in groups]))
+        return evaluate_plans(values, costs, weights, np.array([plans[group] for group in groups]))
 
     every = [point(dict(zip(names, plans, strict=True))) for plans in product(range(PLANS), repeat=len(names))]
     within = [p.value for p in every if p.cost <= budget]
-    safely = [p.value for p in every if p.cost <= budget - STEP * len(names)]
+    safely = [p.value for p in every if p.cost <= budget - COST_STEP * len(names)]
     found = point(best_by_group(values, costs, weights, groups, budget))
     assert found.cost <= budget + 1e-9
     assert max(safely) - 1e-9 <= found.value <= max(within) + 1e-9
@@ -61,9 +61,9 @@ def test_the_best_mix_a_group_is_that_of_a_search_by_hand(world, budget: float) 
 def test_groups_find_at_least_as_much_as_one_mix_and_queries_as_groups(world) -> None:  # type: ignore[no-untyped-def]
     values, costs, weights, groups = world
     for budget in (4.0, 9.0, 16.0, 25.0):
-        one = chosen(values, costs, weights, np.full(QUERIES, best_static(values, costs, weights, budget)))
+        one = evaluate_plans(values, costs, weights, np.full(QUERIES, best_static(values, costs, weights, budget)))
         plans = best_by_group(values, costs, weights, groups, budget)
-        group = chosen(values, costs, weights, np.array([plans[g] for g in groups]))
+        group = evaluate_plans(values, costs, weights, np.array([plans[g] for g in groups]))
         query = best_by_query(values, costs, weights, budget)
         assert one.value <= group.value + 0.02  # a group's costs are rounded up
         assert group.value <= query.value + 1e-9
@@ -72,8 +72,8 @@ def test_groups_find_at_least_as_much_as_one_mix_and_queries_as_groups(world) ->
 
 def test_a_price_buys_what_is_worth_it() -> None:
     values, costs = np.array([[0.0, 0.5, 0.6]]), np.array([[0.0, 10.0, 20.0]])
-    assert [int(priced(values, costs, price)[0]) for price in (0.0, 0.02, 0.06)] == [2, 1, 0]
-    assert int(priced(np.array([[0.5, 0.5]]), np.array([[9.0, 3.0]]), 0.0)[0]) == 1, "the cheaper of equals"
+    assert [int(best_at_price(values, costs, price)[0]) for price in (0.0, 0.02, 0.06)] == [2, 1, 0]
+    assert int(best_at_price(np.array([[0.5, 0.5]]), np.array([[9.0, 3.0]]), 0.0)[0]) == 1, "the cheaper of equals"
 
 
 def test_what_cannot_be_had_is_said() -> None:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from evaluation.studies.memory import (
+    ASKED_BEFORE,
+    ASKED_OTHERWISE,
     CLICKS,
-    FORGETFUL,
     MEASURES,
-    NEVER,
-    OTHERWISE,
+    NEVER_ASKED,
+    NO_MEMORY,
     PREDICTED,
     ROWS,
-    SEEN,
-    Drowned,
     Group,
+    RankInversions,
     figures,
     main,
     split,
@@ -59,17 +59,21 @@ def test_the_whole_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     results = json.loads((out / "results.json").read_text())
     assert results["asked"] == {"data": "songs", "impressions": 600, "seeds": [1, 2], "every": 1, "split": "test"}
     groups = {name: parts["all"] for name, parts in results["groups"].items()}
-    assert {name: part["queries"] for name, part in groups.items()} == {SEEN: 90, OTHERWISE: 30, NEVER: 30}
-    seen, never = groups[SEEN]["rows"], groups[NEVER]["rows"]
+    assert {name: part["queries"] for name, part in groups.items()} == {
+        ASKED_BEFORE: 90,
+        ASKED_OTHERWISE: 30,
+        NEVER_ASKED: 30,
+    }
+    seen, never = groups[ASKED_BEFORE]["rows"], groups[NEVER_ASKED]["rows"]
     assert list(seen) == list(ROWS)
     assert seen[CLICKS]["memory"]["mean"] > 0.8
     assert seen[CLICKS]["found"]["mean"] == 1.0
-    assert seen[FORGETFUL]["found"]["mean"] == seen[FORGETFUL]["gain"]["mean"] == 0.0
+    assert seen[NO_MEMORY]["found"]["mean"] == seen[NO_MEMORY]["gain"]["mean"] == 0.0
     assert never[CLICKS]["memory"]["mean"] == 0.0
     assert never[PREDICTED]["memory"]["mean"] > 0.5
     table = (out / "table.md").read_text()
     assert table == capsys.readouterr().out.removesuffix("\n")
-    assert f"## {NEVER} (30 queries)" in table
+    assert f"## {NEVER_ASKED} (30 queries)" in table
     assert "have the predicted one first" in table
     assert (out / "results.svg").read_text().startswith("<?xml")
     assert not (out / "work").exists()
@@ -98,6 +102,6 @@ def test_a_query_of_several_runs_counts_once_with_its_mean() -> None:
 def test_pairs_that_are_drowned_are_told(tmp_path: Path) -> None:
     group = Group([DatasetQuery("one", "test", "one")], reached(0.1))
     asked = {"data": "songs", "impressions": 1, "seeds": (1,), "every": 1, "split": "test"}
-    write([({SEEN: group}, {})], Drowned(200, 3), tmp_path, asked)
+    write([({ASKED_BEFORE: group}, {})], RankInversions(200, 3), tmp_path, asked)
     assert "Of 200 pairs" in (tmp_path / "table.md").read_text()
     assert "1.5% have" in (tmp_path / "table.md").read_text()

@@ -11,9 +11,18 @@ import pytest
 
 from services.datasets.folder import Dataset, DatasetQuery
 from services.errors import InvalidRequest
-from services.simulation.users import BLOCK, MIX, SESSION, Habits, Search, Traffic, mix_of, uniforms
+from services.simulation.traffic import (
+    BLOCK_SIZE,
+    FILMS_MIX,
+    MAX_SESSION_SECONDS,
+    Search,
+    SearchBehaviour,
+    Traffic,
+    traffic_mix,
+    uniforms,
+)
 
-COUNT = 20 * BLOCK
+COUNT = 20 * BLOCK_SIZE
 
 
 def query(query_id: str, slice: str, text: str = "", user_id: str | None = None, weight: float = 1.0) -> DatasetQuery:
@@ -29,8 +38,8 @@ QUERIES = [
 SHARES = {"title": 0.5, "typo": 0.3, "personal": 0.2}
 
 
-def searches(count: int = COUNT, seed: int = 1, habits: Habits | None = None) -> list[Search]:
-    return list(islice(Traffic(QUERIES, seed, SHARES, habits).since(), count))
+def searches(count: int = COUNT, seed: int = 1, behaviour: SearchBehaviour | None = None) -> list[Search]:
+    return list(islice(Traffic(QUERIES, seed, SHARES, behaviour).since(), count))
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +56,10 @@ def chi_square(counted: Sequence[float], expected: Sequence[float]) -> float:
 
 class TestSequence:
     def test_a_search_is_the_same_whatever_was_had_before(self, traffic: list[Search]) -> None:
-        for index in (0, 1, BLOCK - 1, BLOCK, 7 * BLOCK + 13, COUNT - 1):
+        for index in (0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, 7 * BLOCK_SIZE + 13, COUNT - 1):
             assert Traffic(QUERIES, 1, SHARES).search(index) == traffic[index]
         backwards = Traffic(QUERIES, 1, SHARES)
-        assert [backwards.search(index) for index in range(6 * BLOCK, -1, -371)] == traffic[6 * BLOCK :: -371]
+        assert [backwards.search(index) for index in range(6 * BLOCK_SIZE, -1, -371)] == traffic[6 * BLOCK_SIZE :: -371]
 
     def test_it_goes_on_where_it_was_left(self, traffic: list[Search]) -> None:
         assert list(islice(Traffic(QUERIES, 1, SHARES).since(1500), 2000)) == traffic[1500:3500]
@@ -59,7 +68,7 @@ class TestSequence:
     def test_it_has_no_end(self) -> None:
         far = Traffic(QUERIES, 1, SHARES).search(10**9)
         assert far.index == 10**9
-        assert far.at == pytest.approx(Habits().start + 10**9 / 5000 * 86400, abs=86400)
+        assert far.at == pytest.approx(SearchBehaviour().start + 10**9 / 5000 * 86400, abs=86400)
         with pytest.raises(IndexError):
             Traffic(QUERIES, 1, SHARES).search(-1)
 
@@ -70,8 +79,8 @@ class TestSequence:
         assert not {a.at for a in other} & {b.at for b in traffic[:2000]}
 
     def test_blocks_differ(self, traffic: list[Search]) -> None:
-        one, two = traffic[:BLOCK], traffic[BLOCK : 2 * BLOCK]
-        assert sum(a.query == b.query for a, b in zip(one, two, strict=True)) < 0.1 * BLOCK
+        one, two = traffic[:BLOCK_SIZE], traffic[BLOCK_SIZE : 2 * BLOCK_SIZE]
+        assert sum(a.query == b.query for a, b in zip(one, two, strict=True)) < 0.1 * BLOCK_SIZE
 
 
 class TestMix:
@@ -85,7 +94,7 @@ class TestMix:
                 assert abs(counted[name] / len(some) - share) < 5 * error, name
 
     def test_queries_come_by_their_weight_within_a_slice(self) -> None:
-        alone = searches(habits=Habits(goes_on=0.0))
+        alone = searches(behaviour=SearchBehaviour(continue_probability=0.0))
         for name in SHARES:
             members = [q for q in QUERIES if q.slice == name]
             counted = Counter(search.query.query_id for search in alone if search.query.slice == name)
@@ -104,9 +113,9 @@ class TestMix:
         assert [one.search(k).query for k in range(2000)] == [two.search(k).query for k in range(2000)]
 
     def test_the_mix_of_a_data_set(self) -> None:
-        assert mix_of(query(name, name) for name in MIX) == MIX
-        assert mix_of([query("a", ""), query("b", "x", weight=3.0)]) == {"": 0.25, "x": 0.75}
-        assert sum(MIX.values()) == pytest.approx(1)
+        assert traffic_mix(query(name, name) for name in FILMS_MIX) == FILMS_MIX
+        assert traffic_mix([query("a", ""), query("b", "x", weight=3.0)]) == {"": 0.25, "x": 0.75}
+        assert sum(FILMS_MIX.values()) == pytest.approx(1)
 
     @pytest.mark.parametrize("only", ["title", "personal"])
     def test_one_slice_alone(self, only: str) -> None:
@@ -135,16 +144,18 @@ class TestMix:
 class TestClock:
     def test_time_never_goes_back(self, traffic: list[Search]) -> None:
         assert all(a.at <= b.at for a, b in pairwise(traffic))
-        assert traffic[0].at >= Habits().start
+        assert traffic[0].at >= SearchBehaviour().start
 
     @pytest.mark.parametrize("start", [0.0, 43_200.0, 1e9 + 0.5])
     def test_it_starts_when_it_is_told_to(self, start: float) -> None:
-        first = Traffic(QUERIES, 1, SHARES, Habits(start=start)).search(0)
+        first = Traffic(QUERIES, 1, SHARES, SearchBehaviour(start=start)).search(0)
         assert start <= first.at < start + 300
 
     def test_gaps_are_those_of_a_poisson_process(self) -> None:
         """Without a rhythm: exponential, so the deviation is the mean and 1 - 1/e of them are below it."""
-        at = np.array([search.at for search in searches(habits=Habits(rhythm=0.0, per_day=2000.0))])
+        at = np.array(
+            [search.at for search in searches(behaviour=SearchBehaviour(daily_swing=0.0, searches_per_day=2000.0))]
+        )
         gaps = np.diff(at)
         assert gaps.mean() == pytest.approx(86400 / 2000, rel=0.005)
         assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)
@@ -153,8 +164,8 @@ class TestClock:
     @pytest.mark.parametrize("start", [0.0, 43_200.0])
     def test_days_have_a_rhythm(self, start: float) -> None:
         """Searches per hour of the day against 1 + 0.6 cos(2π (t - peak)), integrated over the hour."""
-        habits = Habits(start=start, peak_hour=20.0, rhythm=0.6, per_day=BLOCK)
-        hours = Counter(int(search.at % 86400 // 3600) for search in searches(habits=habits))
+        behaviour = SearchBehaviour(start=start, peak_hour=20.0, daily_swing=0.6, searches_per_day=BLOCK_SIZE)
+        hours = Counter(int(search.at % 86400 // 3600) for search in searches(behaviour=behaviour))
         turn = 2 * math.pi / 24
         shares = [
             1 / 24 + 0.6 / (2 * math.pi) * (math.sin(turn * (h + 1 - 20)) - math.sin(turn * (h - 20)))
@@ -171,9 +182,9 @@ class TestPeople:
             sessions[search.session_id].append(search)
         for found in sessions.values():
             assert len({(s.user_id, s.context["device"]) for s in found}) == 1
-            assert found[-1].at - found[0].at <= SESSION
+            assert found[-1].at - found[0].at <= MAX_SESSION_SECONDS
             assert [s.follows for s in found] == [None, *(s.index for s in found[:-1])]
-            assert len(found) <= Habits().longest
+            assert len(found) <= SearchBehaviour().max_session_searches
         sizes = Counter(map(len, sessions.values()))
         assert sizes[1] / len(sessions) == pytest.approx(0.5, abs=0.03)
         assert sizes[2] / len(sessions) == pytest.approx(0.25, abs=0.03)
@@ -181,12 +192,12 @@ class TestPeople:
     @pytest.mark.parametrize("pause", [1e-9, 900.0])
     def test_hasty_and_slow_sessions(self, pause: float) -> None:
         sessions: defaultdict[str, list[Search]] = defaultdict(list)
-        for search in searches(habits=Habits(pause=pause, goes_on=0.9)):
+        for search in searches(behaviour=SearchBehaviour(mean_pause=pause, continue_probability=0.9)):
             sessions[search.session_id].append(search)
         spans = [found[-1].at - found[0].at for found in sessions.values()]
-        assert max(spans) <= SESSION
-        assert (max(spans) > 0.9 * SESSION) == (pause > 1)
-        assert max(map(len, sessions.values())) == Habits().longest
+        assert max(spans) <= MAX_SESSION_SECONDS
+        assert (max(spans) > 0.9 * MAX_SESSION_SECONDS) == (pause > 1)
+        assert max(map(len, sessions.values())) == SearchBehaviour().max_session_searches
 
     def test_sessions_keep_to_a_slice(self, traffic: list[Search]) -> None:
         kept = [search.query.slice == traffic[search.follows].query.slice for search in traffic if search.follows]
@@ -200,12 +211,14 @@ class TestPeople:
     def test_persons_ask_other_things_too(self, traffic: list[Search]) -> None:
         theirs = [search for search in traffic if (search.user_id or "").startswith("u")]
         share = sum(search.query.slice == "personal" for search in theirs) / len(theirs)
-        assert share == pytest.approx(Habits().focus, abs=0.03)
+        assert share == pytest.approx(SearchBehaviour().personal_share, abs=0.03)
 
     def test_some_are_nobody_and_some_return_often(self, traffic: list[Search]) -> None:
         started = [search for search in traffic if search.follows is None]
         others = [search.user_id for search in started if not (search.user_id or "").startswith("u")]
-        assert sum(user is None for user in others) / len(others) == pytest.approx(Habits().anonymous, abs=0.02)
+        assert sum(user is None for user in others) / len(others) == pytest.approx(
+            SearchBehaviour().anonymous_share, abs=0.02
+        )
         counted = Counter(user for user in others if user is not None)
         named = sum(counted.values())
         total = sum(rank**-0.7 for rank in range(1, 2001))
@@ -233,7 +246,9 @@ class TestPeople:
             return sum(same) / len(same), sum(near) / len(near)
 
         same, near = related(traffic)
-        chance_same, chance_near = related(searches(habits=Habits(again=0.0, near=0.0)))
+        chance_same, chance_near = related(
+            searches(behaviour=SearchBehaviour(repeat_probability=0.0, reformulate_probability=0.0))
+        )
         assert same - chance_same == pytest.approx(0.1, abs=0.05)
         assert near - chance_near > 0.15
 
@@ -241,8 +256,8 @@ class TestPeople:
         """From one slice to another: a rare word leads to the only query that shares it."""
         queries = [query("y", "typo", "rare slpi"), query("t", "title", "rare slip")]
         queries += [query(f"n{i}", "title", f"word{i} it") for i in range(200)]
-        habits = Habits(near=1.0, again=0.0)
-        found = list(islice(Traffic(queries, 1, {"typo": 0.5, "title": 0.5}, habits).since(), 3000))
+        behaviour = SearchBehaviour(reformulate_probability=1.0, repeat_probability=0.0)
+        found = list(islice(Traffic(queries, 1, {"typo": 0.5, "title": 0.5}, behaviour).since(), 3000))
         after = [s.query for s in found if s.follows is not None and found[s.follows].query.query_id == "y"]
         titles = [q.query_id for q in after if q.slice == "title"]
         assert len(titles) > 100
@@ -250,7 +265,12 @@ class TestPeople:
 
     def test_a_near_query_is_another_one(self) -> None:
         queries = [query("a", "x", "one word"), query("b", "x", "other word"), query("c", "x", "alone")]
-        found = list(islice(Traffic(queries, 1, None, Habits(near=1.0, again=0.0)).since(), 3000))
+        found = list(
+            islice(
+                Traffic(queries, 1, None, SearchBehaviour(reformulate_probability=1.0, repeat_probability=0.0)).since(),
+                3000,
+            )
+        )
         after = Counter(s.query.query_id for s in found if s.follows and found[s.follows].query.query_id == "a")
         assert after.keys() == {"b"}
         alone = Counter(s.query.query_id for s in found if s.follows and found[s.follows].query.query_id == "c")
@@ -259,17 +279,17 @@ class TestPeople:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("near", 1.1),
-            ("goes_on", -0.1),
-            ("rhythm", math.nan),
-            ("per_day", 0.0),
-            ("visitors", 0),
-            ("pause", math.inf),
+            ("reformulate_probability", 1.1),
+            ("continue_probability", -0.1),
+            ("daily_swing", math.nan),
+            ("searches_per_day", 0.0),
+            ("returning_users", 0),
+            ("mean_pause", math.inf),
         ],
     )
     def test_habits_that_cannot_be_are_refused(self, name: str, value: float) -> None:
         with pytest.raises(InvalidRequest, match=name):
-            Habits(**{name: value})  # type: ignore[arg-type]
+            SearchBehaviour(**{name: value})  # type: ignore[arg-type]
 
 
 class TestUniforms:
@@ -300,7 +320,7 @@ def test_films_mixed(shared: Path) -> None:
     dataset = Dataset.open(shared / "data" / "films-mixed")
     found = list(islice(Traffic(dataset.queries("train"), 11).since(), 10_000))
     counted = Counter(search.query.slice for search in found)
-    for name, share in MIX.items():
+    for name, share in FILMS_MIX.items():
         assert counted[name] / len(found) == pytest.approx(share, abs=0.03), name
     assert {search.query.split for search in found} == {"train"}
     assert len({search.query.query_id for search in found}) < 0.75 * len(found)

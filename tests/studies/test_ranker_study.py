@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.studies.ranker import FUSION, LABELS, NAIVE, Log, write
+from evaluation.studies.ranker import FUSION, JUDGMENTS, NAIVE, Log, write
 from services.datasets.folder import DatasetQuery
 from services.evaluation.intervals import paired_bootstrap
 from services.models.ranker.answers import Answers
@@ -22,18 +22,18 @@ from services.rewards.examination import MIN_EXAMINATION, ClickCounts, by_positi
 from services.rewards.rewards import examination
 from services.simulation.click_models import PositionBased
 from services.simulation.judge import Judge
-from services.simulation.simulate_ranker import (
-    DEPTH,
-    PAGE,
-    PRIOR,
-    answered,
-    by_fusion,
-    by_popularity,
-    estimated,
-    put_together,
-    ranked,
+from services.simulation.ranker_click_log import (
+    PAGE_SIZE,
+    PRIOR_COLUMN,
+    SWAP_DEPTH,
+    estimate_examination,
+    fused_order,
+    ids_by_score,
+    popularity_order,
+    simulate_answers,
+    training_groups,
 )
-from services.simulation.users import Traffic
+from services.simulation.traffic import Traffic
 from tests.simulation.test_judge import assert_blind_to_grades
 
 GOOD = NAMES.index("title_query_share")
@@ -66,11 +66,11 @@ def judge() -> Judge:
 
 def reached(curve: Callable[[int], float]) -> list[float]:
     """NDCG@10 of the unseen queries by a ranker that learned from a log in the order of popularity."""
-    answers = answered(POOLS, by_popularity, TRAFFIC, judge(), 3000, 0.1)
-    training, validation = sides(put_together(answers, POOLS, curve))
+    answers = simulate_answers(POOLS, popularity_order, TRAFFIC, judge(), 3000, 0.1)
+    training, validation = sides(training_groups(answers, POOLS, curve))
     trained = train(training, validation, source="log", trees=60, seed=SEED)
     ranker = OnnxRanker(trained.files[FILE], trained.meta, "1")
-    return [judge().measures(ranked(g, ranker.score(g.rows)), g.key, 0, ("ndcg@10",))["ndcg@10"] for g in UNSEEN]
+    return [judge().measures(ids_by_score(g, ranker.score(g.rows)), g.key, 0, ("ndcg@10",))["ndcg@10"] for g in UNSEEN]
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,13 @@ class TestCorrection:
         assert paired_bootstrap(corrected, broken).low > 0.05
 
     def test_an_estimated_curve_does_as_well(self, corrected: list[float]) -> None:
-        answers = list(answered(POOLS, by_popularity, TRAFFIC, judge(), 3000, 0.5))
-        assert np.mean(reached(by_position(estimated(answers, POOLS)))) > np.mean(corrected) - 0.02
+        answers = list(simulate_answers(POOLS, popularity_order, TRAFFIC, judge(), 3000, 0.5))
+        assert np.mean(reached(by_position(estimate_examination(answers, POOLS)))) > np.mean(corrected) - 0.02
 
     def test_grades_come_through_clicks_alone(self) -> None:
         def run(judge: Judge) -> bytes:
-            answers = list(answered(POOLS, by_fusion, TRAFFIC, judge, 300, 0.1))
-            groups = put_together(answers, POOLS, examination)
+            answers = list(simulate_answers(POOLS, fused_order, TRAFFIC, judge, 300, 0.1))
+            groups = training_groups(answers, POOLS, examination)
             return repr((answers, [(g.ids, g.gains.tolist(), g.rows.sum()) for g in groups])).encode()
 
         assert_blind_to_grades(run, WANTED)
@@ -104,23 +104,23 @@ class TestCorrection:
 
 class TestAnswered:
     def test_pages_are_in_the_order_asked_for_but_for_one_swap(self) -> None:
-        for order in (by_fusion, by_popularity):
-            for answer in answered(POOLS, order, TRAFFIC, judge(), 200, 0.0):
-                assert answer.shown == tuple(order(POOLS[answer.query_id])[:PAGE].tolist())
+        for order in (fused_order, popularity_order):
+            for answer in simulate_answers(POOLS, order, TRAFFIC, judge(), 200, 0.0):
+                assert answer.shown == tuple(order(POOLS[answer.query_id])[:PAGE_SIZE].tolist())
             swapped = [
                 sum(a != b for a, b in zip(answer.shown, order(POOLS[answer.query_id]), strict=False))
-                for answer in answered(POOLS, order, TRAFFIC, judge(), 200, 1.0)
+                for answer in simulate_answers(POOLS, order, TRAFFIC, judge(), 200, 1.0)
             ]
             assert set(swapped) == {0, 1, 2}
-        popular = by_popularity(UNSEEN[0])
-        assert (np.diff(UNSEEN[0].rows[popular, PRIOR]) <= 0).all()
-        assert len(popular) < DEPTH
+        popular = popularity_order(UNSEEN[0])
+        assert (np.diff(UNSEEN[0].rows[popular, PRIOR_COLUMN]) <= 0).all()
+        assert len(popular) < SWAP_DEPTH
 
     def test_the_same_seed_gives_the_same_log(self) -> None:
-        one, other = (list(answered(POOLS, by_fusion, TRAFFIC, judge(), 100, 0.5)) for _ in range(2))
+        one, other = (list(simulate_answers(POOLS, fused_order, TRAFFIC, judge(), 100, 0.5)) for _ in range(2))
         assert one == other
         assert any(answer.clicked for answer in one)
-        assert list(answered({}, by_fusion, TRAFFIC, judge(), 100, 0.5)) == []
+        assert list(simulate_answers({}, fused_order, TRAFFIC, judge(), 100, 0.5)) == []
 
 
 class TestCurve:
@@ -205,14 +205,14 @@ def test_labels_for_groups_that_were_found_without(tmp_path: Path) -> None:
 def test_the_table_has_every_ranker_with_its_differences(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     fused = generator.random((50, 2)) * 0.5
-    reached = {LABELS: fused + 0.3, NAIVE: fused - 0.1, FUSION: fused}
+    reached = {JUDGMENTS: fused + 0.3, NAIVE: fused - 0.1, FUSION: fused}
     asked = {"data": "made", "split": "test", "impressions": 1000, "swaps": 0.1, "eta": 1.0, "seed": 1, "out": "else"}
     write([Log("fused order", 7, [1.0, 0.5], reached)], tmp_path, asked)
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
     found = results["logs"]["fused order"]["rows"]
-    assert found[LABELS]["over naive"]["low"] == pytest.approx(0.4)
+    assert found[JUDGMENTS]["over naive"]["low"] == pytest.approx(0.4)
     assert found[NAIVE]["over fusion"]["mean"] == pytest.approx(-0.1)
     assert "out" not in results["asked"]
     lines = (tmp_path / "table.md").read_text("utf-8").splitlines()
-    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:] == [LABELS, NAIVE, FUSION]
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:] == [JUDGMENTS, NAIVE, FUSION]
     assert (tmp_path / "results.svg").read_text("utf-8").startswith("<?xml")

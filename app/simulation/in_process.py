@@ -1,5 +1,5 @@
-"""The real service in a simulated world: its stores in a folder of their own, its clock and its luck those of the
-simulation, its arms' lists kept."""
+"""The real service in this process for a simulation: stores in a folder of its own, the simulation's clock and random
+seeds, and recorded candidate lists of its arms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from app.offline.sandbox import EMBEDDED, PATIENCE
+from app.offline.sandbox import EMBEDDED, SEARCH_TIMEOUT
 from app.operations.indexing import TrainEncoders, indexed
 from app.settings import Settings
 from app.system.surroundings import Surroundings
@@ -32,9 +32,9 @@ from services.rankers.fusion import fuse
 from services.rankers.passthrough import PassthroughRanker
 from services.search.slate import Entry
 from services.search.steps import Steps
+from services.simulation.loop import PAGE_SIZE, SearchOutcome
 from services.simulation.recorded import Lists, RecordedArm, RecordedIndex
-from services.simulation.simulate import PAGE, Shown
-from services.simulation.users import Habits, Search
+from services.simulation.traffic import Search, SearchBehaviour
 from services.types import ArmOption, Candidate, Context, Document, Hit, Pooled, Query, Schema, Understanding
 
 DAY = 86400.0
@@ -44,87 +44,95 @@ FUSED = NAMES.index("fused")
 
 @dataclass(slots=True)
 class World:
-    """Where the simulation stands; what the service sees of the time and the chance in it."""
+    """The state of the simulated world: virtual time, random seeds, and which parts of the service are
+    disabled."""
 
     seed: int
-    now: float = field(default_factory=lambda: Habits().start - DAY)
-    dead: Collection[str] = ()
+    now: float = field(default_factory=lambda: SearchBehaviour().start - DAY)
+    """Unix seconds of the virtual clock."""
+    failed_arms: Collection[str] = ()
     """Arms that fail at the moment."""
-    absent: Collection[str] = ()
+    missing_arms: Collection[str] = ()
     """Arms that this service does not have."""
-    blind: bool = False
-    """Whether policies are told nothing of the request."""
-    by_ranks: bool = False
-    """Whether lists are put together by ranks alone."""
-    ranked: bool = True
-    """Whether there is a ranker that looks at more than the fused score."""
+    hide_context: bool = False
+    """Whether policies get no features of the request."""
+    fuse_by_rank: bool = False
+    """Whether lists are fused by rank alone."""
+    has_ranker: bool = True
+    """Whether there is a ranker that reads more than the fused score."""
     decisions: int = 0
+    """Number of seeds drawn so far."""
 
     def draw(self) -> int:
-        """A seed for the next decision."""
+        """The seed of the next decision."""
         self.decisions += 1
         return (self.seed << 40) + self.decisions
 
 
 async def prepare(settings: Settings, data: Path, folder: Path, train: TrainEncoders, progress: Progress) -> None:
-    """Index the data set and its history into `folder`, and train what is trained on a catalogue. A folder that was
-    prepared before of the same data is left as it is."""
+    """Index the data set and its history into `folder`, and train the models that need only a catalogue. Does nothing
+    when the folder was prepared from the same data before."""
     done = folder / "prepared"
     now = state(data)
     if not (done.exists() and done.read_text() == now):
         await _prepare(settings, data, folder, train, progress)
         done.write_text(now)
-    Lists(folder / LISTS).close()  # runs share it, and two that make it at the same time lock each other out
+    Lists(folder / LISTS).close()  # created before the runs that share it, which would find it locked
 
 
 async def _prepare(settings: Settings, data: Path, folder: Path, train: TrainEncoders, progress: Progress) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    apart = _apart(settings, folder)
+    sandbox_settings = _sandbox_settings(settings, folder)
     around = Surroundings(clock=lambda: World(0).now)
-    async with indexed(apart, data, Dataset.open(data).schema, progress, train, around=around) as (system, _):
+    async with indexed(sandbox_settings, data, Dataset.open(data).schema, progress, train, around=around) as (
+        system,
+        _,
+    ):
         await system.learner.catch_up()
         await system.learner.publish()
 
 
 @asynccontextmanager
-async def simulated(
+async def open_copy(
     settings: Settings, prepared: Path, folder: Path, world: World, policy: Policy | None = None
-) -> AsyncIterator[tuple[System, Simulated]]:
-    """A service on a copy of the folder `prepared`, where lists are kept for other runs. `policy` decides in place of
-    the one that learns."""
+) -> AsyncIterator[tuple[System, InProcessService]]:
+    """A service on a temporary copy, `folder`, of the folder `prepared`; recorded lists stay in `prepared` for other
+    runs. `policy` replaces the learned policy."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
     try:
-        async with lived(settings, prepared, folder, world, policy) as (system, service):
-            world.ranked = not isinstance(system.search.active.ranker, PassthroughRanker)
+        async with open_existing(settings, prepared, folder, world, policy) as (system, service):
+            world.has_ranker = not isinstance(system.search.active.ranker, PassthroughRanker)
             yield system, service
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @asynccontextmanager
-async def lived(
+async def open_existing(
     settings: Settings, prepared: Path, folder: Path, world: World, policy: Policy | None = None
-) -> AsyncIterator[tuple[System, Simulated]]:
-    """The same in a folder that is there, and stays."""
+) -> AsyncIterator[tuple[System, InProcessService]]:
+    """The same on an existing folder, which is kept."""
     lists = Lists(prepared / LISTS)
     try:
-        async with opened(_apart(settings, folder), learning=False, surroundings=_surroundings(world, lists)) as system:
-            yield system, Simulated(system, world, lists, policy)
+        async with opened(
+            _sandbox_settings(settings, folder), learning=False, surroundings=_surroundings(world, lists)
+        ) as system:
+            yield system, InProcessService(system, world, lists, policy)
     finally:
         lists.close()
 
 
-def _apart(settings: Settings, folder: Path) -> Settings:
+def _sandbox_settings(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update={"data_dir": folder, "admin_key": None} | EMBEDDED)
 
 
 def _surroundings(world: World, lists: Lists) -> Surroundings:
     def recorded(arm: Arm) -> Arm:
-        return RecordedArm(arm, lambda: world.dead, lambda: world.absent, lists)
+        return RecordedArm(arm, lambda: world.failed_arms, lambda: world.missing_arms, lists)
 
     def build_rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Document], schema: Schema) -> Rows:
-        return rows(context, pool, documents, schema) if world.ranked else _fused(pool)
+        return rows(context, pool, documents, schema) if world.has_ranker else _fused_scores(pool)
 
     return Surroundings(
         clock=lambda: world.now,
@@ -133,38 +141,38 @@ def _surroundings(world: World, lists: Lists) -> Surroundings:
         wrap_index=lambda index: RecordedIndex(index, lists),
         steps=Steps(
             draw_seed=world.draw,
-            featurize=_nothing if world.blind else features,
-            fuse=_by_ranks if world.by_ranks else fuse,
+            featurize=_no_features if world.hide_context else features,
+            fuse=_equal_rrf if world.fuse_by_rank else fuse,
             build_rows=build_rows,
-            build_hits=_plain,
+            build_hits=_without_highlights,
         ),
     )
 
 
-def _nothing(context: Context, options: Sequence[ArmOption], title: str | None) -> dict[str, float]:
+def _no_features(context: Context, options: Sequence[ArmOption], title: str | None) -> dict[str, float]:
     return {}
 
 
-def _by_ranks(lists: Mapping[str, Sequence[Candidate]], weights: Mapping[str, float]) -> list[Pooled]:
-    """Reciprocal rank fusion, every arm as good as any other."""
+def _equal_rrf(lists: Mapping[str, Sequence[Candidate]], weights: Mapping[str, float]) -> list[Pooled]:
+    """Reciprocal rank fusion with equal weights."""
     return fuse(lists, dict.fromkeys(lists, 1.0), method="rrf")
 
 
-def _fused(pool: Sequence[Pooled]) -> Rows:
-    """Rows of which the passthrough ranker reads all that it reads of whole ones."""
+def _fused_scores(pool: Sequence[Pooled]) -> Rows:
+    """Feature rows, [items, FUSED + 1], with nothing but the fused score: all that the passthrough ranker reads."""
     table: Rows = np.zeros((len(pool), FUSED + 1), dtype=np.float32)
     table[:, FUSED] = [pooled.score for pooled in pool]
     return table
 
 
-def _plain(
+def _without_highlights(
     entries: Sequence[Entry],
     documents: Mapping[str, Document],
     offset: int,
     understanding: Understanding,
     schema: Schema,
 ) -> tuple[Hit, ...]:
-    """As services.search.slate.slate, without highlights: nobody reads them."""
+    """As services.search.slate.slate, without highlights, which a simulation does not need."""
     return tuple(
         Hit(entry.object_id, offset + place, entry.score, documents[entry.object_id], entry.arms, {}, entry.tail)
         for place, entry in enumerate(entries, 1)
@@ -172,43 +180,43 @@ def _plain(
     )
 
 
-class Simulated:
-    """The Service of a simulation, in this process: the engine, the feedback and the learner that serve, without HTTP
-    around them."""
+class InProcessService:
+    """The Service of a simulation in this process: the production search engine, feedback and learner without HTTP."""
 
     def __init__(self, system: System, world: World, lists: Lists, policy: Policy | None = None) -> None:
         self.system = system
         self._world = world
         self._lists = lists
         self._policy = policy
-        self._understand_once()
+        self._cache_understanding()
         if policy is not None:
             system.switch.learned = policy
 
     def catalogue_changed(self) -> None:
-        """What engines said before is forgotten."""
+        """Discard recorded lists and cached understandings."""
         self._lists.forget()
-        self._understand_once()
+        self._cache_understanding()
 
-    def _understand_once(self) -> None:
-        """Every query."""
+    def _cache_understanding(self) -> None:
+        """Cache the understanding of each query."""
         active = self.system.search.active
         active.understand = lru_cache(None)(getattr(active.understand, "__wrapped__", active.understand))
 
-    async def search(self, search: Search) -> Shown:
+    async def search(self, search: Search) -> SearchOutcome:
+        """Answer the search at its virtual time, and run its survey, if any."""
         self._world.now = max(self._world.now, search.at)
         answer = await self.system.search.search(
             Query(
                 search.query.text,
-                limit=PAGE,
+                limit=PAGE_SIZE,
                 user_id=search.user_id,
                 session_id=search.session_id,
                 context=search.context,
-                timeout=PATIENCE,
+                timeout=SEARCH_TIMEOUT,
             )
         )
         surveyed = await self.system.surveyor.catch_up()
-        return Shown(
+        return SearchOutcome(
             answer.query_id,
             tuple(hit.object_id for hit in answer.hits),
             {name: choice.count for name, choice in answer.decision.arms.items()},
@@ -216,12 +224,14 @@ class Simulated:
             surveyed,
         )
 
-    async def act(self, events: list[dict[str, Any]]) -> None:
+    async def send_feedback(self, events: list[dict[str, Any]]) -> None:
+        """Record feedback events. Raises StorageFailed unless all are accepted."""
         for result in await self.system.feedback.record(events, admin=False):
             if result.status != "accepted":
                 raise StorageFailed(f"a simulated click was not accepted: {result.status} {result.detail}")
 
     async def learn(self, publish: bool = True) -> None:
+        """Process the log so far, and, if `publish`, put the learned policy into use."""
         await self.system.learner.catch_up()
         if publish and self._policy is None and isinstance(self.system.learner, Learner):
             await self.system.learner.publish()
