@@ -51,7 +51,7 @@ def serve(settings: Settings, visit: Visit | None = None) -> None:
 
 
 def supervise(settings: Settings, listener: socket.socket) -> None:
-    """Run several workers, which read their settings from the environment and arguments of this process."""
+    """Run several workers, which read their settings from variables and arguments that this process passes on."""
     os.putenv("LTRR_WORKERS", str(settings.workers))
     os.putenv("LTRR_DATA_DIR", str(settings.data_dir))
     if Supervisor(listener, settings.workers, settings.drain_seconds).run() == signal.SIGINT:

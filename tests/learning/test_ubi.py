@@ -793,5 +793,5 @@ def test_the_learner_process_mirrors_while_it_holds_the_lease(redis: RedisServer
 
 def test_why_nothing_is_mirrored_is_told_without_the_data() -> None:
     assert str(MappingUnfit(EVENTS, "user_id")) == (
-        "ubi_events maps user_id so that its values cannot be found; index it anew, as a keyword"
+        "ubi_events maps user_id so that its values cannot be found; reindex it as a keyword"
     )

@@ -266,7 +266,7 @@ import asyncio, os, sys
 from services.backends.qdrant.index import QdrantIndex
 from services.backends.qdrant.server import QdrantServer
 from tests.contracts.vector_index import SCHEMA, SIZE
-from services.backends import qdrant_requests
+from services.backends.qdrant import requests as qdrant_requests
 qdrant_requests.BATCH_NUMBERS = 40 * SIZE
 
 def points():
