@@ -93,6 +93,8 @@ class IndexQuery:
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
+    """What a LexicalIndex found."""
+
     candidates: tuple[Candidate, ...]
     total: int
     """All matching items, not only those returned."""
@@ -104,7 +106,7 @@ class LexicalIndex(Protocol):
     """Text, structure, filters, facets and sort over the catalogue."""
 
     async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult:
-        """Items that match, in order, with facets. Raises UnknownField, StorageFailed, TimeoutError."""
+        """Items that match, in order, with facets. Raises StorageFailed, TimeoutError."""
         ...
 
     async def titles(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
@@ -124,7 +126,7 @@ class LexicalIndex(Protocol):
         ...
 
     async def refresh(self) -> None:
-        """Search what another process has put in force; nothing where the index belongs to this process."""
+        """Search what another process has activated; nothing where the index belongs to this process."""
         ...
 
     async def close(self) -> None:
@@ -141,7 +143,7 @@ class VectorIndex(Protocol):
     async def nearest(
         self, vector: Sequence[float], filters: Filters, limit: int, deadline: Deadline
     ) -> list[Candidate]:
-        """The `limit` items nearest to `vector` that meet all filters, best first; scores are cosines."""
+        """The `limit` items nearest to `vector` that meet all filters, best first, ties by object id."""
         ...
 
     async def vectors(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, list[float]]:
@@ -222,7 +224,7 @@ class ItemStore(Protocol):
         ...
 
     async def confirmed(self, index: str) -> int | None:
-        """What `index` last confirmed with `applied`; None when never under the schema in force: rebuild it."""
+        """What `index` last confirmed with `applied`; None when never under the current schema: rebuild it."""
         ...
 
     async def applied(self, index: str, sequence: int) -> None:
@@ -462,7 +464,7 @@ class StateStore(Protocol):
         ...
 
     async def set(self, key: str, value: Any) -> None:
-        """Durable and in force for every reader when it returns."""
+        """Durable and visible to every reader when it returns."""
         ...
 
     async def all(self) -> dict[str, Any]:
