@@ -141,8 +141,9 @@ def effective_size(weights: Floats) -> float:
 
 
 def expected_size(moments: Floats, shares: Floats | None = None) -> float:
-    """The `effective_size` to be expected from the policies, whatever happened to be logged: n / mean(E w^2), with E w^2
-    given x = sum over actions of target^2 / logged as `moments` (n,), >= 1, infinite without support."""
+    """The `effective_size` to be expected from the policies, whatever happened to be logged: n / mean(E w^2).
+
+    moments (n,): E w^2 given x, the sum over actions of target^2 / logged, >= 1, infinite without support."""
     if not len(moments):
         return 0.0
     weight = np.ones(len(moments)) if shares is None else shares
