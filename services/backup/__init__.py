@@ -1,1 +1,1 @@
-"""Backups: one file of everything that cannot be made anew, of whatever stores, into whatever stores."""
+"""Backups: one file of everything that cannot be rebuilt, of whatever stores, into whatever stores."""

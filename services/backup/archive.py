@@ -19,11 +19,11 @@ from typing import IO, Any
 from services.errors import LtrrError
 
 FORMAT = 1
-FIRST = "ltrr-backup.json"
+FORMAT_MEMBER = "ltrr-backup.json"
 MANIFEST = "manifest.json"
 BLOCK = tarfile.BLOCKSIZE
-_CHUNK = 1 << 20
-_END = bytes(2 * BLOCK)
+CHUNK_BYTES = 1 << 20
+END_OF_ARCHIVE = bytes(2 * BLOCK)
 
 
 class BackupInvalid(LtrrError):
@@ -62,7 +62,7 @@ class ArchiveWriter:
         self._about = {"format": FORMAT, "product": "ltrr", "version": version, "created": created}
         descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         self._file: IO[bytes] = os.fdopen(descriptor, "w+b")
-        self.add(FIRST, json.dumps(self._about).encode() + b"\n")
+        self.add(FORMAT_MEMBER, json.dumps(self._about).encode() + b"\n")
 
     def __enter__(self) -> ArchiveWriter:
         return self
@@ -90,11 +90,11 @@ class ArchiveWriter:
         with self.member(name) as member:
             member.write(data)
 
-    def finish(self, told: Mapping[str, Any]) -> None:
-        """Write the manifest with what is `told` in it; on disk under its name when this returns."""
-        body = {**told, **self._about, "members": self._members}
+    def finish(self, contents: Mapping[str, Any]) -> None:
+        """Write the manifest with `contents` in it; on disk under its name when this returns."""
+        body = {**contents, **self._about, "members": self._members}
         self.add(MANIFEST, json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode())
-        self._file.write(_END)
+        self._file.write(END_OF_ARCHIVE)
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._path.exists():
@@ -115,7 +115,7 @@ class Archive:
         self._file = path.open("rb")
         self._members: dict[str, tarfile.TarInfo] = {}
         self.manifest: dict[str, Any] = {}
-        """What `finish` was told, with format, version, created and members."""
+        """What `finish` was given, with format, version, created and members."""
 
     def __enter__(self) -> Archive:
         return self
@@ -124,7 +124,7 @@ class Archive:
         self._file.close()
 
     def check(self, progress: Callable[[int], None]) -> None:
-        """Read every byte; `progress` is told how many bytes are done. Raises BackupInvalid, also for a newer format,
+        """Read every byte; `progress` gets how many bytes are done. Raises BackupInvalid, also for a newer format,
         which says what to do."""
         try:
             self._check(progress)
@@ -152,10 +152,10 @@ class Archive:
     def _check(self, progress: Callable[[int], None]) -> None:
         self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - closed with the file
         first = self._tar.next()
-        if first is None or first.name != FIRST or first.size > _CHUNK:
+        if first is None or first.name != FORMAT_MEMBER or first.size > CHUNK_BYTES:
             raise BackupInvalid(f"{self._path} is not a backup of LTRR")
-        self._members[FIRST] = first
-        about = json.loads(self.read(FIRST))
+        self._members[FORMAT_MEMBER] = first
+        about = json.loads(self.read(FORMAT_MEMBER))
         if about["format"] != FORMAT:
             raise BackupInvalid(
                 f"{self._path} has format {about['format']}, and this version reads format {FORMAT}: restore it with"
@@ -167,13 +167,13 @@ class Archive:
         if _checksum(manifest) != checksum or any(manifest[name] != value for name, value in about.items()):
             raise self._damaged("the manifest does not match its checksum")
         place, created = 0, float(about["created"])
-        told = {entry["name"]: entry for entry in manifest["members"]}
-        if [*told, MANIFEST] != [info.name for info in self._tar.getmembers()]:
+        expected = {entry["name"]: entry for entry in manifest["members"]}
+        if [*expected, MANIFEST] != [info.name for info in self._tar.getmembers()]:
             raise self._damaged("other members than its manifest says")
         for name, info in self._members.items():
-            place = self._check_member(place, name, info.size, created, told.get(name), progress)
+            place = self._check_member(place, name, info.size, created, expected.get(name), progress)
         self._file.seek(place)
-        if self._file.read(len(_END) + 1) != _END:
+        if self._file.read(len(END_OF_ARCHIVE) + 1) != END_OF_ARCHIVE:
             raise self._damaged("its end is missing")
         self.manifest = manifest
 
@@ -183,7 +183,7 @@ class Archive:
         name: str,
         size: int,
         created: float,
-        told: Mapping[str, Any] | None,
+        expected: Mapping[str, Any] | None,
         progress: Callable[[int], None],
     ) -> int:
         """Where the next one begins."""
@@ -193,7 +193,7 @@ class Archive:
             raise self._damaged(f"the header of {name}")
         summed, left = hashlib.sha256(), size
         while left:
-            chunk = self._file.read(min(left, _CHUNK))
+            chunk = self._file.read(min(left, CHUNK_BYTES))
             if not chunk:
                 raise self._damaged("cut short")
             summed.update(chunk)
@@ -202,7 +202,7 @@ class Archive:
         padding = _padding(size)
         if self._file.read(len(padding)) != padding:
             raise self._damaged(f"behind {name}")
-        if told is not None and (told["bytes"], told["sha256"]) != (size, summed.hexdigest()):
+        if expected is not None and (expected["bytes"], expected["sha256"]) != (size, summed.hexdigest()):
             raise self._damaged(f"{name} does not match its checksum")
         return place + len(header) + size + len(padding)
 

@@ -9,7 +9,7 @@ known.jsonl             what counts every event once: ["event", id, digest, seco
                         ["counted", query id, object id, action, seconds left]
 log.bin                 the event log: per record a header (see HEADER), query id, user id and the record's own bytes
 dead.jsonl              dead letters, [offset, reason], oldest first
-settings.json           for people: the settings in force, without secrets
+settings.json           for people: the settings, without secrets
 signing_keys            the keys of an embedded service, only when they were asked for
 """
 

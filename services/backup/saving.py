@@ -45,7 +45,7 @@ PREDICTIONS = "predictions"
 """Under this name the memory confirms which changes of the catalogue it knows."""
 TRANSIENT_STATE = (STATUS, REQUEST, ANSWER)
 ENCODER_SUFFIX = "_encoded_by"
-"""State of this kind tells what an index was made with; the indexes are made anew."""
+"""State of this kind tells what an index was made with; the indexes are built again."""
 MAX_DEAD_LETTERS = 10_000
 MAX_TRIES = 3
 
@@ -166,7 +166,7 @@ async def _models(files: Files, archive: ArchiveWriter, progress: Progress) -> t
     versions = promotions = 0
     damaged: list[str] = []
     for kind in await asyncio.to_thread(files.kinds):
-        # Records first: what they put in force is then among the versions, unless it went meanwhile.
+        # Records first: what they activate is then among the versions, unless it went meanwhile.
         for tries in range(1, MAX_TRIES + 1):
             records = await asyncio.to_thread(_records, files, kind)
             active = await asyncio.to_thread(store.current_version, kind)
@@ -176,7 +176,7 @@ async def _models(files: Files, archive: ArchiveWriter, progress: Progress) -> t
         for number, record in records.items():
             archive.add(f"{MODELS}/{kind}/promotions/{number}.json", record)
         promotions += len(records)
-        # The one in force first: it is the last that may go meanwhile.
+        # The active one first: it is the last that may go meanwhile.
         for name in sorted(names, key=lambda name: name != active):
             try:
                 model = await asyncio.to_thread(store.load, kind, name)

@@ -1,7 +1,7 @@
-"""The learner as the other processes see it: where it stands, and what may be asked of it.
+"""The learner as the other processes see it: where it stands, and what may be requested of it.
 
-Both go through the shared StateStore: the learner writes down where it stands every second, and looks several times a
-second whether something was asked.
+Both go through the shared StateStore: the learner reports where it stands every second, and looks several times a
+second for requests.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class LearnerLink:
             await self._until(partial(self._moved, place, end, policy))
 
     async def publish(self) -> str | None:
-        """Nothing to do here: the learner writes its snapshots by itself. The newest one it told of."""
+        """Nothing to do here: the learner writes its snapshots by itself. The newest one that it reported."""
         return (await self._status()).get("snapshot")
 
     async def adopt(self, version: str) -> str:

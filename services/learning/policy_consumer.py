@@ -41,7 +41,7 @@ REOPEN_BATCH = 1000
 class PolicyConsumer(LogConsumer):
     """load_policy makes a policy of a snapshot's bytes; attribution: seconds of log time of a reward window; weights:
     per action (services.rewards.rewards); principal_cap: decisions an hour of one principal that count in full;
-    on_publish is told (version, bytes) of every snapshot, in a thread; guard raises, before a snapshot is written, when
+    on_publish gets (version, bytes) of every snapshot, in a thread; guard raises, before a snapshot is written, when
     another process has become the learner."""
 
     name = "policy"

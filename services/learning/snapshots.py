@@ -16,8 +16,7 @@ POLICY_FILE = "policy.bin"
 STATE_FILE = "state.json"
 ADOPTED = "adopted"
 """In the meta data of a snapshot: the earlier one whose model it goes on from."""
-KEEP = 10
-"""Snapshots kept."""
+KEPT_SNAPSHOTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def read(stored: StoredModel) -> Snapshot:
 
 
 def write(store: ModelStore, snapshot: Snapshot, meta: Mapping[str, object], reason: str) -> None:
-    """In force when it returns."""
+    """Store it as the active version; older ones beyond KEPT_SNAPSHOTS go."""
     store.publish(KIND, snapshot.files(), meta, snapshot.version)
     store.promote(KIND, snapshot.version, reason)
-    store.prune(KIND, KEEP)
+    store.prune(KIND, KEPT_SNAPSHOTS)

@@ -20,7 +20,7 @@ TWO_DELETIONS = range(4, 7)
 """Key lengths from which two tokens may be deleted: below, little would remain; above, there would be too many."""
 MIN_SIMILARITY = 0.5
 NEIGHBOURS = 16
-"""Neighbouring queries that one look-up reads, unless it is told otherwise."""
+"""Neighbouring queries that one look-up reads, by default."""
 KEYS_PER_VARIANT = 64
 """Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
 
@@ -65,11 +65,11 @@ def similarity(key_a: str, key_b: str) -> float:
     return len(a & b) / len(a | b)
 
 
-def nearest(key: str, sharing: Iterable[str], most: int = NEIGHBOURS) -> list[str]:
-    """`key`, then the `most` keys nearest to it among its own variants and the keys `sharing` one with it."""
+def nearest(key: str, sharing: Iterable[str], limit: int = NEIGHBOURS) -> list[str]:
+    """`key`, then the `limit` keys nearest to it among its own variants and the keys `sharing` one with it."""
     found = set(chain(variants(key), sharing)) - {key}
     ranked = sorted((-similarity(key, other), other) for other in found)
-    return [key, *[other for negative, other in ranked if -negative >= MIN_SIMILARITY][:most]]
+    return [key, *[other for negative, other in ranked if -negative >= MIN_SIMILARITY][:limit]]
 
 
 def by_key(queries: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -78,7 +78,7 @@ class RecentDecision:
 
 
 class Activity:
-    """Rolling figures of one log. `static` is the policy that the kill switch would put in force; `weights` are per
+    """Rolling figures of one log. `static` is the policy that the kill switch switches to; `weights` are per
     action; `price` is the reward that one candidate must be worth."""
 
     def __init__(self, log: EventLog, static: Static, weights: Mapping[str, float], price: float) -> None:

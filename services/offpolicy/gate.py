@@ -1,6 +1,6 @@
 """Whether a policy may take the place of another: by what both would have earned on the decisions in the log.
 
-V(candidate) - V(present) is estimated by SNIPS on the same decisions, what both share of the log's luck cancels, and
+V(candidate) - V(present) is estimated by SNIPS on the same decisions, the log's noise that both share cancels, and
 its 95 % interval must not reach below -tolerance. The tolerance is the price of TOLERATED_CANDIDATES candidates, one
 page: without any tolerance a candidate that is as good as the present policy would never be sure enough. IPS and DR are
 reported beside it: where the three disagree, the log is too thin for all of them.
@@ -133,13 +133,13 @@ class PolicyGate:
         self._cap = cap
 
     async def judge(self, version: str) -> Verdict:
-        """Of a snapshot against the one in force. Raises NotFound, ModelInvalid, StorageFailed."""
+        """Of a snapshot against the active one. Raises NotFound, ModelInvalid, StorageFailed."""
         candidate = await asyncio.to_thread(self._store.load, KIND, version)
         present = await asyncio.to_thread(self._store.current, KIND)
         if present is None:
-            return Verdict(True, "there is no policy in force that it could be worse than")
+            return Verdict(True, "there is no active policy that it could be worse than")
         if candidate.files.get(POLICY_FILE) == present.files.get(POLICY_FILE):
-            return Verdict(True, "it is the very model that is in force")
+            return Verdict(True, "it is the very model that is active")
         end, _ = await self._log.end()
         decisions = await read(
             self._log,

@@ -77,7 +77,7 @@ class LoggedArrays:
     """(n,)"""
 
     def select(self, keep: NDArray[np.bool_]) -> LoggedArrays:
-        """Those of the decisions for which `keep` (n,) says so."""
+        """Those of the decisions for which `keep` (n,) is true."""
         some = tuple(one for one, kept in zip(self.decisions, keep, strict=True) if kept)
         return LoggedArrays(
             some, self.arms, self.rewards[keep], self.shares[keep], self.propensities[keep], self.acted[keep]
@@ -97,7 +97,7 @@ class Proposal:
     """A decision of its own in each place, drawn independently of the logged one."""
 
     def select(self, keep: NDArray[np.bool_]) -> Proposal:
-        """Those of the places for which `keep` (n,) says so."""
+        """Those of the places for which `keep` (n,) is true."""
         some = tuple(one for one, kept in zip(self.drawn, keep, strict=True) if kept)
         return Proposal(self.propensities[keep], self.moments[keep], some)
 

@@ -65,7 +65,7 @@ class Estimator:
     effective: float
 
     def minus(self, other: Estimator) -> Estimator:
-        """The difference on the same decisions; what both share of the luck of the log cancels. Its effective size is
+        """The difference on the same decisions; the log's noise that both share cancels. Its effective size is
         the smaller one. Raises ValueError for other numbers of decisions."""
         if self.influence.shape != other.influence.shape:
             raise ValueError("differences are of estimates on the same decisions")
@@ -141,8 +141,9 @@ def effective_size(weights: Floats) -> float:
 
 
 def expected_size(moments: Floats, shares: Floats | None = None) -> float:
-    """What `effective_size` is to be expected, by the policies and not by the luck of the log: n / mean(E w^2), with
-    E w^2 given x = sum over actions of target^2 / logged as `moments` (n,), >= 1, infinite without support."""
+    """The `effective_size` to be expected from the policies, whatever happened to be logged: n / mean(E w^2).
+
+    moments (n,): E w^2 given x, the sum over actions of target^2 / logged, >= 1, infinite without support."""
     if not len(moments):
         return 0.0
     weight = np.ones(len(moments)) if shares is None else shares

@@ -23,7 +23,7 @@ def sample_size(weights: Sequence[Floats], moments: Sequence[Floats], shares: Fl
     """Effective sample size of the policy that the log supports least, in decisions.
 
     weights: per policy (n,), of `ope.product`; moments: per policy (n,), finite, of `ope.expected_size`; shares (n,).
-    The smaller one of what came and of what is to be expected: a log may have been lucky.
+    The smaller one of what came and of what is to be expected: a log may hold more support than is to be expected.
     """
     if not len(shares):
         return 0.0

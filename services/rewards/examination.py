@@ -1,4 +1,4 @@
-"""How likely each position is to be looked at, estimated from clicks on items that stood at several positions.
+"""How likely each position is to be examined, estimated from clicks on items that stood at several positions.
 
 The same item of the same query is worth the same wherever it stands, so what it loses between two positions is their
 bias. Positions differ where answers were randomised (two items swapped by chance, Joachims et al., WSDM 2017), and
@@ -26,33 +26,33 @@ class ClickCounts:
         self._counts: defaultdict[tuple[str, str], dict[int, list[int]]] = defaultdict(dict)
 
     def add(self, key: str, ids: Sequence[str], clicked: Iterable[int]) -> None:
-        """An answer to the query `key`; `clicked`: places, from 0."""
-        taken = set(clicked)
+        """Count an answer to the query `key`; `clicked`: places, from 0."""
+        places = set(clicked)
         for place, object_id in enumerate(ids[: self._positions]):
             counts = self._counts[key, object_id].setdefault(place, [0, 0])
             counts[0] += 1
-            counts[1] += place in taken
+            counts[1] += place in places
 
     def curve(self) -> NDArray[np.float64]:
-        """[positions]: probability of a look relative to the first position, MIN_EXAMINATION..1.
+        """[positions]: probability of examination relative to the first position, MIN_EXAMINATION..1.
 
         For two positions, the items shown at both have the same attractiveness at either, so the ratio of their click
-        rates (each item with the same weight at both) is the ratio of the looks. All ratios together, each weighing as
-        many clicks as it rests on, give the curve by least squares of their logarithms. A position without such items
-        gets the estimate of the one before.
+        rates (each item with the same weight at both) is the ratio of the examinations. The curve follows from all
+        ratios, each weighted by the clicks it rests on, by least squares of their logarithms. A position without such
+        items gets the estimate of the one before.
         """
         rates, clicks = self._pairs()
         size = self._positions
         known = (rates > 0) & (rates.T > 0)
         ratios = np.log(np.where(known, rates, 1.0)) - np.log(np.where(known, rates.T, 1.0))
         weight = np.where(known, 1.0 / (1.0 / np.maximum(clicks, 1.0) + 1.0 / np.maximum(clicks.T, 1.0)), 0.0)
-        laplacian = np.diag(weight.sum(axis=1)) - weight  # of log(looks) = differences as measured
+        laplacian = np.diag(weight.sum(axis=1)) - weight  # of log(examination) = differences as measured
         logs = np.linalg.pinv(laplacian) @ (weight * ratios).sum(axis=1)
-        looks = np.exp(logs - logs[0])
+        examination = np.exp(logs - logs[0])
         for position in range(1, size):
             if not weight[position].any():
-                looks[position] = looks[position - 1]
-        clipped: NDArray[np.float64] = np.clip(looks, MIN_EXAMINATION, 1.0)
+                examination[position] = examination[position - 1]
+        clipped: NDArray[np.float64] = np.clip(examination, MIN_EXAMINATION, 1.0)
         return clipped
 
     def _pairs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

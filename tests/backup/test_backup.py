@@ -34,7 +34,7 @@ from services.backends.redis.memory import RedisMemory
 from services.backends.redis.server import Redis
 from services.backends.sqlite.log import SqliteLog
 from services.backends.sqlite.memory import SqliteMemory
-from services.backup.archive import FIRST, Archive, ArchiveWriter, BackupInvalid
+from services.backup.archive import FORMAT_MEMBER, Archive, ArchiveWriter, BackupInvalid
 from services.backup.contents import CONSUMERS, KNOWN, LOG, SETTINGS, Parts, entries, known, lines
 from services.backup.saving import save
 from services.errors import StorageFailed
@@ -578,7 +578,7 @@ class TestFile:
         file = tmp_path / "newer.tar"
         newer = json.dumps({"format": 2, "product": "ltrr", "version": "7.1", "created": 1.0, "extra": []}).encode()
         with tarfile.open(file, "w") as tar:
-            for name, body in ((FIRST, newer), ("something", b"else")):
+            for name, body in ((FORMAT_MEMBER, newer), ("something", b"else")):
                 info = tarfile.TarInfo(name)
                 info.size = len(body)
                 path = tmp_path / "part"

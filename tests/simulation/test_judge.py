@@ -21,21 +21,13 @@ from services.simulation.click_models import Cascade, ClickModel, DynamicBayesia
 from services.simulation.drift import Arrival, Drift, IntentSwap
 from services.simulation.judge import Judge
 from services.simulation.traffic import Search, Traffic, uniforms
-from services.types import ArmChoice, Decision, EventStatus, Impression, Interaction
+from services.types import EventStatus, Interaction
 from tests.modules import MODULES, imports
 
 JUDGMENTS = {"q1": {"a": 2.0, "b": 1.0, "c": 0.0}, "q2": {"x": 1.0, "y": 0.0}, "q3": {"n": 0.0}}
 SLATE = ("c", "a", "unjudged", "b")
 GRADES = [0.0, 2.0, 0.0, 1.0]
 MODELS: tuple[ClickModel, ...] = (PositionBased(), Cascade(), DynamicBayesian())
-
-
-def impression(shown: Sequence[str]) -> Impression:
-    decision = Decision("fixed", "static", None, 1, {"lexical": ArmChoice(10, 1.0, ((10, 1.0),))})
-    return Impression(
-        *("q", "q", 0.0, "", "", "", "", None, None, None, True, {}, {}, (), decision, {}, ()),
-        *(tuple(shown), (), 0, tuple(shown), len(shown), ""),
-    )
 
 
 def clicked(place: int, shown: Sequence[str]) -> Interaction:
