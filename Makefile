@@ -15,7 +15,7 @@ install: $(STAMP) ## create .venv from the lock file, with the command ltrr in i
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -m tests.system_packages venv
-	@echo "creating $(VENV) from requirements.lock (about 600 MB to fetch, once; a few minutes)"
+	@echo "creating $(VENV) from requirements.lock (1.3 GB on disk when done; takes a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
