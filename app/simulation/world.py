@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from app.offline.rank_fusion import reciprocal_rank_fusion
 from app.offline.sandbox import EMBEDDED, PATIENCE, TrainEncoders
 from app.operations.indexing import index_opened
 from app.settings import Settings
@@ -145,7 +146,7 @@ def _nothing(context: Context, options: Sequence[ArmOption], title: str | None) 
 
 def _by_ranks(lists: Mapping[str, Sequence[Candidate]], weights: Mapping[str, float]) -> list[Pooled]:
     """Reciprocal rank fusion, every arm as good as any other."""
-    return fuse(lists, dict.fromkeys(lists, 1.0), method="rrf")
+    return reciprocal_rank_fusion(lists)
 
 
 def _fused(pool: Sequence[Pooled]) -> Rows:

@@ -37,6 +37,7 @@ class PolicySwitch:
 
     @property
     def mode(self) -> str:
+        """learned, static or shadow."""
         return self._mode
 
     @mode.setter

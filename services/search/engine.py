@@ -29,7 +29,7 @@ from services.query_ids import Signer
 from services.rankers.base import Ranker, Rows
 from services.rankers.cascade import pool_scores
 from services.rankers.features import rows
-from services.rankers.fusion import adapt, explained, fuse, order
+from services.rankers.fusion import adapt, fuse, order, slot_coverage
 from services.resilience.circuit import Circuit
 from services.resilience.log_throttle import Seldom
 from services.search import serializers as views
@@ -231,7 +231,7 @@ class SearchEngine:
                 context = replace(context, query=replace(query, learn=False))
                 lists |= await self._rescue(context, decision, until)
         with metrics.stage("fuse"):
-            weights = adapt(self._fusion_weights, *explained(understanding, schema.title))
+            weights = adapt(self._fusion_weights, *slot_coverage(understanding, schema.title))
             pool = _top_up(self._fused(lists, weights), matched.candidates, query.offset + query.limit)
         with metrics.stage("documents"):
             try:

@@ -23,7 +23,7 @@ from services.arms.retrieval import retrieve
 from services.backends.base import EventLog, ItemStore
 from services.policies.base import FACTS, PLAN_ARMS, part
 from services.rankers.features import NAMES, rows
-from services.rankers.fusion import adapt, explained, fuse
+from services.rankers.fusion import adapt, fuse, slot_coverage
 from services.types import ArmOption, Context, Deadline, Schema, Survey
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Surveyor:
         lists, failed = await retrieve(self._arms, counts, context, deadline)
         if failed:
             return None
-        weights = adapt(self._fusion_weights, *explained(context.understanding, answered.schema.title))
+        weights = adapt(self._fusion_weights, *slot_coverage(context.understanding, answered.schema.title))
         union = fuse(lists, weights)
         documents = await self._items.get([pooled.object_id for pooled in union], deadline)
         pool = [pooled for pooled in union if pooled.object_id in documents]
