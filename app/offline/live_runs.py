@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from app.offline.rank_fusion import reciprocal_rank_fusion
 from app.offline.sandbox import PolicySearch
 from app.settings import Settings
 from app.system.model_kinds import RANKER
@@ -26,7 +27,6 @@ from services.policies.sampling import certain
 from services.rankers.base import Ranker
 from services.rankers.cascade import pool_scores
 from services.rankers.features import rows
-from services.rankers.fusion import fuse
 from services.rankers.onnx import FILE as RANKER_FILE
 from services.rankers.onnx import OnnxRanker
 from services.rankers.passthrough import PassthroughRanker
@@ -122,7 +122,7 @@ async def live_runs(
         degraded.update(_failures(everything))
         for arm in everything.decision.arms:
             lists[arm][query.query_id] = [(c.object_id, c.score) for c in everything.lists.get(arm, ())]
-        union = fuse(everything.lists, dict.fromkeys(everything.lists, 1.0), "rrf")
+        union = reciprocal_rank_fusion(everything.lists)
         lists[ALL_ARMS][query.query_id] = [(pooled.object_id, pooled.score) for pooled in union]
         for name, search in searched.items():
             found = await search.collect(query)

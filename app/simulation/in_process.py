@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from app.offline.rank_fusion import reciprocal_rank_fusion
 from app.offline.sandbox import EMBEDDED, SEARCH_TIMEOUT
 from app.operations.indexing import TrainEncoders, indexed
 from app.settings import Settings
@@ -155,7 +156,7 @@ def _no_features(context: Context, options: Sequence[ArmOption], title: str | No
 
 def _equal_rrf(lists: Mapping[str, Sequence[Candidate]], weights: Mapping[str, float]) -> list[Pooled]:
     """Reciprocal rank fusion with equal weights."""
-    return fuse(lists, dict.fromkeys(lists, 1.0), method="rrf")
+    return reciprocal_rank_fusion(lists)
 
 
 def _fused_scores(pool: Sequence[Pooled]) -> Rows:

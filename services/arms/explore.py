@@ -10,6 +10,8 @@ from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class ExploreArm:
+    """Lists new and popular items, whatever the query."""
+
     name = "explore"
     counts = CANDIDATE_COUNTS
 
@@ -17,6 +19,7 @@ class ExploreArm:
         self._index = index
 
     def available(self, context: Context) -> bool:
+        """Always."""
         return True
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:

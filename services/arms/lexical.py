@@ -8,6 +8,8 @@ from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class LexicalArm:
+    """Searches the words of all items by those of the query, in their likely spellings."""
+
     name = "lexical"
     counts = CANDIDATE_COUNTS
 
@@ -15,9 +17,11 @@ class LexicalArm:
         self._index = index
 
     def available(self, context: Context) -> bool:
+        """Whether the query has words."""
         return bool(context.understanding.tokens)
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        """Items by their BM25 score."""
         match = text_match(context.understanding)
         found = await self._index.search(IndexQuery(text=match, filters=context.query.filters, limit=count), deadline)
         return list(found.candidates)

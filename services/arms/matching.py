@@ -8,30 +8,30 @@ from services.backends.base import Constraint, IndexQuery, SlotMatch, TextMatch
 from services.text import normalize
 from services.types import Query, Slot, Understanding
 
-NGRAMS = 0.1
+NGRAM_WEIGHT = 0.1
 """Weight of character n-grams for a query whose words are known and rightly spelt: of the items with its words, those
 come first whose title is like the whole query."""
-NGRAMS_DOUBTFUL = 1.0
+DOUBTFUL_NGRAM_WEIGHT = 1.0
 """The same when the spelling is in doubt; then a title that is much like the query matches whatever its words."""
-MOST_CONSTRAINTS = 8
-LEAST_WEIGHT = 0.01
+MAX_CONSTRAINTS = 8
+MIN_CONSTRAINT_WEIGHT = 0.01
 """Readings less likely than this are not looked for."""
 
 
 def text_match(understanding: Understanding) -> TextMatch:
     """The words of a query with their likely spellings. Words that say nothing of what is wanted (stopwords, "movies")
     are left out when others remain; character n-grams weigh more when a word is unknown or looks misspelt."""
-    telling = _telling(understanding)
+    content = _content_tokens(understanding)
     words = [
         alternatives
         for token, alternatives in zip(understanding.tokens, understanding.words, strict=True)
-        if token in telling
+        if token in content
     ]
     doubtful = understanding.corrected is not None or understanding.unknown > 0
     return TextMatch(
         words=tuple(words or understanding.words),
         raw=understanding.normalized,
-        ngram_weight=NGRAMS_DOUBTFUL if doubtful else NGRAMS,
+        ngram_weight=DOUBTFUL_NGRAM_WEIGHT if doubtful else NGRAM_WEIGHT,
         ngrams_match=doubtful,
     )
 
@@ -45,7 +45,7 @@ def slot_match(understanding: Understanding) -> SlotMatch | None:
             key = replace(slot, confidence=0.0)
             weights[key] = weights.get(key, 0.0) + interpretation.likelihood * slot.confidence
     best = sorted(weights.items(), key=lambda entry: (-entry[1], entry[0].start, entry[0].field, entry[0].value))
-    kept = [(slot, weight) for slot, weight in best if weight >= LEAST_WEIGHT][:MOST_CONSTRAINTS]
+    kept = [(slot, weight) for slot, weight in best if weight >= MIN_CONSTRAINT_WEIGHT][:MAX_CONSTRAINTS]
     places = list(dict.fromkeys((slot.start, slot.end) for slot, _ in kept))
     constraints = []
     for slot, weight in kept:
@@ -68,7 +68,7 @@ def index_query(query: Query, understanding: Understanding) -> IndexQuery:
     )
 
 
-def _telling(understanding: Understanding) -> frozenset[str]:
+def _content_tokens(understanding: Understanding) -> frozenset[str]:
     """Tokens that say what is wanted: those the reading without slots (the last resort) is left with."""
     plain = next((i for i in understanding.interpretations if not i.slots), None)
     return frozenset(plain.rest if plain is not None else understanding.tokens)

@@ -12,7 +12,9 @@ class MemoryArm:
     counts = CANDIDATE_COUNTS
 
     def available(self, context: Context) -> bool:
+        """Whether anything is remembered for the query."""
         return bool(context.memory)
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        """The first `count` remembered items, their scores probabilities."""
         return [Candidate(entry.object_id, entry.score) for entry in context.memory[:count]]

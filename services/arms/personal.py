@@ -39,9 +39,12 @@ class PersonalArm:
         """Replaced together with the index's vectors, with no await in between."""
 
     def available(self, context: Context) -> bool:
+        """Whether the person has done anything of positive weight lately."""
         return any(weight > 0.0 for _, weight, _ in context.person.recent)
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        """The nearest items to the person's taste among those that the query names, best first. Raises ArmFailed when
+        the encoder was replaced meanwhile."""
         if not self.available(context):
             return []
         weights: dict[str, float] = {}

@@ -18,7 +18,7 @@ from services.types import Candidate, Context, Deadline, Degraded, DegradedReaso
 logger = logging.getLogger(__name__)
 
 _log_throttle = LogThrottle()
-_LET_GO = 0.01
+_CANCEL_SECONDS = 0.01
 """Seconds that a cancelled arm has to stop."""
 
 
@@ -35,18 +35,18 @@ async def retrieve(
 
     Not a TaskGroup or `gather`: there one failure or the deadline would throw away what the other arms found.
     """
-    asked = [arm for arm in arms if counts.get(arm.name, 0) > 0]
-    tokens = {arm.name: circuits[arm.name].admit() for arm in asked if circuits and arm.name in circuits}
+    chosen = [arm for arm in arms if counts.get(arm.name, 0) > 0]
+    tokens = {arm.name: circuits[arm.name].admit() for arm in chosen if circuits and arm.name in circuits}
     refused = [name for name, token in tokens.items() if token is None]
-    given = deadline.remaining()
+    seconds = deadline.remaining()
     tasks = {
         arm.name: asyncio.create_task(_ask(arm, context, counts[arm.name], deadline), name=f"arm-{arm.name}")
-        for arm in asked
+        for arm in chosen
         if arm.name not in refused
     }
     if tasks:
         try:
-            _, late = await asyncio.wait(tasks.values(), timeout=given)
+            _, late = await asyncio.wait(tasks.values(), timeout=seconds)
         except asyncio.CancelledError:
             await _abandon(tasks.values())
             raise
@@ -57,7 +57,7 @@ async def retrieve(
         reason = _failure(name, task)
         token = tokens.get(name)
         if circuits and token is not None:
-            _settle(circuits[name], token, task, reason, given)
+            _settle(circuits[name], token, task, reason, seconds)
         if reason is None:
             lists[name] = task.result()
             metrics.ARM_CANDIDATES.labels(name).inc(len(lists[name]))
@@ -70,11 +70,11 @@ async def retrieve(
 
 
 def _settle(
-    circuit: Circuit, token: int, task: asyncio.Task[list[Candidate]], reason: str | None, given: float
+    circuit: Circuit, token: int, task: asyncio.Task[list[Candidate]], reason: str | None, seconds: float
 ) -> None:
     """What an engine's own circuit watches over, and time too short to answer in, say nothing about the arm."""
     of_engine = task.done() and not task.cancelled() and isinstance(task.exception(), Unavailable)
-    if not of_engine and not (reason == "timeout" and given < MIN_CONCLUSIVE_SECONDS):
+    if not of_engine and not (reason == "timeout" and seconds < MIN_CONCLUSIVE_SECONDS):
         circuit.settle(token, reason is None)
 
 
@@ -88,7 +88,7 @@ async def _ask(arm: Arm, context: Context, count: int, deadline: Deadline) -> li
             span.set("found", len(found))
             return found
         except asyncio.CancelledError:
-            outcome = "timeout" if deadline.remaining() <= _LET_GO else "cancelled"
+            outcome = "timeout" if deadline.remaining() <= _CANCEL_SECONDS else "cancelled"
             raise
         except TimeoutError:
             outcome = "timeout"
@@ -108,7 +108,7 @@ async def _abandon(tasks: Iterable[asyncio.Task[list[Candidate]]]) -> None:
         task.cancel()
         task.add_done_callback(_let_go)
     if pending:
-        await asyncio.wait(pending, timeout=_LET_GO)
+        await asyncio.wait(pending, timeout=_CANCEL_SECONDS)
 
 
 def _let_go(task: asyncio.Task[list[Candidate]]) -> None:

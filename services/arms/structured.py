@@ -6,7 +6,7 @@ from services.arms.matching import slot_match
 from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, LexicalIndex, SlotMatch
 from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
-FOLLOWED = 0.5
+REFERENCE_SHARE = 0.5
 """Score of the best item that only refers to what the query names, as a share of the last one that has it."""
 
 
@@ -21,9 +21,11 @@ class StructuredArm:
         self._index = index
 
     def available(self, context: Context) -> bool:
+        """Whether the query names any value."""
         return slot_match(context.understanding) is not None
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        """Items that meet the slots, then items that refer to what they name."""
         match = slot_match(context.understanding)
         if match is None or count <= 0:
             return []
@@ -37,12 +39,12 @@ class StructuredArm:
         new = [candidate for candidate in referring if candidate.object_id not in known][: count - len(found)]
         if not (found and new):
             return found + new
-        scale = FOLLOWED * found[-1].score / new[0].score
+        scale = REFERENCE_SHARE * found[-1].score / new[0].score
         return found + [Candidate(candidate.object_id, candidate.score * scale) for candidate in new]
 
     async def _find(self, match: SlotMatch, context: Context, limit: int, deadline: Deadline) -> list[Candidate]:
-        asked = IndexQuery(slots=match, filters=context.query.filters, limit=limit)
-        return list((await self._index.search(asked, deadline)).candidates)
+        query = IndexQuery(slots=match, filters=context.query.filters, limit=limit)
+        return list((await self._index.search(query, deadline)).candidates)
 
 
 def _references(match: SlotMatch) -> SlotMatch | None:

@@ -11,6 +11,8 @@ from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline, Degra
 
 
 class VectorArm:
+    """Searches the vectors of all items by that of the query."""
+
     name = "vector"
     counts = CANDIDATE_COUNTS
 
@@ -20,9 +22,11 @@ class VectorArm:
         """Replaced together with the index's vectors, with no await in between."""
 
     def available(self, context: Context) -> bool:
+        """Whether the query has words."""
         return bool(context.understanding.tokens)
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        """The nearest items, their scores cosines. Raises ArmFailed when the encoder was replaced meanwhile."""
         text = context.understanding.corrected or context.understanding.normalized
         encoder = self.encoder
         if encoder.instant:

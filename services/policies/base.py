@@ -21,6 +21,7 @@ class KnownArms:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """All of them, in the order of the model's inputs."""
         return (*self.planned, *self.others)
 
 
@@ -61,19 +62,23 @@ class Policy(Protocol):
     the budget and at or above the floor; the same (features, options, seed) always gives the same decision."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As logged and as a metric label."""
+        ...
 
     @property
-    def version(self) -> str | None: ...
+    def version(self) -> str | None:
+        """Of its model; None for a policy without one."""
+        ...
 
     @property
     def curiosity(self) -> float:
         """Share of the answers that it would have surveyed (services/search/survey.py) to learn from, 0..1."""
         ...
 
-    def decide(
-        self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int
-    ) -> dict[str, ArmChoice]: ...
+    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
+        """One choice per option, in their order; `seed` determines the draws."""
+        ...
 
 
 class Retracing(Policy, Protocol):
@@ -88,7 +93,11 @@ class Retracing(Policy, Protocol):
 
 
 class LearningPolicy(Retracing, Protocol):
-    def learn(self, outcome: Outcome) -> None: ...
+    """A policy that learns from the outcomes of decisions, whoever took them."""
+
+    def learn(self, outcome: Outcome) -> None:
+        """Learn from one outcome. Raises ValueError, having learned nothing, for one that is not valid."""
+        ...
 
     def dump(self) -> bytes:
         """The whole model; loading it continues bit-identically."""
@@ -98,4 +107,6 @@ class LearningPolicy(Retracing, Protocol):
 class Decider(Protocol):
     """What the search engine asks: the policy in force, under the mode in force."""
 
-    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision: ...
+    def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
+        """The decision for a request, with its propensities; `seed` determines the draws."""
+        ...

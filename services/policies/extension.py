@@ -42,7 +42,7 @@ def learned_arms(arrays: Arrays) -> KnownArms:
     else:
         arms = KnownArms(tuple(arrays[_PLANNED].tolist()), tuple(arrays[_OTHERS].tolist()))
     if not (set(arms.planned) <= set(KNOWN_ARMS.planned) and set(arms.names) <= set(KNOWN_ARMS.names)):
-        raise ModelInvalid("a policy model of other arms; train it anew from the event log")
+        raise ModelInvalid("a policy model of other arms; retrain it from the event log")
     return arms
 
 
@@ -54,7 +54,7 @@ def carry_over(arrays: Arrays, old: Plans, new: Plans) -> Arrays:
     arms = learned_arms(arrays)
     names = input_names(arms)
     if not np.array_equal(arrays["plans"], old.counts) or arrays["mean"].shape != (len(names),):
-        raise ModelInvalid("a policy model of other plans or inputs; train it anew from the event log")
+        raise ModelInvalid("a policy model of other plans or inputs; retrain it from the event log")
     if arms == KNOWN_ARMS:
         return arrays
     places, added = _places(old, new)

@@ -30,11 +30,13 @@ class FixedPolicy:
         self._floor = floor
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
+        """The static mix within the budget, every propensity 1."""
         return allocate(options, self._budget, self._floor, seed, self._distribute)
 
     def retrace(
         self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
     ) -> dict[str, ArmChoice]:
+        """As services.policies.base.Retracing."""
         return retrace(options, self._budget, self._floor, counts, self._distribute)
 
     def wanted(self, arm: str) -> int:
@@ -64,11 +66,13 @@ class UniformPolicy:
         self._floor = floor
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
+        """Counts drawn uniformly from those allowed."""
         return allocate(options, self._budget, self._floor, seed, self._distribute)
 
     def retrace(
         self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
     ) -> dict[str, ArmChoice]:
+        """As services.policies.base.Retracing."""
         return retrace(options, self._budget, self._floor, counts, self._distribute)
 
     def _distribute(self, option: ArmOption, allowed: tuple[int, ...]) -> Distribution:

@@ -1,7 +1,7 @@
-"""Kinds of requests, found in what plans were worth, and foretold from what is known before anything is retrieved.
+"""Kinds of requests: clusters of the worths of plans, predicted from what is known before anything is retrieved.
 
-A kind is a centre among surveyed requests: what each plan finds for requests of its kind (k-means, Lloyd 1982; centres
-spread by k-means++, Arthur and Vassilvitskii 2007; then moved answer by answer, MacQueen 1967). Vowpal Wabbit (`--oaa
+A kind is a cluster of surveyed requests; its centre holds the worth of each plan (k-means, Lloyd 1982; initialised by
+k-means++, Arthur and Vassilvitskii 2007; then updated answer by answer, MacQueen 1967). Vowpal Wabbit (`--oaa
 --probabilities`, https://vowpalwabbit.org) learns P(kind | context); a plan is worth the mean over kinds. That a plan's
 worth may only be a mixture of few patterns is what makes it learnable: regressing each plan on the context directly
 found .01 to .02 less (films, validation, capped recall within 10, 25 and 50 candidates).
@@ -26,13 +26,13 @@ from services.errors import ModelInvalid
 from services.policies.vw_format import context_line
 
 KINDS = 64
-FIRST = 300
-"""Requests that the first centres are found in."""
-SAMPLE = 1000
+FIRST_FIT = 300
+"""Requests that the first centres are fitted to."""
+SAMPLE_SIZE = 1000
 REPLAYS = 8
-APART = 1e-3
-"""Noise by which equal worths are told apart when the first centres are looked for."""
-SLOWEST = 1 / 200
+TIE_NOISE = 1e-3
+"""Standard deviation of the noise that separates equal worths when the first centres are fitted."""
+MIN_STEP = 1 / 200
 """Least step of a centre towards a request of its kind: centres follow when requests change."""
 ARGUMENTS = (
     f"--oaa {KINDS} --probabilities --loss_function logistic --adaptive --invariant --learning_rate 1 --hash all"
@@ -49,7 +49,7 @@ logging.getLogger("vowpal_wabbit_next.driver").setLevel(logging.WARNING)  # a ba
 
 
 class Kinds:
-    """Learns (context, worth of each plan) pairs and foretells the latter. Deterministic. Not thread-safe."""
+    """Learns to predict the worth of each plan from the context. Deterministic. Not thread-safe."""
 
     def __init__(self, plans: int) -> None:
         self._plans = plans
@@ -66,15 +66,15 @@ class Kinds:
         """`worth`: [plans], 0..1. Raises ValueError, having learned nothing, for features that cannot be written."""
         line = context_line(features)
         self.requests += 1
-        luck = np.random.default_rng(self.requests)
-        if weight >= 1.0 or luck.random() < weight:  # nobody fills the sample with more than their share
-            self._keep(line, worth.astype(np.float16), luck)
+        rng = np.random.default_rng(self.requests)
+        if weight >= 1.0 or rng.random() < weight:  # nobody fills the sample with more than their share
+            self._keep(line, worth.astype(np.float16), rng)
         if self.centres is not None:
-            self._teach(self.centres, line, worth.astype(np.float32), weight)
-            for place in luck.integers(0, len(self._lines), REPLAYS).tolist():
-                self._teach(self.centres, self._lines[place], self._worths[place].astype(np.float32), weight)
-        elif len(self._lines) >= FIRST:
-            self._found(luck)
+            self._update(self.centres, line, worth.astype(np.float32), weight)
+            for place in rng.integers(0, len(self._lines), REPLAYS).tolist():
+                self._update(self.centres, self._lines[place], self._worths[place].astype(np.float32), weight)
+        elif len(self._lines) >= FIRST_FIT:
+            self._fit_centroids(rng)
         self._predictor = None
 
     def worth(self, features: Mapping[str, float]) -> Floats | None:
@@ -82,7 +82,7 @@ class Kinds:
         if self.centres is None:
             return None
         if self._predictor is None:
-            self._predictor = self._copied()
+            self._predictor = self._prediction_copy()
         workspace, parser = self._predictor
         probabilities = np.array(workspace.predict_one(parser.parse_line(context_line(features))))
         # Not `@`, whose last bits depend on the number of threads: a replay must decide alike.
@@ -113,45 +113,45 @@ class Kinds:
         kinds._lines = text.split("\n") if text else []
         kinds._worths = arrays["worths"].copy()
         if centres.shape[1:] != (plans,) or kinds._worths.shape != (len(kinds._lines), plans):
-            raise ModelInvalid("a policy model of other plans; train it anew from the event log")
+            raise ModelInvalid("a policy model of other plans; retrain it from the event log")
         try:
             kinds._learner = vw.Workspace(LOADED.split(), model_data=arrays["vw"].tobytes())
         except Exception as error:  # the library raises bare RuntimeError and its own kinds
             raise ModelInvalid(f"a policy model that cannot be read: {type(error).__name__}") from error
         kinds._parser = vw.TextFormatParser(kinds._learner)
-        kinds._predictor = kinds._copied()  # now, and not when the first search is to be decided
+        kinds._predictor = kinds._prediction_copy()  # now, and not when the first search is to be decided
         return kinds
 
-    def _copied(self) -> tuple[Workspace, Any]:
-        """What foretells, some milliseconds to make. A copy: the library counts predictions in what it saves."""
+    def _prediction_copy(self) -> tuple[Workspace, Any]:
+        """A copy for predictions, since the library counts predictions in what it saves; takes some milliseconds."""
         predictor = vw.Workspace(LOADED.split(), model_data=self._learner.serialize())
         return predictor, vw.TextFormatParser(predictor)
 
-    def _keep(self, line: str, worth: NDArray[np.float16], luck: np.random.Generator) -> None:
+    def _keep(self, line: str, worth: NDArray[np.float16], rng: np.random.Generator) -> None:
         """Every request so far is as likely to be in the sample as any other."""
-        if len(self._lines) < SAMPLE:
+        if len(self._lines) < SAMPLE_SIZE:
             self._lines.append(line)
             self._worths = np.vstack([self._worths, worth])
-        elif (place := int(luck.integers(0, self.requests))) < SAMPLE:
+        elif (place := int(rng.integers(0, self.requests))) < SAMPLE_SIZE:
             self._lines[place], self._worths[place] = line, worth
 
-    def _found(self, luck: np.random.Generator) -> None:
-        """The first kinds."""
+    def _fit_centroids(self, rng: np.random.Generator) -> None:
+        """Fit the first centres to the sample."""
         worths = self._worths.astype(np.float32)
-        apart = worths + luck.normal(0.0, APART, worths.shape).astype(np.float32)
+        apart = worths + rng.normal(0.0, TIE_NOISE, worths.shape).astype(np.float32)
         with warnings.catch_warnings(action="ignore"):  # a kind without members is one to come
-            self.centres, _ = kmeans2(apart, KINDS, minit="++", seed=luck)
+            self.centres, _ = kmeans2(apart, KINDS, minit="++", seed=rng)
         for line, worth in zip(self._lines, worths, strict=True):
-            self._teach(self.centres, line, worth, 1.0)
+            self._update(self.centres, line, worth, 1.0)
 
-    def _teach(self, centres: NDArray[np.float32], line: str, worth: NDArray[np.float32], weight: float) -> None:
-        """Move the centre that is nearest, and let the context foretell it. By the plans whose worth is known: NaN
-        stands for a plan with an arm that was not there yet (services/policies/extension.py)."""
+    def _update(self, centres: NDArray[np.float32], line: str, worth: NDArray[np.float32], weight: float) -> None:
+        """Move the nearest centre towards `worth`, and learn to predict its kind from the context. NaN in `worth`
+        stands for a plan whose worth is unknown (services/policies/extension.py): it moves nothing."""
         away = worth - centres
         away[:, np.isnan(worth)] = 0.0
         kind = int((away**2).sum(axis=1).argmin())
         self._members[kind] += 1
-        step = max(1.0 / float(self._members[kind]), SLOWEST) * weight
+        step = max(1.0 / float(self._members[kind]), MIN_STEP) * weight
         centres[kind] += away[kind] * np.float32(step)
         example = self._parser.parse_line(line)
         example.set_label(vw.MulticlassLabel(label=kind + 1, weight=weight))

@@ -27,7 +27,7 @@ PAGE = 10
 
 _STEPS = np.array(CANDIDATE_COUNTS[1:])
 _DISCOUNTS = np.array([examination(position) for position in range(1, PAGE + 1)])
-_APART = 1e-9
+_TIE_STEP = 1e-9
 """What parts items of the same score, so that the one that stands first in the union stays first."""
 
 
@@ -96,7 +96,7 @@ class Plans:
         static = np.sum([listed(a, count) for a, count in enumerate(self.counts[STATIC].tolist())], axis=0)
         scores = np.vstack([pairs, static])
         held = scores > 0.0
-        scores -= _APART * np.arange(scores.shape[1])
+        scores -= _TIE_STEP * np.arange(scores.shape[1])
         scores[~held] = -np.inf
         top = np.argpartition(-scores, min(PAGE, scores.shape[1]) - 1, axis=1)[:, :PAGE]
         order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1)

@@ -1,19 +1,19 @@
-"""How likely a person wants an item, learned from clicks: what tells a policy the worth of candidates that it did not
-take, and that nobody could click.
+"""How likely a person wants an item, learned from clicks. It tells a policy the worth of candidates that it did not
+retrieve and that nobody could click.
 
 Position-based click model (Craswell et al., "An experimental comparison of click position-bias models", WSDM 2008):
 
     P(click on item i at place k) = e(k) (NOISE + (ATTRACTIVENESS - NOISE) p_i),    p_i = sigmoid(w . x_i)
 
-x_i are products of what is known of the request with what is known of the item: above all its rank in the union of all
-arms' full lists. A page shows the first ranks only; how p falls from one to the next, for this kind of request, says
-how much is to be found beyond it. Few inputs, because whatever else explains the order of a page takes away from the
-slope that has to carry so far: with all columns of the ranker, recall within 50 candidates was .01 to .03 lower.
+x_i are products of request features and item features, above all the item's rank in the union of all arms' full
+lists. A page shows the first ranks only; how p falls from one rank to the next, for this kind of request, says how much
+is to be found beyond the page. The inputs are few because any other explanation of a page's order weakens the slope
+that is extrapolated: with all columns of the ranker, recall within 50 candidates was .01 to .03 lower.
 
-w has a Gaussian posterior, brought up to date answer by answer as an extended Kalman filter does: one Newton step with
-the Fisher information of the clicks (Bishop, "Pattern Recognition and Machine Learning", 2006, 4.5 and 13.3). One pass
-is as good as fitting everything anew (films, 12,000 answers: recall within .005, in a tenth of the time). From time to
-time it drifts back towards the prior, so that old answers are outweighed by new ones.
+w has a Gaussian posterior, updated answer by answer as in an extended Kalman filter: one Newton step with the Fisher
+information of the clicks (Bishop, "Pattern Recognition and Machine Learning", 2006, 4.5 and 13.3). One pass is as good
+as refitting on all answers (films, 12,000 answers: recall within .005, in a tenth of the time). From time to time it
+drifts back towards the prior, so that new answers outweigh old ones.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ KEYS = (
     "memory_none",
 )
 """Those among them that change what an item's facts mean."""
-SUMMED_UP = ("title_trigrams", "title_query_share", "slots_expected")
-"""Facts whose maximum over the union says something of the request."""
+POOLED_FACTS = ("title_trigrams", "title_query_share", "slots_expected")
+"""Facts whose maximum over the union characterises the request."""
 
 NOISE = 0.1
-"""P(click | looked at) of an item that nobody wants."""
+"""P(click | examined) of an item that nobody wants."""
 ATTRACTIVENESS = 0.75
-"""P(click | looked at) of a wanted one. Estimating both from the clicks changed nothing (films: .096, .93)."""
-BEYOND = 0.8
-"""What the log-odds fall by, for every factor e of the rank, beyond the ranks of a page and over what the page shows:
-the order of a page leaves less behind than its own slope promises (films, validation)."""
+"""P(click | examined) of a wanted one. Estimating both from the clicks changed nothing (films: .096, .93)."""
+TAIL_DECAY = 0.8
+"""Additional fall of the log-odds for every factor e of the rank beyond the first page: deep candidates are worth less
+than the slope of the page predicts (films, validation)."""
 FIRST_PAGE = 10
-DEEPEST = 450.0
+MAX_RANK = 450.0
 """Rank at which the slope's input is 0: about as many items as five arms can have."""
 
 PRIOR = (-8.0, 7.0, 0.0)
-"""Log-odds at DEEPEST, what they gain up to rank 1, and what rank 1 gains over that."""
+"""Log-odds at MAX_RANK, what they gain up to rank 1, and what rank 1 gains over that."""
 PRECISION = 0.1
 PRECISION_OF_PRODUCTS = 0.5
 """Of the Gaussian prior: of those three, and of all else (mean 0)."""
@@ -79,53 +79,56 @@ of its weight after some 7,000 answers."""
 
 _LIMIT = 30.0
 _SLOPES = 3
-_CONTEXT = 1 + len(ASPECTS) + len(SUMMED_UP)
-_KEYS = 1 + len(KEYS) + len(SUMMED_UP)
+_CONTEXT = 1 + len(ASPECTS) + len(POOLED_FACTS)
+_KEYS = 1 + len(KEYS) + len(POOLED_FACTS)
 
 
 def input_names(arms: KnownArms) -> tuple[tuple[str, str], ...]:
     """(what of the request, what of the item) whose product is each of the model's inputs, in order."""
-    context = product(("", *aspects(arms), *SUMMED_UP), ("", "falling", "reciprocal"))
-    return (*context, *product(("", *KEYS, *SUMMED_UP), FACTS))
+    context = product(("", *aspects(arms), *POOLED_FACTS), ("", "falling", "reciprocal"))
+    return (*context, *product(("", *KEYS, *POOLED_FACTS), FACTS))
 
 
 INPUTS = len(input_names(KNOWN_ARMS))
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """A request with all its candidates, as the model sees them."""
+class RequestFeatures:
+    """A request with all its candidates, as inputs of the model."""
 
     context: Floats
     """[_CONTEXT]."""
     keys: Floats
     """[_KEYS]."""
     slopes: Floats
-    """[items, _SLOPES]: 1, the logarithm of the rank (1 at rank 1, 0 at DEEPEST), 1 / rank."""
+    """[items, _SLOPES]: 1, the logarithm of the rank (1 at rank 1, 0 at MAX_RANK), 1 / rank."""
     facts: Floats
     """[items, facts]."""
 
-    def inputs(self, places: Sequence[int]) -> Floats:
-        """[places, INPUTS]: all products."""
-        return np.hstack([_products(self.context, self.slopes[places]), _products(self.keys, self.facts[places])])
+    def inputs(self, row_indices: Sequence[int]) -> Floats:
+        """[row_indices, INPUTS]: all products of request and item features."""
+        return np.hstack(
+            [_products(self.context, self.slopes[row_indices]), _products(self.keys, self.facts[row_indices])]
+        )
 
 
-def describe(features: Mapping[str, float], survey: Survey) -> Described:
-    """Raises ValueError for numbers that are not finite or columns of different lengths."""
+def featurize(features: Mapping[str, float], survey: Survey) -> RequestFeatures:
+    """Inputs for a surveyed request. Raises ValueError for numbers that are not finite or columns of different
+    lengths."""
     items = max(map(len, survey.ranks.values()), default=0)
     if any(len(column) != items for column in (*survey.ranks.values(), *survey.facts.values())):
         raise ValueError("a survey whose columns differ in length")
     ranks = np.arange(1, items + 1, dtype=np.float64)
-    falling = np.maximum(1.0 - np.log(ranks) / np.log(DEEPEST), 0.0)
+    falling = np.maximum(1.0 - np.log(ranks) / np.log(MAX_RANK), 0.0)
     slopes = np.column_stack([np.ones(items), falling, 1.0 / ranks])
     nothing = (0.0,) * items
     facts = np.array([survey.facts.get(name, nothing) for name in FACTS], dtype=np.float64).T.reshape(items, len(FACTS))
-    most = [float(facts[:, FACTS.index(name)].max(initial=0.0)) for name in SUMMED_UP]
-    context = np.array([1.0, *(features.get(name, 0.0) for name in ASPECTS), *most])
-    keys = np.array([1.0, *(features.get(name, 0.0) for name in KEYS), *most])
+    maxima = [float(facts[:, FACTS.index(name)].max(initial=0.0)) for name in POOLED_FACTS]
+    context = np.array([1.0, *(features.get(name, 0.0) for name in ASPECTS), *maxima])
+    keys = np.array([1.0, *(features.get(name, 0.0) for name in KEYS), *maxima])
     if not (np.isfinite(context).all() and np.isfinite(facts).all()):
         raise ValueError("a number that is not finite")
-    return Described(context, keys, slopes, facts)
+    return RequestFeatures(context, keys, slopes, facts)
 
 
 class RelevanceModel:
@@ -137,37 +140,44 @@ class RelevanceModel:
         self.answers = 0
 
     def learn(
-        self, described: Described, places: Sequence[int], looked: Floats, taken: Floats, weight: float = 1.0
+        self,
+        request_features: RequestFeatures,
+        row_indices: Sequence[int],
+        examination: Floats,
+        clicked: Floats,
+        weight: float = 1.0,
     ) -> None:
-        """One answer. places: where the items it showed stand among the candidates; looked: probability that each was
-        looked at; taken: 1 where somebody acted on it, else 0; weight: what the lesson counts, above 0, at most 1."""
-        if len(places) == 0:
+        """Update with one answer. row_indices: of the shown items among the candidates; examination: probability that
+        each was seen; clicked: 1 where somebody acted on it, else 0; weight: of the answer, above 0, at most 1."""
+        if len(row_indices) == 0:
             return
-        inputs = described.inputs(places)
-        p = _sigmoid(_times(inputs, self.mean))
-        click = np.clip(looked * (NOISE + (ATTRACTIVENESS - NOISE) * p), 1e-4, 1.0 - 1e-4)
-        slope = looked * (ATTRACTIVENESS - NOISE) * p * (1.0 - p)
+        inputs = request_features.inputs(row_indices)
+        p = _sigmoid(_matmul(inputs, self.mean))
+        click = np.clip(examination * (NOISE + (ATTRACTIVENESS - NOISE) * p), 1e-4, 1.0 - 1e-4)
+        slope = examination * (ATTRACTIVENESS - NOISE) * p * (1.0 - p)
         information = weight * slope * slope / (click * (1.0 - click)) + 1e-9
-        surprise = weight * (taken - click) / (click * (1.0 - click)) * slope
-        spread = _times(self.covariance, inputs.T)
-        gain = np.linalg.inv(np.diag(1.0 / information) + _times(inputs, spread))
-        self.mean = self.mean + _times(spread, _times(gain, surprise / information))
-        self.covariance = self.covariance - _times(_times(spread, gain), spread.T)
+        surprise = weight * (clicked - click) / (click * (1.0 - click)) * slope
+        covariance_inputs = _matmul(self.covariance, inputs.T)
+        gain = np.linalg.inv(np.diag(1.0 / information) + _matmul(inputs, covariance_inputs))
+        self.mean = self.mean + _matmul(covariance_inputs, _matmul(gain, surprise / information))
+        self.covariance = self.covariance - _matmul(_matmul(covariance_inputs, gain), covariance_inputs.T)
         self.answers += 1
         if self.answers % DRIFT_EVERY == 0:
             self._drift()
 
-    def wanted(self, described: Described, places: Sequence[int], looked: Floats, taken: Floats) -> Floats:
-        """[items], 0..1: how likely each candidate is wanted, given also what was clicked of those at `places`."""
+    def wanted(
+        self, request_features: RequestFeatures, row_indices: Sequence[int], examination: Floats, clicked: Floats
+    ) -> Floats:
+        """[items], 0..1: how likely each candidate is wanted, given also the clicks on those at `row_indices`."""
         context, keys = self.mean[: _CONTEXT * _SLOPES], self.mean[_CONTEXT * _SLOPES :]
-        odds = _times(described.slopes, _times(context.reshape(_CONTEXT, _SLOPES).T, described.context))
-        odds += _times(described.facts, _times(keys.reshape(_KEYS, len(FACTS)).T, described.keys))
+        odds = _matmul(request_features.slopes, _matmul(context.reshape(_CONTEXT, _SLOPES).T, request_features.context))
+        odds += _matmul(request_features.facts, _matmul(keys.reshape(_KEYS, len(FACTS)).T, request_features.keys))
         ranks = np.arange(1, len(odds) + 1)
-        p = _sigmoid(odds - BEYOND * np.log(np.maximum(ranks / FIRST_PAGE, 1.0)))
-        shown = p[places]
-        clicked = ATTRACTIVENESS * shown / (NOISE * (1.0 - shown) + ATTRACTIVENESS * shown)
-        missed = 1.0 - looked * (NOISE + (ATTRACTIVENESS - NOISE) * shown)
-        p[places] = np.where(taken > 0.0, clicked, shown * (1.0 - looked * ATTRACTIVENESS) / missed)
+        p = _sigmoid(odds - TAIL_DECAY * np.log(np.maximum(ranks / FIRST_PAGE, 1.0)))
+        shown = p[row_indices]
+        if_clicked = ATTRACTIVENESS * shown / (NOISE * (1.0 - shown) + ATTRACTIVENESS * shown)
+        missed = 1.0 - examination * (NOISE + (ATTRACTIVENESS - NOISE) * shown)
+        p[row_indices] = np.where(clicked > 0.0, if_clicked, shown * (1.0 - examination * ATTRACTIVENESS) / missed)
         return p
 
     def _drift(self) -> None:
@@ -189,7 +199,7 @@ def _products(left: Floats, right: Floats) -> Floats:
     return (left[None, :, None] * right[:, None, :]).reshape(len(right), -1)
 
 
-def _times(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]) -> Floats:
+def _matmul(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]) -> Floats:
     """left @ right, the same to the last bit in every process: linear algebra libraries add up in another order when
     they have another number of threads."""
     product: Floats = np.einsum("ij,j...->i...", left, right)

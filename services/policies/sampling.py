@@ -13,9 +13,9 @@ from hashlib import blake2b
 Distribution = tuple[tuple[int, float], ...]
 """(count, probability) over all counts of an arm, ascending by count; probabilities sum to 1."""
 
-NEARER, FARTHEST = 0.5, 0.1
-"""Exploring: every step further from the preferred count, among those allowed, is so much less likely than the step
-before, and none is less likely than that beside the preferred one."""
+EXPLORATION_DECAY, EXPLORATION_FLOOR = 0.5, 0.1
+"""Exploring: weight of an allowed count relative to its neighbour one step nearer to the preferred count, and the least
+weight of any count; the preferred one has weight 1."""
 _SEED_BYTES = 16
 _MANTISSA_BITS = 53
 
@@ -50,7 +50,7 @@ def draw(seed: int, arm: str, distribution: Distribution) -> int:
 def nearby(place: int, size: int) -> tuple[float, ...]:
     """How exploration is spread over `size` allowed counts around the one at `place`; sums to 1. What is far from a
     preferred count, above all doing without the arm, is tried least: it seldom answers as well."""
-    weights = [max(NEARER ** abs(other - place), FARTHEST) for other in range(size)]
+    weights = [max(EXPLORATION_DECAY ** abs(other - place), EXPLORATION_FLOOR) for other in range(size)]
     return tuple(weight / sum(weights) for weight in weights)
 
 

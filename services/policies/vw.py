@@ -1,13 +1,13 @@
-"""The learned policy: what each plan would find, foretold from the context, less the price of its candidates.
+"""The learned policy: the plan with the highest predicted worth minus candidate cost.
 
-Learned from surveyed answers (services/search/survey.py): clicks bring up to date how likely each candidate is wanted
-(`relevance.py`); with that, every plan has a worth for this request, taken or not (`plans.py`); kinds of requests are
-found in those worths, and Vowpal Wabbit learns to foretell them from the context (`kinds.py`). The price comes in at
-the decision alone, so one model serves any price.
+It learns from surveyed answers (services/search/survey.py): clicks update how likely each candidate is wanted
+(`relevance.py`); from that follows the worth of every plan for this request, chosen or not (`plans.py`); requests are
+clustered into kinds by those worths, and Vowpal Wabbit learns to predict the kind from the context (`kinds.py`). The
+price enters at the decision alone, so one model serves any price.
 
-Anchoring: the static mix is one of the plans. Another one is taken only where it is worth more by a margin of `CAUTION`
-standard errors, CAUTION * SPREAD / sqrt(surveyed answers), and never before `LEAST` of them. Without evidence the
-policy decides exactly as the static mix does, apart from exploration.
+Anchoring: the static mix is one of the plans. Another plan is chosen only where its worth is higher by a margin of
+`MARGIN_Z` standard errors, MARGIN_Z * WORTH_STD / sqrt(surveyed answers), and never before `MIN_SURVEYS` of them.
+Without evidence the policy decides exactly as the static mix does, apart from exploration.
 
 Exploring: around the plan, arm by arm, `exploration` of each arm's probability is spread over its allowed counts, the
 more the nearer they are to the plan's (`nearby` in sampling.py). Masking, exploring and sampling are ours
@@ -32,27 +32,28 @@ from services.policies.extension import arm_names, carry_over, learned_arms
 from services.policies.fixed import FixedPolicy, nearest
 from services.policies.kinds import Kinds
 from services.policies.plans import STATIC, Plans
-from services.policies.relevance import ASPECTS, RelevanceModel, describe
+from services.policies.relevance import ASPECTS, RelevanceModel, featurize
 from services.policies.sampling import Distribution, nearby
 from services.types import ArmChoice, ArmOption, Survey
 
-CAUTION = 1.0
-SPREAD = 0.5
-"""Standard deviation of what a plan finds for one request, at most."""
-LEAST = 400
-"""Surveyed answers before anything but the static mix is taken."""
-SATIETY = 1.5
-"""A plan that is thought to find the share s of what is wanted is worth 1 - (1 - s)^SATIETY. Some people want one thing
-and some want many, of which only the latter need late candidates; the model knows the mean of both, and s alone would
-send late candidates to everyone (films, validation, recall within 25 candidates: .780 against .771 with 1)."""
-ORDER = 0.5
-"""Part of a plan's worth that is how its first page is ordered, by the fused score; the rest is what it finds."""
-PRICE = 0.0002
+MARGIN_Z = 1.0
+WORTH_STD = 0.5
+"""Upper bound of the standard deviation of a plan's worth over requests."""
+MIN_SURVEYS = 400
+"""Surveyed answers before anything but the static mix is chosen."""
+COVERAGE_EXPONENT = 1.5
+"""A plan that is expected to find the share s of what is wanted is worth 1 - (1 - s)^COVERAGE_EXPONENT. Some people
+want one item and some want many, and only the latter need deep candidates; the model knows the mean of both, and s
+alone would fetch deep candidates for everyone (films, validation, recall within 25 candidates: .780 against .771 with
+1)."""
+ORDER_SHARE = 0.5
+"""Share of a plan's worth that is the order of its first page by the fused score; the rest is what it finds."""
+DEFAULT_PRICE = 0.0002
 """Default price of a candidate."""
-CURIOUS = 300.0
-"""Surveys wanted: of the n-th surveyed answer on, CURIOUS / n of all requests; in all about sqrt(2 CURIOUS x requests).
-"""
-LEAST_CURIOUS = 0.01
+SURVEY_BUDGET = 300.0
+"""After n surveyed answers, SURVEY_BUDGET / n of all requests are to be surveyed: in all about
+sqrt(2 SURVEY_BUDGET x requests)."""
+MIN_SURVEY_RATE = 0.01
 
 _MAGIC = b"LTRRVW2\n"
 
@@ -68,7 +69,7 @@ class VWPolicy:
         exploration: float = 0.05,
         budget: int = BUDGET,
         floor: int = FLOOR,
-        price: float = PRICE,
+        price: float = DEFAULT_PRICE,
         model: bytes | None = None,
         version: str | None = None,
     ) -> None:
@@ -98,14 +99,15 @@ class VWPolicy:
 
     @property
     def version(self) -> str:
+        """What the model is called where it is kept, else a digest of it."""
         if self._version is None:
             self._version = sha256(self.dump()).hexdigest()[:12]
         return self._version
 
     @property
     def curiosity(self) -> float:
-        """Share of the requests that it would have surveyed, 0..1."""
-        return max(LEAST_CURIOUS, min(1.0, CURIOUS / (1.0 + self.kinds.requests)))
+        """Share of the requests to survey, 0..1."""
+        return max(MIN_SURVEY_RATE, min(1.0, SURVEY_BUDGET / (1.0 + self.kinds.requests)))
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         """Raises ValueError for features that are not finite, ArithmeticError for worths that are not."""
@@ -128,11 +130,11 @@ class VWPolicy:
         offered = {option.name: option.counts for option in options}
         static = {arm: self._fixed.wanted(arm) for arm in offered}
         worth = self.worth(features)
-        if worth is None or self.kinds.requests < LEAST:
+        if worth is None or self.kinds.requests < MIN_SURVEYS:
             return static
         able = np.array([len(offered.get(arm, (0,))) > 1 for arm in PLAN_ARMS])
         gain = worth - self._price * (self.plans.counts @ able)
-        margin = CAUTION * SPREAD / np.sqrt(self.kinds.requests)
+        margin = MARGIN_Z * WORTH_STD / np.sqrt(self.kinds.requests)
         best = int(np.where(self.possible(offered), gain, -np.inf)[:STATIC].argmax())
         if gain[best] <= gain[STATIC] + margin:
             return static
@@ -140,11 +142,11 @@ class VWPolicy:
         return {arm: chosen.get(arm, 0) for arm in offered}
 
     def worth(self, features: Mapping[str, float]) -> NDArray[np.float64] | None:
-        """[plans], the static mix last: the share of a page of wanted items that each is thought to find; None as long
-        as nothing is known. Raises as `decide` does."""
+        """[plans], the static mix last: the share of a page of wanted items that each is predicted to find; None while
+        nothing is known. Raises as `decide` does."""
         worth = self.kinds.worth(_aspects(features))
         if worth is not None and not np.isfinite(worth).all():
-            raise ArithmeticError("the model foretells worths that are not finite")
+            raise ArithmeticError("the model predicts worths that are not finite")
         return worth
 
     def possible(self, offered: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
@@ -169,29 +171,29 @@ class VWPolicy:
             return
         if not len(outcome.looked) == len(outcome.taken) == len(survey.shown):
             raise ValueError("looks and actions must be given per item shown")
-        described = describe(outcome.features, survey)
-        known = [(place, n) for n, place in enumerate(survey.shown) if 0 <= place < len(described.slopes)]
-        places = [place for place, _ in known]
-        looked, taken = (np.array([told[n] for _, n in known]) for told in (outcome.looked, outcome.taken))
-        if not (np.isfinite(looked).all() and np.isfinite(taken).all()):
-            raise ValueError("a look or an action that is not a finite number")
-        self.relevance.learn(described, places, looked, taken, outcome.weight)
-        wanted = self.relevance.wanted(described, places, looked, taken)
+        request_features = featurize(outcome.features, survey)
+        known = [(index, n) for n, index in enumerate(survey.shown) if 0 <= index < len(request_features.slopes)]
+        row_indices = [index for index, _ in known]
+        examination, clicked = (np.array([given[n] for _, n in known]) for given in (outcome.looked, outcome.taken))
+        if not (np.isfinite(examination).all() and np.isfinite(clicked).all()):
+            raise ValueError("an examination probability or a click that is not a finite number")
+        self.relevance.learn(request_features, row_indices, examination, clicked, outcome.weight)
+        wanted = self.relevance.wanted(request_features, row_indices, examination, clicked)
         self.kinds.learn(_aspects(outcome.features), self._worth(survey, wanted), outcome.weight)
         self._version = None
 
     def _worth(self, survey: Survey, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[plans]. A survey of a release that did not take down what arms add to fused scores tells what is found."""
+        """[plans]. Surveys of early releases lack the arms' parts of the fused scores and yield coverage alone."""
         items = max(map(len, survey.ranks.values()), default=0)
         nothing = (0,) * items
         ranks = np.array([survey.ranks.get(arm, nothing) for arm in PLAN_ARMS], dtype=np.int32)
         ranks = ranks.T.reshape(items, len(PLAN_ARMS))
-        found: NDArray[np.float64] = 1.0 - (1.0 - self.plans.found(ranks, wanted)) ** SATIETY
+        found: NDArray[np.float64] = 1.0 - (1.0 - self.plans.found(ranks, wanted)) ** COVERAGE_EXPONENT
         if not any(part(arm) in survey.facts for arm in PLAN_ARMS):
             return found
         parts = np.array([survey.facts.get(part(arm), nothing) for arm in PLAN_ARMS], dtype=np.float64)
         pages = self.plans.pages(ranks, wanted, parts.T.reshape(items, len(PLAN_ARMS)))
-        return (1.0 - ORDER) * found + ORDER * pages
+        return (1.0 - ORDER_SHARE) * found + ORDER_SHARE * pages
 
     def dump(self) -> bytes:
         """The model: equal bytes for equal histories."""
@@ -208,7 +210,7 @@ class VWPolicy:
 
     def _load(self, model: bytes) -> None:
         if not model.startswith(_MAGIC):
-            raise ModelInvalid("not a policy model of this format; train it anew from the event log")
+            raise ModelInvalid("not a policy model of this format; retrain it from the event log")
         try:
             with np.load(io.BytesIO(model[len(_MAGIC) :]), allow_pickle=False) as packed:
                 arrays = carry_over(dict(packed), self._plans_of(learned_arms(packed).planned), self.plans)

@@ -17,10 +17,14 @@ class Ranker(Protocol):
     not matter; contributions add up to the score where the model allows it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Kind of ranker."""
+        ...
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Of the model, as logged with every impression."""
+        ...
 
     @property
     def depth(self) -> int | None:

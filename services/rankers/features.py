@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from services.arm_profiles import by_number
 from services.rankers import matches
 from services.rankers.base import Rows
-from services.rankers.fusion import explained, scale
+from services.rankers.fusion import scale, slot_coverage
 from services.types import Context, Document, Interpretation, Person, Pooled, Schema
 
 FIRST_ARMS = 6
@@ -91,17 +91,17 @@ def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Docum
     if not pool:
         return np.zeros((0, len(NAMES)), dtype=np.float32)
     items = [matches.item(pooled.object_id, documents.get(pooled.object_id, {}), schema) for pooled in pool]
-    asked, seen = matches.Asked(context.understanding), _seen(context.person, pool)
+    terms, seen = matches.QueryTerms(context.understanding), _seen(context.person, pool)
     parts = (
         _arms(pool, _FIRST),
         _union(pool),
         _memory(context, pool),
         np.array([item.priors for item in items]),
-        matches.titles(asked, items),
+        matches.titles(terms, items),
         matches.slots(context.understanding, items, schema),
         seen[:, None],
         np.tile(_query(context, schema.title), (len(pool), 1)),
-        matches.words(asked, items),
+        matches.words(terms, items),
         np.tile(_known(context, seen), (len(pool), 1)),
         _arms(pool, _LATER),
     )
@@ -169,7 +169,7 @@ def _query(context: Context, title: str | None) -> NDArray[np.float64]:
             understanding.corrected is not None,
             max(understanding.rarity, default=0.0),
             bool(context.person.recent),
-            *explained(understanding, title),
+            *slot_coverage(understanding, title),
         ),
         dtype=np.float64,
     )

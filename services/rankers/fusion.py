@@ -8,8 +8,7 @@ the best arm alone, so weights are never optional.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,29 +19,26 @@ from services.types import Candidate, DegradedReason, Found, Interpretation, Poo
 
 FUSION_WEIGHTS: Mapping[str, float] = {profile.name: profile.fusion_weight for profile in by_number()}
 """Default weight of each arm in the fused score; an arm that is not named here weighs nothing."""
-LAST = 0.2
+LAST_ITEM_SCORE = 0.2
 """Worth of the last item of a list: that an arm chose it is evidence, and how far the list reaches is the policy's
 doing, not the item's. Films, validation, 10 candidates an arm: NDCG@10 .597 against .585 with 0."""
 
-EXPLAINED_TEXT = 0.4
-EXPLAINED_PERSONAL = 0.7
-UNEXPLAINED_STRUCTURE = 0.2
+COVERED_TEXT_FACTOR = 0.4
+COVERED_PERSONAL_WEIGHT = 0.7
+UNCOVERED_STRUCTURE_FACTOR = 0.2
 """What `adapt` makes of the weights at the two ends. Films, validation, 180 queries of each kind, traffic mix: NDCG@10
 .668 with these, .640 without adapting (facet .967 and .944, personal .173 and .025, title .885 and .881)."""
 
-RRF_K = 60
-"""Constant of reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009)."""
-
 _SCORE_KINDS: Mapping[str, ScoreKind] = {profile.name: profile.score_kind for profile in by_number()}
 _RESPONSES: Mapping[str, SlotResponse] = {profile.name: profile.slot_response for profile in by_number()}
-_LARGEST = 1e300
+_MAX_SCORE = 1e300
 """Scores beyond this (infinity and NaN with them) are garbage; below it no difference of two scores overflows."""
 
 
-def explained(understanding: Understanding, title: str | None) -> tuple[float, float]:
-    """(how much of the query its slots explain, the same if they explain all of it, else 0), each in 0..1.
+def slot_coverage(understanding: Understanding, title: str | None) -> tuple[float, float]:
+    """(share of the query that its slots cover, the same if they cover all of it, else 0), each in 0..1.
 
-    Titles named in the query do not explain it: words find them best. `title` is the field that names an item.
+    Titles named in the query do not count: words find them best. `title` is the field that names an item.
     """
     likeliest = understanding.interpretations[0] if understanding.interpretations else Interpretation(0.0, (), ())
     if all(slot.field == title for slot in likeliest.slots):
@@ -53,21 +49,21 @@ def explained(understanding: Understanding, title: str | None) -> tuple[float, f
 
 
 def adapt(weights: Mapping[str, float], share: float, whole: float) -> dict[str, float]:
-    """`weights` for a query of which slots explain `share` and `whole` (see `explained`).
+    """`weights` for a query of which slots cover `share` and `whole` (see `slot_coverage`).
 
-    A query that its slots explain as a whole ("80s horror films") leaves words little to say, and among the many items
-    that fit it, what the person likes decides, not what others took of them; one that they explain in part, or not at
-    all, trusts structure less.
+    A query that its slots cover as a whole ("80s horror films") leaves words little to say, and among the many items
+    that fit it, what the person likes decides, not what others clicked; one that they cover in part, or not at all,
+    trusts structure less.
     """
     adapted = dict(weights)
     for arm, weight in weights.items():
         match _RESPONSES.get(arm):
             case SlotResponse.FALLS:
-                adapted[arm] = weight * (1.0 - (1.0 - EXPLAINED_TEXT) * whole)
+                adapted[arm] = weight * (1.0 - (1.0 - COVERED_TEXT_FACTOR) * whole)
             case SlotResponse.RISES:
-                adapted[arm] = weight * (UNEXPLAINED_STRUCTURE + (1.0 - UNEXPLAINED_STRUCTURE) * share)
+                adapted[arm] = weight * (UNCOVERED_STRUCTURE_FACTOR + (1.0 - UNCOVERED_STRUCTURE_FACTOR) * share)
             case SlotResponse.DECIDES:
-                adapted[arm] = weight + (EXPLAINED_PERSONAL - weight) * whole
+                adapted[arm] = weight + (COVERED_PERSONAL_WEIGHT - weight) * whole
     return adapted
 
 
@@ -86,7 +82,7 @@ def clean(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
         object_id, score = candidate.object_id, candidate.score
         if not isinstance(object_id, str) or not object_id or object_id in seen:
             raise ArmFailed(DegradedReason.GARBAGE)
-        if isinstance(score, bool) or not isinstance(score, (float, int)) or not -_LARGEST < score < _LARGEST:
+        if isinstance(score, bool) or not isinstance(score, (float, int)) or not -_MAX_SCORE < score < _MAX_SCORE:
             raise ArmFailed(DegradedReason.GARBAGE)
         seen.add(object_id)
     return list(candidates)
@@ -95,9 +91,9 @@ def clean(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
 def scale(arm: str, scores: Sequence[float]) -> list[float]:
     """What the items of one arm's list are worth beside each other and beside other arms' items, each in 0..1.
 
-    Min-max between LAST (the worst of the list) and 1 (the best; all of them when all score the same). An arm whose
-    scores are a confidence is believed no more than its best one says; probabilities are worth what they are: a single
-    doubtful click must not count like certainty because nothing else is remembered.
+    Min-max between LAST_ITEM_SCORE (the worst of the list) and 1 (the best; all of them when all score the same). For
+    confidences the best item gets its own score in place of 1. Probabilities are kept as they are: a single doubtful
+    click must not count as certainty because nothing else is remembered.
     """
     if not scores:
         return []
@@ -108,8 +104,8 @@ def scale(arm: str, scores: Sequence[float]) -> list[float]:
     sure = min(max(high, 0.0), 1.0) if kind is ScoreKind.CONFIDENCE else 1.0
     if high <= low:
         return [sure] * len(scores)
-    slope = sure * (1.0 - LAST) / (high - low)
-    return [sure * LAST + slope * (score - low) for score in scores]
+    slope = sure * (1.0 - LAST_ITEM_SCORE) / (high - low)
+    return [sure * LAST_ITEM_SCORE + slope * (score - low) for score in scores]
 
 
 def shortened(arm: str, parts: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -123,27 +119,32 @@ def shortened(arm: str, parts: NDArray[np.float64], kept: NDArray[np.bool_]) -> 
     low, high = float(parts[kept].min()), float(parts[kept].max())
     if high <= low:
         return np.where(kept, high, 0.0)
-    return np.where(kept, high * (LAST + (1.0 - LAST) * (parts - low) / (high - low)), 0.0)
+    return np.where(kept, high * (LAST_ITEM_SCORE + (1.0 - LAST_ITEM_SCORE) * (parts - low) / (high - low)), 0.0)
 
 
 def fuse(
     lists: Mapping[str, Sequence[Candidate]],
     weights: Mapping[str, float],
-    method: Literal["convex", "rrf"] = "convex",
 ) -> list[Pooled]:
     """The union of the arms' lists (as `clean` leaves them), each item once, with its provenance, best first.
 
-    convex: sum over arms of weight x scaled score; rrf: sum over arms of weight / (60 + rank). An arm that does not
-    have the item adds 0. Weights are not renormalised over the arms that answered: that would multiply all scores of
-    an answer by the same number, which changes no order and hides how much evidence there was.
+    The score is the sum over arms of weight x scaled score; an arm that does not have the item adds 0. Weights are not
+    renormalised over the arms that answered: that would multiply all scores of an answer by the same number, which
+    changes no order and hides how much evidence there was.
     """
+    return combine(lists, weights, scale)
+
+
+def combine(
+    lists: Mapping[str, Sequence[Candidate]],
+    weights: Mapping[str, float],
+    parts_of: Callable[[str, Sequence[float]], Sequence[float]],
+) -> list[Pooled]:
+    """As `fuse`, where `parts_of` (arm, the scores of its list, best first) gives what each item is worth."""
     pool: dict[str, Pooled] = {}
     for name, candidates in lists.items():
         weight = weights.get(name, 0.0)
-        if method == "rrf":
-            parts = [1.0 / (RRF_K + rank) for rank in range(1, len(candidates) + 1)]
-        else:
-            parts = scale(name, [candidate.score for candidate in candidates])
+        parts = parts_of(name, [candidate.score for candidate in candidates])
         for rank, (candidate, part) in enumerate(zip(candidates, parts, strict=True), 1):
             pooled = pool.get(candidate.object_id)
             if pooled is None:

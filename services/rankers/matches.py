@@ -14,13 +14,13 @@ from services.schema.values import as_text, scalars, values
 from services.text import normalize, tokenize
 from services.types import Document, Role, Scalar, Schema, Slot, Understanding
 
-INTERPRETATIONS = 3
+MAX_READINGS = 3
 """Readings looked at; later ones are too unlikely to matter."""
-TOKENS = 32
+MAX_TOKENS = 32
 """Query tokens compared with items, so that a pasted page of text costs no more than a long query."""
-CHARACTERS = 4000
+MAX_CHARACTERS = 4000
 """Of each value that are read for words."""
-_KEPT = 10_000
+_CACHE_SIZE = 10_000
 """Items whose derived values are kept (about 10 kB each)."""
 
 
@@ -67,31 +67,31 @@ class Item:
             for field in self.schema.of(role)
             if field.name != self.schema.title
             for value in scalars(self.document.get(field.name))
-            for token in tokenize(as_text(value)[:CHARACTERS])
+            for token in tokenize(as_text(value)[:MAX_CHARACTERS])
         )
 
 
-_kept: dict[str, Item] = {}
+_cache: dict[str, Item] = {}
 
 
 def item(object_id: str, document: Document, schema: Schema) -> Item:
     """Kept, because the same items come up again and again."""
-    found = _kept.get(object_id)
-    # Compared by value when it is another object: a store may read the same document anew for every search.
+    found = _cache.get(object_id)
+    # Compared by value when it is another object: a store may parse the same document again for every search.
     if found is None or found.schema is not schema or (found.document is not document and found.document != document):
-        if len(_kept) >= _KEPT:
-            _kept.clear()
-        found = _kept[object_id] = Item(document, schema)
+        if len(_cache) >= _CACHE_SIZE:
+            _cache.clear()
+        found = _cache[object_id] = Item(document, schema)
     return found
 
 
-class Asked:
+class QueryTerms:
     """The words of a query, as items are compared with them."""
 
     def __init__(self, understanding: Understanding) -> None:
-        self.tokens = understanding.tokens[:TOKENS]
+        self.tokens = understanding.tokens[:MAX_TOKENS]
         self.text = " ".join(self.tokens)
-        corrected = [word[0].text for word in understanding.words[:TOKENS] if word and word[0].text]
+        corrected = [word[0].text for word in understanding.words[:MAX_TOKENS] if word and word[0].text]
         self.meant = " ".join(corrected) or self.text
         self.trigrams = _trigrams(self.text)
         self._spellings = _spellings(understanding)
@@ -113,27 +113,27 @@ class Asked:
         return sum([self._rarity[place] * weight for place, weight in matched.items()])
 
 
-def titles(asked: Asked, items: Sequence[Item]) -> NDArray[np.float64]:
+def titles(terms: QueryTerms, items: Sequence[Item]) -> NDArray[np.float64]:
     """[items, 6]: share of the query's tokens in the title, the same by rarity, share of the title's words in the
     query, whether it is the query, whether it begins with it, and how alike they are in trigrams."""
     table = []
     for each in items:
-        covered = each.words & asked.words
-        matched = asked.matched(covered)
+        covered = each.words & terms.words
+        matched = terms.matched(covered)
         table.append(
             (
-                sum(matched.values()) / len(asked.tokens) if matched else 0.0,
-                asked.share(matched),
+                sum(matched.values()) / len(terms.tokens) if matched else 0.0,
+                terms.share(matched),
                 len(covered) / len(each.words) if covered else 0.0,
-                bool(asked.text) and each.title in (asked.text, asked.meant),
-                bool(asked.text) and each.title.startswith((asked.text, asked.meant)),
-                2 * len(asked.trigrams & each.trigrams) / (len(asked.trigrams) + len(each.trigrams)),
+                bool(terms.text) and each.title in (terms.text, terms.meant),
+                bool(terms.text) and each.title.startswith((terms.text, terms.meant)),
+                2 * len(terms.trigrams & each.trigrams) / (len(terms.trigrams) + len(each.trigrams)),
             )
         )
     return np.array(table, dtype=np.float64)
 
 
-def words(asked: Asked, items: Sequence[Item]) -> NDArray[np.float64]:
+def words(terms: QueryTerms, items: Sequence[Item]) -> NDArray[np.float64]:
     """[items, 3]: share of the query, by rarity, in the item's keywords, in its texts beside the title, and in any of
     its words, the title's included."""
     shares: dict[frozenset[str], float] = {frozenset(): 0.0}
@@ -141,13 +141,13 @@ def words(asked: Asked, items: Sequence[Item]) -> NDArray[np.float64]:
     def share(found: frozenset[str]) -> float:
         known = shares.get(found)
         if known is None:
-            known = shares[found] = asked.share(asked.matched(found))
+            known = shares[found] = terms.share(terms.matched(found))
         return known
 
     table = []
     for each in items:
-        keywords, texts = each.keywords & asked.words, each.texts & asked.words
-        table.append((share(keywords), share(texts), share(keywords | texts | (each.words & asked.words))))
+        keywords, texts = each.keywords & terms.words, each.texts & terms.words
+        table.append((share(keywords), share(texts), share(keywords | texts | (each.words & terms.words))))
     return np.array(table, dtype=np.float64)
 
 
@@ -155,7 +155,7 @@ def slots(understanding: Understanding, items: Sequence[Item], schema: Schema) -
     """[items, 5]: how far each item meets the readings of the query: the first, the best, the expected one; the titles
     and the ranges of the first."""
     table = np.zeros((len(items), 5))
-    readings = [reading for reading in understanding.interpretations[:INTERPRETATIONS] if reading.slots]
+    readings = [reading for reading in understanding.interpretations[:MAX_READINGS] if reading.slots]
     met = {
         slot: np.array([each.meets(slot) for each in items], dtype=np.float64)
         for slot in dict.fromkeys(slot for reading in readings for slot in reading.slots)
@@ -180,9 +180,9 @@ def _spellings(understanding: Understanding) -> dict[str, list[tuple[int, float]
     """Word -> (place in the query, weight) of the tokens it is a spelling of; a token itself weighs 1, as it may be
     right as it stands."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for place, token in enumerate(understanding.tokens[:TOKENS]):
+    for place, token in enumerate(understanding.tokens[:MAX_TOKENS]):
         found.setdefault(token, []).append((place, 1.0))
-    for place, word in enumerate(understanding.words[:TOKENS]):
+    for place, word in enumerate(understanding.words[:MAX_TOKENS]):
         for alternative in word:
             found.setdefault(alternative.text, []).append((place, min(alternative.weight, 1.0)))
     return found
@@ -190,7 +190,7 @@ def _spellings(understanding: Understanding) -> dict[str, list[tuple[int, float]
 
 def _rarity(understanding: Understanding) -> list[float]:
     """Per token its share of the query's rarity (sums to 1): "the matrix" is about "matrix"."""
-    rarity = (understanding.rarity or (1.0,) * len(understanding.tokens))[:TOKENS]
+    rarity = (understanding.rarity or (1.0,) * len(understanding.tokens))[:MAX_TOKENS]
     total = sum(rarity)
     return [r / total if total > 0 else 1.0 / len(rarity) for r in rarity]
 
@@ -200,6 +200,6 @@ def _trigrams(text: str) -> frozenset[str]:
     return frozenset(intern(padded[i : i + 3]) for i in range(len(padded) - 2))
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def _normal(text: str) -> str:
     return normalize(text)

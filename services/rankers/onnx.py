@@ -17,7 +17,7 @@ FILE = "model.onnx"
 """Name of the model's file in the model store."""
 FORMAT = 1
 """Of the meta data that training writes and this class reads: format, features, reference, depth."""
-LARGEST = 32 * 2**20
+MAX_MODEL_BYTES = 32 * 2**20
 """Bytes of a model file; a thousand trees of 31 leaves take about 3 MB."""
 
 _EXTERNAL = b"\x0a\x08location"
@@ -44,8 +44,8 @@ class OnnxRanker:
         self._width = len(self._columns)
         self.depth = _depth(meta.get("depth"), version)
         self._reference = _reference(meta.get("reference"), self._width, version)
-        if len(model) > LARGEST:
-            raise ModelInvalid(f"ranker {version}: {len(model)} bytes, more than {LARGEST}")
+        if len(model) > MAX_MODEL_BYTES:
+            raise ModelInvalid(f"ranker {version}: {len(model)} bytes, more than {MAX_MODEL_BYTES}")
         self._session = _session(model, version)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[1:] != [self._width]:
@@ -55,6 +55,7 @@ class OnnxRanker:
             raise ModelInvalid(f"ranker {version}: does not give a finite score")
 
     def score(self, rows: Rows) -> NDArray[np.float32]:
+        """float32 [n], for rows [n, len(NAMES)]. Raises ModelInvalid when the model fails."""
         return self._run(rows[:, self._columns])
 
     def _run(self, table: Rows) -> NDArray[np.float32]:
@@ -94,7 +95,7 @@ def _columns(names: object, version: str) -> list[int]:
     listed = names if isinstance(names, list | tuple) else ()
     found = [NAMES.index(name) for name in listed if name in NAMES]
     if not found or len(found) != len(listed) or len(set(found)) != len(found):
-        raise ModelInvalid(f"ranker {version}: trained on other features than this release computes; train it anew")
+        raise ModelInvalid(f"ranker {version}: trained on other features than this release computes; retrain it")
     return found
 
 

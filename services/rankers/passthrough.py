@@ -12,22 +12,20 @@ from services.rankers.features import ARMS, NAMES
 from services.rankers.fusion import FUSION_WEIGHTS, adapt
 
 _FUSED = NAMES.index("fused")
-_EXPLAINED = NAMES.index("query_explained")
-_EXPLAINED_WHOLE = NAMES.index("query_explained_whole")
+_COVERAGE = NAMES.index("query_explained")
+_FULL_COVERAGE = NAMES.index("query_explained_whole")
 _SCALED = tuple((f"{arm}_scaled", arm, NAMES.index(f"{arm}_scaled")) for arm in ARMS)
 
 
 class PassthroughRanker:
-    """Scores are the fused ones; `weights` are those that fused them, for `contributions` alone."""
+    """Scores are the fused ones."""
 
     name = "passthrough"
     version = "passthrough"
     depth = None
 
-    def __init__(self, weights: Mapping[str, float] = FUSION_WEIGHTS) -> None:
-        self._weights = dict(weights)
-
     def score(self, rows: Rows) -> NDArray[np.float32]:
+        """float32 [n]: the fused scores."""
         return rows[:, _FUSED].copy()
 
     def contributions(self, rows: Rows) -> list[Mapping[str, float]]:
@@ -39,7 +37,7 @@ class PassthroughRanker:
         return [self._contributions(row) for row in rows]
 
     def _contributions(self, row: NDArray[np.float32]) -> Mapping[str, float]:
-        weights = adapt(self._weights, float(row[_EXPLAINED]), float(row[_EXPLAINED_WHOLE]))
+        weights = adapt(FUSION_WEIGHTS, float(row[_COVERAGE]), float(row[_FULL_COVERAGE]))
         parts = {feature: weights.get(arm, 0.0) * float(row[column]) for feature, arm, column in _SCALED}
         rest = float(row[_FUSED]) - sum(parts.values())
         if abs(rest) > _ROUNDING:

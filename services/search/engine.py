@@ -22,7 +22,7 @@ from services.policies.base import Decider
 from services.query_ids import Signer
 from services.rankers.base import Ranker, Rows
 from services.rankers.cascade import pool_scores
-from services.rankers.fusion import FUSION_WEIGHTS, adapt, explained, order
+from services.rankers.fusion import FUSION_WEIGHTS, adapt, order, slot_coverage
 from services.resilience.log_throttle import LogThrottle
 from services.search.arm_pool import ArmPool
 from services.search.impressions import impression, record
@@ -157,7 +157,7 @@ class SearchEngine:
             until = deadline.less(RANKING_SHARE * query.timeout)
             context, lists, matched, failed = await self._retrieve(context, decision, until)
         with metrics.stage("fuse"):
-            weights = adapt(FUSION_WEIGHTS, *explained(understanding, schema.title))
+            weights = adapt(FUSION_WEIGHTS, *slot_coverage(understanding, schema.title))
             pool = _top_up(self._steps.fuse(lists, weights), matched.candidates, query.offset + query.limit)
         with metrics.stage("documents"):
             context, documents, unread = await self._documents(context, pool, deadline)

@@ -21,7 +21,7 @@ from services import metrics
 from services.backends.base import EventLog, ItemStore
 from services.policies.base import FACTS, PLAN_ARMS, part
 from services.rankers.features import NAMES, rows
-from services.rankers.fusion import FUSION_WEIGHTS, adapt, explained, fuse
+from services.rankers.fusion import FUSION_WEIGHTS, adapt, fuse, slot_coverage
 from services.search.arm_pool import ArmPool
 from services.types import ArmOption, Context, Deadline, Schema, Survey
 
@@ -123,7 +123,7 @@ class Surveyor:
         lists, failed = await self._arms.retrieve_unguarded(counts, context, deadline)
         if failed:
             return None
-        weights = adapt(FUSION_WEIGHTS, *explained(context.understanding, request.schema.title))
+        weights = adapt(FUSION_WEIGHTS, *slot_coverage(context.understanding, request.schema.title))
         union = fuse(lists, weights)
         documents = await self._items.get([pooled.object_id for pooled in union], deadline)
         pool = [pooled for pooled in union if pooled.object_id in documents]

@@ -16,9 +16,9 @@ from services.errors import ArmFailed
 from services.search.state import Matching
 from services.types import Candidate, Context, Deadline, DegradedReason
 
-OF_THE_PERSON = frozenset(arm.name for arm in ARM_PROFILES if arm.list_input is ListInput.PERSON)
+PERSONAL_ARMS = frozenset(arm.name for arm in ARM_PROFILES if arm.list_input is ListInput.PERSON)
 """Arms whose lists depend on the person's history as well."""
-NEVER = frozenset(arm.name for arm in ARM_PROFILES if arm.list_input is ListInput.CLICKS)
+UNRECORDED_ARMS = frozenset(arm.name for arm in ARM_PROFILES if arm.list_input is ListInput.CLICKS)
 """Arms that change with every click: never recorded."""
 BUSY_SECONDS = 60.0
 
@@ -40,6 +40,7 @@ class Lists:
             self._disk.execute("CREATE TABLE IF NOT EXISTS lists (who, asked, found, PRIMARY KEY (who, asked))")
 
     def get(self, who: str, asked: str) -> Kept | None:
+        """The list that was put under this key; None when there is none."""
         found = self._kept.get((who, asked))
         if found is None and self._disk is not None:
             row = self._disk.execute("SELECT found FROM lists WHERE who = ? AND asked = ?", (who, asked)).fetchone()
@@ -63,6 +64,7 @@ class Lists:
         self.close()
 
     def close(self) -> None:
+        """Close the file; what is in memory stays."""
         if self._disk is not None:
             self._disk.close()
             self._disk = None
@@ -87,21 +89,25 @@ class RecordedArm:
 
     @property
     def name(self) -> str:
+        """That of the arm."""
         return self._arm.name
 
     @property
     def counts(self) -> tuple[int, ...]:
+        """Those of the arm."""
         return self._arm.counts
 
     def available(self, context: Context) -> bool:
+        """As the arm, unless it is absent."""
         return self.name not in self._absent() and self._arm.available(context)
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
+        """The first `count` of the arm's recorded full list. Raises ArmFailed for an arm that is dead."""
         if self.name in self._dead():
             raise ArmFailed(DegradedReason.UNAVAILABLE)
-        if self.name in NEVER:
+        if self.name in UNRECORDED_ARMS:
             return await self._arm.retrieve(context, count, deadline)
-        personal = self.name in OF_THE_PERSON
+        personal = self.name in PERSONAL_ARMS
         key: tuple[Any, ...] = (context.query.text, context.query.filters)
         asked = repr((*key, context.person.recent) if personal else key)
         found = self._lists.get(self.name, asked)
@@ -120,6 +126,7 @@ class RecordedIndex:
         self._lists = lists
 
     async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult:
+        """As the index, from the record if it was asked before."""
         if query.facets:
             return await self._index.search(query, deadline)
         asked = repr(query)

@@ -65,7 +65,7 @@ from services.offpolicy.logged import arrays, propose, read
 from services.offpolicy.replay import Report, replay
 from services.policies.base import FACTS, Outcome, part
 from services.policies.fixed import FIXED_COUNTS, FixedPolicy
-from services.policies.relevance import describe
+from services.policies.relevance import featurize
 from services.policies.vw import VWPolicy
 from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, OnnxRanker
@@ -121,8 +121,8 @@ def relevance(model: bytes, contexts: list[dict[str, float]], surveys: list[list
     nothing = np.zeros(0)
     found = []
     for features, (ranks, facts) in zip(contexts, surveys, strict=True):
-        described = describe(features, Survey("q", 0.0, ranks, facts, ()))
-        found.append(policy.relevance.wanted(described, [], nothing, nothing).tolist())
+        request_features = featurize(features, Survey("q", 0.0, ranks, facts, ()))
+        found.append(policy.relevance.wanted(request_features, [], nothing, nothing).tolist())
     return found
 
 

@@ -28,8 +28,8 @@ from services.models.ranker.train import train
 from services.models.store import ModelStore
 from services.policies.base import FACTS, PLAN_ARMS, Outcome, part
 from services.policies.fixed import FixedPolicy
-from services.policies.relevance import describe
-from services.policies.vw import LEAST, VWPolicy
+from services.policies.relevance import featurize
+from services.policies.vw import MIN_SURVEYS, VWPolicy
 from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, OnnxRanker
 from services.rewards.quota import Shares
@@ -41,7 +41,7 @@ NEW = "newest"
 STATIC_COUNT = 5
 PRICE = 0.002
 SETTINGS = {"exploration": 0.0, "candidate_price": PRICE, "survey_share": 1.0, "attribution_seconds": 3600.0}
-LESSONS = LEAST + 50
+LESSONS = MIN_SURVEYS + 50
 QUERIES = ("winter song", "mira holt", "80s folk", "lantern", "nils aster ambient", "garden river")
 SEARCHES = [{"query": text, "explain": True, "learn": False, "user_id": "ann"} for text in QUERIES]
 PATIENCE = 240.0
@@ -198,7 +198,7 @@ def test_what_is_wanted_is_judged_as_before(before: Before, after: dict[str, Any
     judged = after["relevance"]
     assert len(judged) == len(before.contexts)
     for found, features, survey in zip(judged, before.contexts, before.surveys_of_contexts, strict=True):
-        expected = before.policy.relevance.wanted(describe(features, survey), [], nothing, nothing)
+        expected = before.policy.relevance.wanted(featurize(features, survey), [], nothing, nothing)
         assert found == pytest.approx(expected.tolist(), abs=1e-12)
 
 

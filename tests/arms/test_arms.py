@@ -12,7 +12,7 @@ import pytest
 from services.arms.base import Arm
 from services.arms.explore import ExploreArm
 from services.arms.lexical import LexicalArm
-from services.arms.matching import NGRAMS, NGRAMS_DOUBTFUL, index_query, slot_match, text_match
+from services.arms.matching import DOUBTFUL_NGRAM_WEIGHT, NGRAM_WEIGHT, index_query, slot_match, text_match
 from services.arms.structured import StructuredArm
 from services.backends.base import LexicalIndex
 from services.backends.tantivy.index import TantivyIndex
@@ -137,10 +137,10 @@ def test_stopwords_are_left_out_when_other_words_remain() -> None:
 
 def test_ngrams_find_items_by_themselves_only_when_the_spelling_is_in_doubt() -> None:
     sure = text_match(understood("dark knight"))
-    assert (sure.ngram_weight, sure.ngrams_match) == (NGRAMS, False)
+    assert (sure.ngram_weight, sure.ngrams_match) == (NGRAM_WEIGHT, False)
     for doubtful in (understood("darc knight", unknown=0.5), understood("darc knight", corrected="dark knight")):
         match = text_match(doubtful)
-        assert (match.ngram_weight, match.ngrams_match) == (NGRAMS_DOUBTFUL, True)
+        assert (match.ngram_weight, match.ngrams_match) == (DOUBTFUL_NGRAM_WEIGHT, True)
 
 
 def test_a_slip_of_the_finger_finds_the_title(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.evaluation.measures import dcg
 from services.policies.base import FACTS, PLAN_ARMS
 from services.policies.features import features
-from services.policies.kinds import FIRST, KINDS, SAMPLE, Kinds
+from services.policies.kinds import FIRST_FIT, KINDS, SAMPLE_SIZE, Kinds
 from services.policies.plans import IN_USE, PAGE, STATIC, Plans, library
 from services.policies.relevance import (
     ASPECTS,
@@ -18,9 +18,9 @@ from services.policies.relevance import (
     DRIFT_EVERY,
     KEYS,
     NOISE,
-    SUMMED_UP,
+    POOLED_FACTS,
     RelevanceModel,
-    describe,
+    featurize,
 )
 from services.rankers.features import NAMES
 from services.rankers.fusion import FUSION_WEIGHTS, fuse, scale
@@ -141,16 +141,16 @@ LOOKED = 1.0 / np.log2(np.arange(2, 12))
 def taught(chances: np.ndarray, answers: int, seen: dict[str, float], seed: int = 3) -> RelevanceModel:
     """Clicks on the first ten of a list in which the item at each rank is wanted with such a chance."""
     rng = np.random.default_rng(seed)
-    model, described = RelevanceModel(), describe(seen, survey())
+    model, request_features = RelevanceModel(), featurize(seen, survey())
     for _ in range(answers):
         clicks = rng.random(10) < LOOKED * (NOISE + (ATTRACTIVENESS - NOISE) * (rng.random(10) < chances[:10]))
-        model.learn(described, range(10), LOOKED, clicks.astype(float))
+        model.learn(request_features, range(10), LOOKED, clicks.astype(float))
     return model
 
 
 def expected(model: RelevanceModel, seen: dict[str, float]) -> np.ndarray:
     """Before anything is clicked."""
-    return model.wanted(describe(seen, survey()), [], np.zeros(0), np.zeros(0))
+    return model.wanted(featurize(seen, survey()), [], np.zeros(0), np.zeros(0))
 
 
 def test_the_slope_of_a_page_says_what_lies_beyond() -> None:
@@ -170,7 +170,7 @@ def test_kinds_of_requests_have_slopes_of_their_own() -> None:
     for turn in range(6000):
         name = ("title_alone", "slots_none")[turn % 2]
         clicks = rng.random(10) < LOOKED * (NOISE + (ATTRACTIVENESS - NOISE) * (rng.random(10) < curves[name][:10]))
-        model.learn(describe({name: 1.0}, survey()), range(10), LOOKED, clicks.astype(float))
+        model.learn(featurize({name: 1.0}, survey()), range(10), LOOKED, clicks.astype(float))
     for name, curve in curves.items():
         assert expected(model, {name: 1.0})[:10] == pytest.approx(curve[:10], abs=0.1)
 
@@ -179,8 +179,8 @@ def test_a_click_speaks_for_its_item_and_a_look_without_one_against() -> None:
     model = taught(np.full(60, 0.3), 500, {})
     taken = np.zeros(10)
     taken[4] = 1.0
-    described = describe({}, survey())
-    before, after = expected(model, {}), model.wanted(described, range(10), LOOKED, taken)
+    request_features = featurize({}, survey())
+    before, after = expected(model, {}), model.wanted(request_features, range(10), LOOKED, taken)
     assert after[4] > 2 * before[4]
     others = [place for place in range(10) if place != 4]
     assert (after[others] < before[others]).all()
@@ -191,9 +191,9 @@ def test_old_answers_are_outweighed_by_new_ones() -> None:
     model = taught(np.full(60, 0.6), 20 * DRIFT_EVERY, {})
     sure = np.trace(model.covariance)
     rng = np.random.default_rng(2)
-    described = describe({}, survey())
+    request_features = featurize({}, survey())
     for _ in range(20 * DRIFT_EVERY):
-        model.learn(described, range(10), LOOKED, (rng.random(10) < LOOKED * NOISE).astype(float))
+        model.learn(request_features, range(10), LOOKED, (rng.random(10) < LOOKED * NOISE).astype(float))
     assert expected(model, {})[:10].mean() < 0.2
     assert np.trace(model.covariance) < 3 * sure
     assert np.allclose(model.covariance, model.covariance.T)
@@ -213,7 +213,7 @@ def test_every_aspect_is_a_feature_of_some_request() -> None:
             assert name in ASPECTS or name.startswith(("time_", "weekday_", "weekend", "holidays")), name
     assert len(set(ASPECTS)) == len(ASPECTS)
     assert set(KEYS) <= set(ASPECTS)
-    assert set(SUMMED_UP) <= set(FACTS) <= set(NAMES)
+    assert set(POOLED_FACTS) <= set(FACTS) <= set(NAMES)
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
@@ -223,9 +223,9 @@ def test_kinds_foretell_what_plans_are_worth() -> None:
     rng = np.random.default_rng(4)
     patterns = {"title_alone": np.array([0.9, 0.1, 0.5]), "slots_none": np.array([0.1, 0.8, 0.4])}
     kinds = Kinds(3)
-    for turn in range(FIRST + 300):
+    for turn in range(FIRST_FIT + 300):
         name = ("title_alone", "slots_none")[turn % 2]
-        assert (kinds.worth({name: 1.0}) is None) == (turn < FIRST)
+        assert (kinds.worth({name: 1.0}) is None) == (turn < FIRST_FIT)
         kinds.learn({name: 1.0}, np.clip(patterns[name] + 0.05 * rng.standard_normal(3), 0.0, 1.0))
     for name, pattern in patterns.items():
         assert kinds.worth({name: 1.0}) == pytest.approx(pattern, abs=0.06)
@@ -233,18 +233,18 @@ def test_kinds_foretell_what_plans_are_worth() -> None:
 
 def test_kinds_of_equal_requests_are_no_trouble() -> None:
     kinds = Kinds(3)
-    for _ in range(FIRST + 5):
+    for _ in range(FIRST_FIT + 5):
         kinds.learn({}, np.array([0.5, 0.5, 0.5]))
     assert kinds.worth({}) == pytest.approx([0.5, 0.5, 0.5], abs=0.01)
 
 
 def test_the_sample_is_of_all_requests_so_far() -> None:
     kinds = Kinds(1)
-    for turn in range(4 * SAMPLE):
-        kinds.learn({"tokens": turn / (4 * SAMPLE) + 0.001}, np.array([0.5]))
+    for turn in range(4 * SAMPLE_SIZE):
+        kinds.learn({"tokens": turn / (4 * SAMPLE_SIZE) + 0.001}, np.array([0.5]))
     values = [float(line.split(":")[1]) for line in kinds.arrays()["lines"].tobytes().decode().split("\n")]
-    assert len(values) == SAMPLE
-    assert np.histogram(values, bins=4, range=(0.0, 1.001))[0] == pytest.approx([SAMPLE / 4] * 4, abs=60)
+    assert len(values) == SAMPLE_SIZE
+    assert np.histogram(values, bins=4, range=(0.0, 1.001))[0] == pytest.approx([SAMPLE_SIZE / 4] * 4, abs=60)
     assert len(kinds.arrays()["centres"]) == KINDS
 
 

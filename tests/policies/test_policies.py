@@ -18,7 +18,7 @@ from services.policies.modes import PolicySwitch
 from services.policies.plans import STATIC
 from services.policies.relevance import PRIOR
 from services.policies.sampling import draw, mask, uniform
-from services.policies.vw import CAUTION, LEAST, SPREAD, VWPolicy
+from services.policies.vw import MARGIN_Z, MIN_SURVEYS, WORTH_STD, VWPolicy
 from services.types import ArmChoice, ArmOption, Survey
 from tests.contracts.policy import FEATURES, ROOMY, LearningPolicyContract, PolicyContract, counts_of
 
@@ -217,7 +217,7 @@ def test_vw_gives_each_allowed_count_its_share_of_exploration() -> None:
 
 def test_vw_does_not_leave_the_static_mix_on_little_evidence() -> None:
     """However dear candidates are."""
-    few, enough = (trained(lessons, exploration=0.0).at_price(0.1) for lessons in (LEAST - 1, LEAST))
+    few, enough = (trained(lessons, exploration=0.0).at_price(0.1) for lessons in (MIN_SURVEYS - 1, MIN_SURVEYS))
     static = {"lexical": 10, "structured": 5}
     assert counts_of(few.decide(FEATURES, WORLD, 1)) == static
     assert counts_of(enough.decide(FEATURES, WORLD, 1)) != static
@@ -227,7 +227,7 @@ def test_vw_keeps_the_static_mix_where_the_difference_is_within_its_error(traine
     policy = VWPolicy(FixedPolicy(MIX), 0.0, model=trained_dump)
     static, costs = {"lexical": 10, "structured": 5}, policy.plans.counts.sum(axis=1)
     possible = policy.possible({option.name: option.counts for option in WORLD})[:STATIC]
-    margin = CAUTION * SPREAD / math.sqrt(1500)
+    margin = MARGIN_Z * WORTH_STD / math.sqrt(1500)
     stayed = near = 0
     rng = random.Random(8)
     for turn in range(200):

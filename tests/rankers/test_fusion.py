@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import ArmFailed
-from services.rankers.fusion import FUSION_WEIGHTS, LAST, adapt, clean, explained, fuse, order, scale
+from services.rankers.fusion import FUSION_WEIGHTS, LAST_ITEM_SCORE, adapt, clean, fuse, order, scale, slot_coverage
 from services.types import Candidate, Found, Interpretation, Pooled, Slot, Understanding
 
 
@@ -58,7 +58,9 @@ class TestClean:
 
 class TestScale:
     def test_from_the_best_down_to_the_last(self) -> None:
-        assert scale("lexical", [8.0, 5.0, 4.0]) == pytest.approx([1.0, LAST + (1 - LAST) / 4, LAST])
+        assert scale("lexical", [8.0, 5.0, 4.0]) == pytest.approx(
+            [1.0, LAST_ITEM_SCORE + (1 - LAST_ITEM_SCORE) / 4, LAST_ITEM_SCORE]
+        )
 
     def test_one_item_and_equal_scores_are_all_best(self) -> None:
         assert scale("lexical", [3.0]) == [1.0]
@@ -66,7 +68,9 @@ class TestScale:
         assert scale("lexical", []) == []
 
     def test_a_doubtful_arm_says_so_by_its_best_score(self) -> None:
-        assert scale("structured", [0.5, 0.3, 0.1]) == pytest.approx([0.5, 0.5 * (LAST + (1 - LAST) / 2), 0.5 * LAST])
+        assert scale("structured", [0.5, 0.3, 0.1]) == pytest.approx(
+            [0.5, 0.5 * (LAST_ITEM_SCORE + (1 - LAST_ITEM_SCORE) / 2), 0.5 * LAST_ITEM_SCORE]
+        )
         assert scale("structured", [0.5]) == [0.5]
         assert scale("structured", [1.9, 0.9])[0] == 1.0
         assert scale("vector", [-0.1, -0.2]) == [0.0, 0.0]
@@ -97,13 +101,6 @@ class TestFuse:
             (p.object_id, p.score) for p in fuse(large, weights)
         ]
 
-    def test_weighted_reciprocal_ranks_by_hand(self) -> None:
-        lists = {"lexical": listed(("a", 1.0), ("b", 0.5)), "vector": listed(("b", 0.9))}
-        pool = fuse(lists, {"lexical": 1.0, "vector": 0.5}, "rrf")
-        assert [p.object_id for p in pool] == ["b", "a"]
-        assert pool[0].score == pytest.approx(1 / 62 + 0.5 / 61)
-        assert pool[1].score == pytest.approx(1 / 61)
-
     def test_an_arm_without_weight_still_gives_its_items(self) -> None:
         pool = fuse({"lexical": listed(("a", 1.0)), "unheard_of": listed(("b", 9.0))}, {"lexical": 1.0})
         assert [(p.object_id, p.score) for p in pool] == [("a", 1.0), ("b", 0.0)]
@@ -116,11 +113,11 @@ class TestFuse:
     def test_nothing_gives_nothing(self) -> None:
         assert fuse({}, FUSION_WEIGHTS) == []
 
-    @given(arm_lists, st.sampled_from(["convex", "rrf"]))
+    @given(arm_lists)
     def test_the_union_is_complete_without_repeats_and_remembers_where_each_item_stood(
-        self, lists: dict[str, list[Candidate]], method: Any
+        self, lists: dict[str, list[Candidate]]
     ) -> None:
-        pool = fuse(lists, FUSION_WEIGHTS, method)
+        pool = fuse(lists, FUSION_WEIGHTS)
         ids = [pooled.object_id for pooled in pool]
         assert sorted(ids) == sorted({c.object_id for found in lists.values() for c in found})
         assert order(pool) == list(range(len(pool)))
@@ -153,14 +150,14 @@ def understood(*readings: tuple[float, tuple[tuple[str, str], ...], tuple[str, .
 
 def test_slots_explain_a_query_as_far_as_they_cover_it() -> None:
     whole = understood((0.9, (("genres", "Horror"), ("year", "80s")), ()), (0.1, (), ("horror", "80s")))
-    assert explained(whole, "title") == (0.9, 0.9)
+    assert slot_coverage(whole, "title") == (0.9, 0.9)
     part = understood((0.6, (("actors", "Jude Law"),), ("enemy", "gates")))
-    assert explained(part, "title") == (pytest.approx(0.2), 0.0)
-    assert explained(understood((1.0, (), ("word",))), "title") == (0.0, 0.0)
+    assert slot_coverage(part, "title") == (pytest.approx(0.2), 0.0)
+    assert slot_coverage(understood((1.0, (), ("word",))), "title") == (0.0, 0.0)
 
 
 def test_a_title_in_the_query_does_not_explain_it() -> None:
-    assert explained(understood((0.9, (("title", "Alien"),), ())), "title") == (0.0, 0.0)
+    assert slot_coverage(understood((0.9, (("title", "Alien"),), ())), "title") == (0.0, 0.0)
 
 
 def test_structure_and_taste_decide_what_slots_explain_and_words_the_rest() -> None:

@@ -176,7 +176,7 @@ class TestInvalidModels:
 
     def test_too_large_a_model_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = linear_model(WEIGHTS.tolist())
-        monkeypatch.setattr(onnx_ranker, "LARGEST", len(model) - 1)
+        monkeypatch.setattr(onnx_ranker, "MAX_MODEL_BYTES", len(model) - 1)
         with pytest.raises(ModelInvalid, match="more than"):
             OnnxRanker(model, meta(), "7")
 

@@ -16,7 +16,7 @@ from services.policies.base import FACTS, PLAN_ARMS, part
 from services.policies.fixed import FixedPolicy
 from services.policies.modes import PolicySwitch
 from services.rankers.features import NAMES, rows
-from services.rankers.fusion import FUSION_WEIGHTS, adapt, explained, fuse
+from services.rankers.fusion import FUSION_WEIGHTS, adapt, fuse, slot_coverage
 from services.search.arm_pool import ArmPool
 from services.search.survey import MAX_WAITING, Surveyor, SurveyRequest
 from services.types import (
@@ -105,7 +105,7 @@ def test_items_stand_in_fused_order_and_facts_are_the_rankers(service: Service) 
             for arm in engine.arms.arms
             if arm.available(context)
         }
-        pool = fuse(lists, adapt(FUSION_WEIGHTS, *explained(context.understanding, schema.title)))
+        pool = fuse(lists, adapt(FUSION_WEIGHTS, *slot_coverage(context.understanding, schema.title)))
         documents = await service.system.items.get([pooled.object_id for pooled in pool], deadline)
         return made, [pooled.object_id for pooled in pool], rows(context, pool, documents, schema)
 

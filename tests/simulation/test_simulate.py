@@ -22,6 +22,7 @@ import pytest
 from app.__main__ import main
 from app.cli.simulate import _rows
 from app.cli.train import train_encoders, train_model
+from app.offline.rank_fusion import reciprocal_rank_fusion
 from app.offline.sandbox import PolicySearch
 from app.operations.client import Client
 from app.settings import Settings
@@ -41,7 +42,6 @@ from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgme
 from services.errors import InvalidRequest
 from services.policies.base import Outcome
 from services.policies.fixed import FixedPolicy
-from services.rankers.fusion import fuse
 from services.rankers.onnx import OnnxRanker
 from services.search.slate import slate
 from services.simulation.click_models import click_model
@@ -389,7 +389,7 @@ class TestRuns:
                 found = await PolicySearch(system, fixed_policy(SETTINGS)).collect(
                     DatasetQuery("q", "test", "river garden")
                 )
-                by_ranks = fuse(found.lists, dict.fromkeys(found.lists, 1.0), "rrf")
+                by_ranks = reciprocal_rank_fusion(found.lists)
                 return [p.object_id for p in found.pool], [p.object_id for p in by_ranks]
 
         pool, by_ranks = asyncio.run(orders(World(1, fuse_by_rank=True)))
