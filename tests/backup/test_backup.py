@@ -35,7 +35,7 @@ from services.backends.redis.server import Redis
 from services.backends.sqlite.log import SqliteLog
 from services.backends.sqlite.memory import SqliteMemory
 from services.backup.archive import FORMAT_MEMBER, Archive, ArchiveWriter, BackupInvalid
-from services.backup.contents import CONSUMERS, KNOWN, LOG, SETTINGS, Parts, entries, known, lines
+from services.backup.contents import CONSUMERS, KNOWN, LOG, SETTINGS, Parts, decode_entries, decode_known, lines
 from services.backup.saving import save
 from services.errors import StorageFailed
 from services.models.folder_files import FolderFiles
@@ -452,12 +452,14 @@ def check_under_load(place: Place, other: Place, folder: Path) -> None:
     for number in range(3):
         with Archive(folder / f"{number}.tar") as archive:
             archive.check(lambda _: None)
-            records = list(entries(archive.open(LOG)))
+            records = list(decode_entries(archive.open(LOG)))
             ids = [r.event_id for r in (decode(e.body) for e in records) if isinstance(r, Interaction)]
             assert [entry.offset for entry in records] == list(range(1, len(records) + 1))
             assert len(ids) == len(set(ids))
             assert archive.manifest["memory"]["offset"] <= len(records)
-            remembered = [one.event_id for one in map(known, lines(archive.open(KNOWN))) if isinstance(one, Known)]
+            remembered = [
+                one.event_id for one in map(decode_known, lines(archive.open(KNOWN))) if isinstance(one, Known)
+            ]
             assert set(remembered) == set(ids)
     assert {event["event_id"] for event in sure} <= set(ids)
     assert len(ids) < len(acknowledged)
