@@ -15,3 +15,9 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.fail(f"the data folder {SHARED} is absent: these tests need the real data sets beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def anyio_backend() -> str:
+    """Tests and fixtures that are coroutine functions run on asyncio, as the service does."""
+    return "asyncio"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import re
 import tomllib
@@ -157,12 +156,9 @@ class TestApi:
         assert {name.removesuffix("_total") for name in re.findall(r"\bltrr_[a-z_]+", BOTH)} <= there
 
 
-def test_the_arms_are_the_ones_that_are_asked_in_the_order_that_is_said(tmp_path: Path) -> None:
-    async def asked() -> list[str]:
-        async with opened(Settings.load({}, data_dir=tmp_path / "var"), learning=False) as system:
-            return [arm.name for arm in system.search.arms.arms]
-
-    names = asyncio.run(asked())
+async def test_the_arms_are_the_ones_that_are_asked_in_the_order_that_is_said(tmp_path: Path) -> None:
+    async with opened(Settings.load({}, data_dir=tmp_path / "var"), learning=False) as system:
+        names = [arm.name for arm in system.search.arms.arms]
     (order,) = re.findall(r"Arms are drawn in a fixed order \(([^)]+)\)", ARCHITECTURE)
     assert order.split(", ") == names
     (table,) = re.findall(r"^## Which arms are there\?\n(.*?)^## ", ARCHITECTURE, re.MULTILINE | re.DOTALL)

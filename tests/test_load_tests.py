@@ -101,27 +101,27 @@ class Server:
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_every_request_is_sent_once(closed: bool) -> None:
+async def test_every_request_is_sent_once(closed: bool) -> None:
     server = Server()
     bodies = [b'{"n":%d}' % n for n in range(20)]
-    load = asyncio.run(server.load(closed, bodies))
+    load = await server.load(closed, bodies)
     assert sorted(server.asked) == sorted(bodies)
     assert (len(load.latencies), load.errors, load.degraded) == (20, 0, 0)
     assert load.rate == 20 / load.seconds
 
 
-def test_a_stall_shows_in_the_requests_that_were_due_behind_it() -> None:
+async def test_a_stall_shows_in_the_requests_that_were_due_behind_it() -> None:
     """A loader that waited with sending would count one slow request; here about 40 were due during the stall."""
-    load = asyncio.run(Server().load(closed=False, bodies=[b"{}"] * 60))
+    load = await Server().load(closed=False, bodies=[b"{}"] * 60)
     assert max(load.latencies) >= STALL
     assert sum(latency >= STALL / 4 for latency in load.latencies) >= 10
 
 
-def test_errors_and_degraded_answers_are_counted() -> None:
-    load = asyncio.run(Server(b"503").load(closed=True, bodies=[b"{}"] * 8))
+async def test_errors_and_degraded_answers_are_counted() -> None:
+    load = await Server(b"503").load(closed=True, bodies=[b"{}"] * 8)
     assert (load.errors, load.degraded) == (8, 0)
     degraded = Server(answer=b'{"degraded":[{"arm":"vector","reason":"timeout"}]}')
-    load = asyncio.run(degraded.load(closed=True, bodies=[b"{}"] * 8))
+    load = await degraded.load(closed=True, bodies=[b"{}"] * 8)
     assert (load.errors, load.degraded) == (0, 8)
 
 

@@ -56,8 +56,10 @@ class NewestArm:
 registry.CONSTRUCTORS[NAME] = lambda parts: NewestArm(parts.lexical)
 
 from app.settings import Settings
+from app.system.model_kinds import RANKER
 from app.system.policies import fixed_policy, load_policy
-from app.system.wiring import RANKER, Surroundings, opened
+from app.system.surroundings import Surroundings
+from app.system.wiring import opened
 from services.backends.base import EventLog
 from services.learning.snapshots import KIND, POLICY_FILE
 from services.models.store import ModelStore
@@ -166,7 +168,7 @@ def answer(folder: Path, settings: dict[str, Any], searches: list[dict[str, Any]
             "report": [report.checked, report.drawn, report.recomputed, report.computed, len(report.mismatches)],
             "metrics": [line for line in metrics.splitlines() if f'arm="{NAME}"' in line],
             "styles": service.request("GET", "/static/arms.css").text,
-            "versions": [service.system.search.knowledge.ranker.version, service.system.switch.learned.version],
+            "versions": [service.system.search.active.ranker.version, service.system.switch.learned.version],
             "answers": answers,
         }
 

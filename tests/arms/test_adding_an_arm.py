@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.system.wiring import RANKER
+from app.system.model_kinds import RANKER
 from services.arm_profiles import ARM_PROFILES
 from services.errors import ModelInvalid
 from services.learning import snapshots
@@ -32,7 +32,7 @@ from services.policies.relevance import featurize
 from services.policies.vw import MIN_SURVEYS, VWPolicy
 from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, OnnxRanker
-from services.rewards.quota import Shares
+from services.rewards.quota import PrincipalQuota
 from services.types import CANDIDATE_COUNTS, ArmOption, Impression, Survey
 from tests.commands import ROOT
 from tests.service import with_tracks
@@ -105,7 +105,7 @@ def before(folder: Path) -> Before:
     policy = VWPolicy(FixedPolicy(), price=PRICE, exploration=0.0)
     for _ in range(LESSONS):
         policy.learn(lesson(rng))
-    snapshot = snapshots.Snapshot(0, 1, LESSONS, Shares(0, {}), policy.dump())
+    snapshot = snapshots.Snapshot(0, 1, LESSONS, PrincipalQuota(0, {}), policy.dump())
     snapshots.write(store, snapshot, {"learned": LESSONS}, "test")
     with with_tracks(folder, **SETTINGS) as service:
         for text in QUERIES * 2:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,16 +91,14 @@ class TestExploreArm(IndexArmContract):
         return ExploreArm(index)
 
 
-def with_index(folder: Path, work: Callable[[LexicalIndex], Awaitable[T]], items: Any = FILMS) -> T:
-    async def inner() -> T:
-        index = TantivyIndex(folder, SCHEMA)
-        try:
-            await index.rebuild(SCHEMA, items)
-            return await work(index)
-        finally:
-            await index.close()
-
-    return asyncio.run(inner())
+@asynccontextmanager
+async def with_index(folder: Path, items: Any = FILMS) -> AsyncIterator[LexicalIndex]:
+    index = TantivyIndex(folder, SCHEMA)
+    try:
+        await index.rebuild(SCHEMA, items)
+        yield index
+    finally:
+        await index.close()
 
 
 async def found(arm: Arm, context: Context, count: int = 10) -> list[str]:
@@ -143,13 +141,11 @@ def test_ngrams_find_items_by_themselves_only_when_the_spelling_is_in_doubt() ->
         assert (match.ngram_weight, match.ngrams_match) == (DOUBTFUL_NGRAM_WEIGHT, True)
 
 
-def test_a_slip_of_the_finger_finds_the_title(tmp_path: Path) -> None:
-    async def ask(index: LexicalIndex) -> None:
+async def test_a_slip_of_the_finger_finds_the_title(tmp_path: Path) -> None:
+    async with with_index(tmp_path) as index:
         meaning = understander()
         for text, expected in (("brokeback montain", "f5"), ("broke back mountian", "f5"), ("mementto", "f7")):
             assert (await found(LexicalArm(index), asking(text, meaning)))[0] == expected
-
-    with_index(tmp_path, ask)
 
 
 # --- slot_match -------------------------------------------------------------------------------------------------------
@@ -189,49 +185,48 @@ def test_a_page_asks_for_everything_up_to_its_end() -> None:
     assert asked.text is not None
 
 
-def test_an_empty_query_browses_and_one_without_words_matches_nothing(tmp_path: Path) -> None:
+async def test_an_empty_query_browses_and_one_without_words_matches_nothing(tmp_path: Path) -> None:
     meaning = understander()
-
-    async def ask(index: LexicalIndex) -> list[int]:
+    async with with_index(tmp_path) as index:
         queries = [index_query(Query(text), meaning.understand(text)) for text in ("", "  ", "?!")]
-        return [(await index.search(query, Deadline.after(10))).total for query in queries]
-
-    assert with_index(tmp_path, ask) == [len(FILMS), len(FILMS), 0]
+        assert [(await index.search(query, Deadline.after(10))).total for query in queries] == [
+            len(FILMS),
+            len(FILMS),
+            0,
+        ]
 
 
 # --- structured -------------------------------------------------------------------------------------------------------
 
 
-def test_all_slots_first_then_relaxations(tmp_path: Path) -> None:
-    async def ask(index: LexicalIndex) -> list[str]:
-        return await found(StructuredArm(index), asking("christopher nolan mystery", understander()))
+async def test_all_slots_first_then_relaxations(tmp_path: Path) -> None:
+    async with with_index(tmp_path) as index:
+        assert (await found(StructuredArm(index), asking("christopher nolan mystery", understander()))) == [
+            "f7",
+            "f1",
+            "f2",
+            "f4",
+        ]
 
-    assert with_index(tmp_path, ask) == ["f7", "f1", "f2", "f4"]
 
-
-def test_items_that_refer_to_what_a_title_names_follow(tmp_path: Path) -> None:
+async def test_items_that_refer_to_what_a_title_names_follow(tmp_path: Path) -> None:
     context = context_of(
         Query("stanley kubrick"),
         understood(
             "stanley kubrick", Interpretation(0.9, (Slot("title", "Stanley Kubrick", 0, 15, 0.9),), ("stanley",))
         ),
     )
-
-    async def ask(index: LexicalIndex) -> None:
+    async with with_index(tmp_path) as index:
         arm = StructuredArm(index)
         assert await found(arm, context) == ["f9", "f10"]
         assert await found(arm, context, 1) == ["f9"]
         direct, follower = await arm.retrieve(context, 2, Deadline.after(10))
         assert direct.score > follower.score > 0
 
-    with_index(tmp_path, ask)
-
 
 # --- explore ----------------------------------------------------------------------------------------------------------
 
 
-def test_newest_and_most_popular_in_turn(tmp_path: Path) -> None:
-    async def ask(index: LexicalIndex) -> list[str]:
-        return await found(ExploreArm(index), context_of(Query(""), understood("")), 4)
-
-    assert with_index(tmp_path, ask) == ["f2", "f1", "f5", "f10"]
+async def test_newest_and_most_popular_in_turn(tmp_path: Path) -> None:
+    async with with_index(tmp_path) as index:
+        assert (await found(ExploreArm(index), context_of(Query(""), understood("")), 4)) == ["f2", "f1", "f5", "f10"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import gzip
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -112,22 +112,16 @@ def context(
     return Context(Query(text, filters), understanding, 0.0, Person("u:1", tuple(recent)))
 
 
-def run(
-    path: Path,
-    schema: Schema,
-    encoder: HashingEncoder | TasteEncoder,
-    films: Sequence[Document],
-    work: Callable[[QdrantEdgeIndex], Awaitable[None]],
-) -> None:
-    async def go() -> None:
-        index = QdrantEdgeIndex.open(path, schema, encoder.size)
-        try:
-            await index.rebuild(schema, encoder.size, zip(films, encoder.encode_documents(films, schema), strict=True))
-            await work(index)
-        finally:
-            await index.close()
-
-    asyncio.run(go())
+@asynccontextmanager
+async def run(
+    path: Path, schema: Schema, encoder: HashingEncoder | TasteEncoder, films: Sequence[Document]
+) -> AsyncIterator[QdrantEdgeIndex]:
+    index = QdrantEdgeIndex.open(path, schema, encoder.size)
+    try:
+        await index.rebuild(schema, encoder.size, zip(films, encoder.encode_documents(films, schema), strict=True))
+        yield index
+    finally:
+        await index.close()
 
 
 class VectorArmContract(ArmContract):
@@ -187,10 +181,11 @@ async def ask(arm: Arm, asked: Context, count: int = 10) -> list[Candidate]:
     return await arm.retrieve(asked, count, Deadline.after(5))
 
 
-def test_the_vector_arm_finds_by_meaning_under_filters(tmp_path: Path, films: list[Document], schema: Schema) -> None:
+async def test_the_vector_arm_finds_by_meaning_under_filters(
+    tmp_path: Path, films: list[Document], schema: Schema
+) -> None:
     by_id = {film["id"]: film for film in films}
-
-    async def work(index: QdrantEdgeIndex) -> None:
+    async with run(tmp_path, schema, HashingEncoder(), films) as index:
         arm = VectorArm(index, HashingEncoder())
         assert (arm.name, arm.counts) == ("vector", CANDIDATE_COUNTS)
         for film in films[:20]:
@@ -200,28 +195,26 @@ def test_the_vector_arm_finds_by_meaning_under_filters(tmp_path: Path, films: li
         assert len(found) == 50
         assert all(matches(filters, by_id[candidate.object_id], schema) for candidate in found)
 
-    run(tmp_path, schema, HashingEncoder(), films, work)
 
-
-def test_the_vector_arm_encodes_the_corrected_spelling(tmp_path: Path, films: list[Document], schema: Schema) -> None:
-    async def work(index: QdrantEdgeIndex) -> None:
+async def test_the_vector_arm_encodes_the_corrected_spelling(
+    tmp_path: Path, films: list[Document], schema: Schema
+) -> None:
+    async with run(tmp_path, schema, HashingEncoder(), films) as index:
         arm = VectorArm(index, HashingEncoder())
         meant = await ask(arm, context("black adam"))
         assert await ask(arm, context("balck adma", corrected="black adam")) == meant
         assert await ask(arm, context("balck adma")) != meant
 
-    run(tmp_path, schema, HashingEncoder(), films, work)
 
-
-def test_the_vector_arm_has_nothing_to_say_to_nothing(tmp_path: Path, films: list[Document], schema: Schema) -> None:
-    async def work(index: QdrantEdgeIndex) -> None:
+async def test_the_vector_arm_has_nothing_to_say_to_nothing(
+    tmp_path: Path, films: list[Document], schema: Schema
+) -> None:
+    async with run(tmp_path, schema, HashingEncoder(), films[:10]) as index:
         arm = VectorArm(index, HashingEncoder())
         assert not arm.available(context(""))
         assert not arm.available(context("?!"))
         assert arm.available(context("a"))
         assert await ask(arm, context("?!")) == []
-
-    run(tmp_path, schema, HashingEncoder(), films[:10], work)
 
 
 class Slow(HashingEncoder):
@@ -237,8 +230,10 @@ class Slow(HashingEncoder):
         return super().encode_query(text)
 
 
-def test_a_vector_of_a_replaced_encoder_is_not_used(tmp_path: Path, films: list[Document], schema: Schema) -> None:
-    async def work(index: QdrantEdgeIndex) -> None:
+async def test_a_vector_of_a_replaced_encoder_is_not_used(
+    tmp_path: Path, films: list[Document], schema: Schema
+) -> None:
+    async with run(tmp_path, schema, HashingEncoder(), films[:10]) as index:
         slow = Slow()
         arm = VectorArm(index, slow)
         assert await ask(arm, context("black adam")) == await ask(
@@ -248,11 +243,9 @@ def test_a_vector_of_a_replaced_encoder_is_not_used(tmp_path: Path, films: list[
         with pytest.raises(ArmFailed, match="unavailable"):
             await arm.retrieve(context("black adam"), 5, Deadline.after(5))
 
-    run(tmp_path, schema, HashingEncoder(), films[:10], work)
 
-
-def test_the_personal_arm_is_for_those_who_liked_something(tmp_path: Path, schema: Schema) -> None:
-    async def work(index: QdrantEdgeIndex) -> None:
+async def test_the_personal_arm_is_for_those_who_liked_something(tmp_path: Path, schema: Schema) -> None:
+    async with run(tmp_path, schema, TasteEncoder.untrained(), [{"id": "1"}, {"id": "2"}]) as index:
         arm = PersonalArm(index, TasteEncoder.untrained())
         assert (arm.name, arm.counts) == ("personal", CANDIDATE_COUNTS)
         assert not arm.available(context())
@@ -260,10 +253,8 @@ def test_the_personal_arm_is_for_those_who_liked_something(tmp_path: Path, schem
         assert arm.available(context(recent=[("1", -1.0, 1.0), ("2", 2.0, 0.0)]))
         assert await ask(arm, context(recent=[("gone", 2.0, 0.0)])) == []
 
-    run(tmp_path, schema, TasteEncoder.untrained(), [{"id": "1"}, {"id": "2"}], work)
 
-
-def test_people_get_different_films_of_what_they_asked_for(
+async def test_people_get_different_films_of_what_they_asked_for(
     tmp_path: Path,
     films: list[Document],
     schema: Schema,
@@ -271,8 +262,7 @@ def test_people_get_different_films_of_what_they_asked_for(
     history: dict[str, list[tuple[str, float, float]]],
 ) -> None:
     by_id = {film["id"]: film for film in films}
-
-    async def work(index: QdrantEdgeIndex) -> None:
+    async with run(tmp_path, schema, taste, films) as index:
         arm = PersonalArm(index, taste)
         lists = []
         for person in sorted(history)[:8]:
@@ -287,10 +277,8 @@ def test_people_get_different_films_of_what_they_asked_for(
             lists.append(tuple(candidate.object_id for candidate in found))
         assert len(set(lists)) > 4
 
-    run(tmp_path, schema, taste, films, work)
 
-
-def test_taste_finds_what_people_like_later_better_than_quality_does(
+async def test_taste_finds_what_people_like_later_better_than_quality_does(
     tmp_path: Path,
     shared: Path,
     films: list[Document],
@@ -310,8 +298,7 @@ def test_taste_finds_what_people_like_later_better_than_quality_does(
         if row["query_id"] in owners and row["grade"] != "0" and row["doc_id"] in known:
             later.setdefault(owners[row["query_id"]], set()).add(row["doc_id"])
     best = sorted(films, key=lambda film: (-quality(schema, film), film["id"]))
-
-    async def work(index: QdrantEdgeIndex) -> None:
+    async with run(tmp_path, schema, taste, films) as index:
         arm = PersonalArm(index, taste)
         personal, general = [], []
         for person, favourites in sorted(later.items()):
@@ -324,10 +311,8 @@ def test_taste_finds_what_people_like_later_better_than_quality_does(
         assert len(personal) >= 30
         assert np.mean(personal) > 1.2 * np.mean(general)
 
-    run(tmp_path, schema, taste, films, work)
 
-
-def test_what_was_merely_looked_at_may_still_be_wanted(tmp_path: Path, schema: Schema) -> None:
+async def test_what_was_merely_looked_at_may_still_be_wanted(tmp_path: Path, schema: Schema) -> None:
     items: list[Any] = [{"id": name} for name in ("looked", "played", "disliked", "both", "new")]
     recent = [
         ("looked", 1.0, 0.0),
@@ -336,8 +321,8 @@ def test_what_was_merely_looked_at_may_still_be_wanted(tmp_path: Path, schema: S
         ("both", 1.0, 0.0),
         ("both", 5.0, 0.0),
     ]
+    async with run(tmp_path, schema, TasteEncoder.untrained(), items) as index:
 
-    async def work(index: QdrantEdgeIndex) -> None:
         async def ids(**options: float) -> set[str]:
             arm = PersonalArm(index, TasteEncoder.untrained(), **options)
             return {candidate.object_id for candidate in await ask(arm, context("x", recent=recent))}
@@ -345,17 +330,14 @@ def test_what_was_merely_looked_at_may_still_be_wanted(tmp_path: Path, schema: S
         assert await ids(look=1.0) == {"looked", "new"}
         assert await ids() == {"new"}
 
-    run(tmp_path, schema, TasteEncoder.untrained(), items, work)
 
-
-def test_readings_about_as_likely_are_all_looked_for(tmp_path: Path, schema: Schema) -> None:
+async def test_readings_about_as_likely_are_all_looked_for(tmp_path: Path, schema: Schema) -> None:
     items: list[Any] = [{"id": f"d{i}", "genres": ["Drama"]} for i in range(3)]
     items += [{"id": f"h{i}", "genres": "Horror"} for i in range(3)] + [{"id": "known"}]
     recent = [("known", 2.0, 0.0)]
     horror = Slot("genres", "Horror", 0, 5, 0.9)
     nineties = Slot("year", "90s", 0, 3, 0.9, 1990.0, 1999.0)
-
-    async def work(index: QdrantEdgeIndex) -> None:
+    async with run(tmp_path, schema, TasteEncoder.untrained(), items) as index:
         arm = PersonalArm(index, TasteEncoder.untrained())
 
         async def ids(asked: Context) -> set[str]:
@@ -372,10 +354,8 @@ def test_readings_about_as_likely_are_all_looked_for(tmp_path: Path, schema: Sch
         # What is named is a wish: where nothing has it, the person's taste alone decides.
         assert await ids(context("x", recent=recent, slots=[(DRAMA, nineties)])) == everything
 
-    run(tmp_path, schema, TasteEncoder.untrained(), items, work)
 
-
-def test_dislikes_count_against(tmp_path: Path, schema: Schema) -> None:
+async def test_dislikes_count_against(tmp_path: Path, schema: Schema) -> None:
     people = [
         ("a", "x1"),
         ("a", "x2"),
@@ -389,24 +369,19 @@ def test_dislikes_count_against(tmp_path: Path, schema: Schema) -> None:
     ]
     taste = train((person, item, 1.0) for person, item in people)
     items: list[Document] = [{"id": item} for item in ("x1", "x2", "x3", "y1", "y2", "y3")]
-
-    async def work(index: QdrantEdgeIndex) -> None:
+    async with run(tmp_path, schema, taste, items) as index:
         arm = PersonalArm(index, taste)
         for liked, disliked, first in (("x1", "y1", "x2"), ("y1", "x1", "y2")):
             found = await ask(arm, context(recent=[(liked, 2.0, 1.0), (disliked, -1.0, 0.0)]))
             assert found[0].object_id == first
             assert {candidate.object_id[0] for candidate in found[-2:]} == {disliked[0]}
 
-    run(tmp_path, schema, taste, items, work)
 
-
-def test_without_a_taste_model_likes_are_by_words(tmp_path: Path, films: list[Document], schema: Schema) -> None:
-    async def work(index: QdrantEdgeIndex) -> None:
+async def test_without_a_taste_model_likes_are_by_words(tmp_path: Path, films: list[Document], schema: Schema) -> None:
+    async with run(tmp_path, schema, HashingEncoder(), films) as index:
         found = await ask(PersonalArm(index), context(recent=[(films[0]["id"], 2.0, 0.0)]))
         assert len(found) == 10
         assert films[0]["id"] not in {candidate.object_id for candidate in found}
-
-    run(tmp_path, schema, HashingEncoder(), films, work)
 
 
 def test_nearness_of_taste_is_the_inner_product_plus_quality(schema: Schema, films: list[Document]) -> None:

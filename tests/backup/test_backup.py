@@ -13,8 +13,8 @@ import tarfile
 import threading
 import time
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,14 +77,16 @@ class Place:
     def failed(self, code: int, *arguments: str | Path) -> str:
         return failed(code, self.folder, *arguments, **self.settings)
 
-    def use(self, work: Callable[[Stores], Awaitable[T]]) -> T:
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Stores]:
         """Do something with the stores, which nobody serves at the moment."""
+        async with open_stores(self.load()) as stores:
+            yield stores
 
-        async def main() -> T:
-            async with open_stores(self.load()) as stores:
-                return await work(stores)
-
-        return asyncio.run(main())
+    async def run(self, work: Callable[[Stores], Awaitable[T]]) -> T:
+        """What `work` returns, given the open stores."""
+        async with self.use() as stores:
+            return await work(stores)
 
 
 Make = Callable[[Path], Place]
@@ -115,7 +117,7 @@ class Past:
     """What was there when the backup was made."""
 
 
-def live(place: Place) -> list[dict[str, Any]]:
+async def live(place: Place) -> list[dict[str, Any]]:
     """Searches, clicks, a learner that is behind, a person who is forgotten, models of two kinds, a switch; the
     answers."""
     answers = []
@@ -132,8 +134,9 @@ def live(place: Place) -> list[dict[str, Any]]:
         play = {"event_id": "play-1", "user_id": "ann", "object_id": "t005", "action_name": "play"}
         assert service.feedback(play) == ["accepted"]
     if place.settings:
-        place.use(lambda stores: stores.log.forget(FORGOTTEN, time.time()))
-        learned(place)
+        async with place.use() as stores:
+            await stores.log.forget(FORGOTTEN, time.time())
+        await learned(place)
     with running(place.folder, **place.settings) as service:
         assert service.request("PUT", "/v1/policy", json={"mode": "static"}).status_code == 200
         if not place.settings:
@@ -157,11 +160,10 @@ def event_on(answer: dict[str, Any], place: int = 0, action: str = "click") -> d
     }
 
 
-def learned(place: Place, until: float | None = None) -> tuple[int, bytes]:
+async def learned(place: Place, until: float | None = None) -> tuple[int, bytes]:
     """Let the learner take in what is there, at the time `until` if given; how many decisions it has learned then, and
     the bytes of the policy."""
-
-    async def work(stores: Stores) -> tuple[int, bytes]:
+    async with place.use() as stores:
         learner = new_learner(place.load(), stores)
         await learner.restore()
         if until is not None:
@@ -172,14 +174,11 @@ def learned(place: Place, until: float | None = None) -> tuple[int, bytes]:
         assert stored is not None
         return stored.meta["learned"], b"".join(stored.files[name] for name in sorted(stored.files))
 
-    return place.use(work)
 
-
-def contents(place: Place, derived: bool = True) -> dict[str, Any]:
+async def contents(place: Place, derived: bool = True) -> dict[str, Any]:
     """All that has to be the same after a restore."""
     soon = Deadline.after(60.0)
-
-    async def work(stores: Stores) -> dict[str, Any]:
+    async with place.use() as stores:
         end, at = await stores.log.end()
         popular = await stores.memory.popular_queries("", 100, soon)
         portions: list[Any] = []
@@ -202,36 +201,32 @@ def contents(place: Place, derived: bool = True) -> dict[str, Any]:
             "models": {kind: stores.models.current(kind) for kind in kinds},
         }
 
-    return place.use(work)
-
 
 def values_of(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """Without the numbers that Redis does not keep: those of the entries of histories."""
     return (row[0], row[1], *row[3:]) if row[0] == "history" else row
 
 
-@contextmanager
-def made(make: Make, folder: Path) -> Iterator[Past]:
+async def made(make: Make, folder: Path) -> Past:
     place = make(folder / "one")
-    answers = live(place)
+    answers = await live(place)
     file = folder / "backup.tar"
     place.done("backup", file, "--with-keys")
-    yield Past(place, answers, event_on(answers[1], place=1), file, contents(place))
+    return Past(place, answers, event_on(answers[1], place=1), file, await contents(place))
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
-    with made(in_folder, tmp_path_factory.mktemp("embedded")) as past:
-        yield past
+async def embedded(tmp_path_factory: pytest.TempPathFactory) -> Past:
+    return await made(in_folder, tmp_path_factory.mktemp("embedded"))
 
 
-def check_round(past: Past, other: Place) -> None:
+async def check_round(past: Past, other: Place) -> None:
     """Restore into `other`, and it is the same service that goes on in the same way."""
     if not past.place.settings and other.settings:  # people move, and keep their keys
         other.settings["signing_keys"] = (past.place.folder / "signing_keys").read_text().strip()
     other.done("restore", past.file)
     before = past.before
-    assert contents(other) == before
+    assert await contents(other) == before
     assert before["entries"]
     assert before["counted"]
     assert before["people"][0].recent
@@ -255,16 +250,16 @@ def hits(service: Service, query: str) -> list[str]:
 
 
 class TestRound:
-    def test_from_files_into_files(self, embedded: Past, tmp_path: Path) -> None:
-        check_round(embedded, in_folder(tmp_path / "other"))
+    async def test_from_files_into_files(self, embedded: Past, tmp_path: Path) -> None:
+        await check_round(embedded, in_folder(tmp_path / "other"))
 
-    def test_from_files_into_redis(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
-        check_round(embedded, in_redis(tmp_path / "other"))
+    async def test_from_files_into_redis(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
+        await check_round(embedded, in_redis(tmp_path / "other"))
 
-    def test_from_redis_into_redis_and_into_files(self, in_redis: Make, tmp_path: Path) -> None:
-        with made(in_redis, tmp_path) as past:
-            check_round(past, in_redis(tmp_path / "other"))
-            check_round(past, Place(tmp_path / "files", {"signing_keys": KEYS}))
+    async def test_from_redis_into_redis_and_into_files(self, in_redis: Make, tmp_path: Path) -> None:
+        past = await made(in_redis, tmp_path)
+        await check_round(past, in_redis(tmp_path / "other"))
+        await check_round(past, Place(tmp_path / "files", {"signing_keys": KEYS}))
 
     def test_replay_says_the_same(self, embedded: Past, tmp_path: Path) -> None:
         # Of the file alone, since the service has gone on.
@@ -280,17 +275,17 @@ class TestRound:
         assert report["recomputed"] > 0
         assert not report["mismatches"]
 
-    def test_the_learner_goes_on_to_the_same_bytes(self, tmp_path: Path, in_redis: Make) -> None:
+    async def test_the_learner_goes_on_to_the_same_bytes(self, tmp_path: Path, in_redis: Make) -> None:
         """From a snapshot in the middle, with windows that are open and a memory that is ahead of the policy."""
         place, others = in_folder(tmp_path / "one"), [in_folder(tmp_path / "other"), in_redis(tmp_path / "redis")]
-        live(place)
+        await live(place)
         place.done("backup", tmp_path / "file", "--with-keys")
         for other in others:
             other.done("restore", tmp_path / "file")
-        results = {learned(where, LATER) for where in (place, *others)}
+        results = {await learned(where, LATER) for where in (place, *others)}
         assert len(results) == 1
         assert results.pop()[0] > 20
-        rows = [contents(where)["rows"] for where in (place, *others)]
+        rows = [(await contents(where))["rows"] for where in (place, *others)]
         assert rows[0] == rows[1] == rows[2]
 
     def test_whatever_is_in_a_log_arrives(self, tmp_path: Path, in_redis: Make) -> None:
@@ -327,32 +322,29 @@ class TestRound:
         async def consumers(stores: Stores) -> dict[str, int]:
             return await stores.log.consumers()
 
-        one.use(fill)
+        await one.run(fill)
         one.done("backup", tmp_path / "1.tar")
         files.done("restore", tmp_path / "1.tar")
         files.done("backup", tmp_path / "2.tar")
         other.done("restore", tmp_path / "2.tar")
-        expected = one.use(told)
+        expected = await one.run(told)
         assert [entry.offset for entry in expected[2]] == [7, 8, 9, 10, 11]
         assert [record.at for _, record in expected[3][1]] == [8 * 86400.0] * 3
-        assert files.use(told) == other.use(told) == expected
-        assert files.use(consumers) == other.use(consumers) == {"memory": 6, "policy": 6}
-        assert one.use(consumers) == {"memory": 6, "policy": 6, "mirror": 7}
+        assert await files.run(told) == await other.run(told) == expected
+        assert await files.run(consumers) == await other.run(consumers) == {"memory": 6, "policy": 6}
+        assert await one.run(consumers) == {"memory": 6, "policy": 6, "mirror": 7}
 
-    def test_what_the_log_has_lost_before_is_said(self, tmp_path: Path) -> None:
+    async def test_what_the_log_has_lost_before_is_said(self, tmp_path: Path) -> None:
         place = in_folder(tmp_path / "one")
-
-        async def fill(stores: Stores) -> None:
+        async with place.use() as stores:
             for number in range(1, 6):
                 await stores.log.append(Tick(number * 40 * 86400.0))
             await stores.log.consumed("policy", 5)
-
-        place.use(fill)
         assert "memory stands at record 0, but the log begins at 5" in place.done("backup", tmp_path / "1.tar")
         other = in_folder(tmp_path / "other")
         assert "memory stands at record 0" in other.done("restore", tmp_path / "1.tar")
 
-    def test_nothing_is_saved_that_is_ahead_of_the_log(self, tmp_path: Path) -> None:
+    async def test_nothing_is_saved_that_is_ahead_of_the_log(self, tmp_path: Path) -> None:
         """A learner that goes on while the log is copied; it would find that this is not its log."""
         place, file = in_folder(tmp_path / "one"), tmp_path / "1.tar"
 
@@ -375,19 +367,24 @@ class TestRound:
                 archive.finish(await save(parts, archive, {}, None, {}, lambda *_: None))
             await log.close()
 
-        place.use(make)
+        async with place.use() as stores:
+            await make(stores)
         with Archive(file) as archive:
             archive.check(lambda _: None)
             assert (archive.manifest["log"]["last"], archive.manifest["memory"]["offset"]) == (1, 0)
             assert not [name for name in archive.names() if "ahead" in name]
             assert json.loads(archive.read(CONSUMERS)) == {"policy": 1}
 
-    def test_items_that_go_while_it_is_made_are_forgotten(self, tmp_path: Path) -> None:
+    async def test_items_that_go_while_it_is_made_are_forgotten(self, tmp_path: Path) -> None:
         """Between the copy of the memory and that of the items."""
         place, file = in_folder(tmp_path / "one"), tmp_path / "1.tar"
         changes = [MemoryChange(action=("river", item, "u:ann", 1.0), at=1.0) for item in ("t000", "t010")]
 
-        async def make(stores: Stores) -> None:
+        async def remembered(stores: Stores) -> list[str]:
+            return [one.object_id for one in await stores.memory.remembered("river", 9, Deadline.after(60.0))]
+
+        async with place.use() as stores:
+
             class Slow(SqliteMemory):
                 async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
                     async for rows in super().rows():
@@ -404,14 +401,9 @@ class TestRound:
                 told = {"source": {}, "keys": {"where": "settings", "included": False, "fingerprint": None}}
                 archive.finish(await save(parts, archive, {}, None, told, lambda *_: None))
             await memory.close()
-
-        async def remembered(stores: Stores) -> list[str]:
-            return [one.object_id for one in await stores.memory.remembered("river", 9, Deadline.after(60.0))]
-
-        place.use(make)
         other = in_folder(tmp_path / "other")
         other.done("restore", file)
-        assert other.use(remembered) == ["t010"]
+        assert await other.run(remembered) == ["t010"]
 
 
 # --- beside a service at work ---
@@ -483,39 +475,35 @@ class TestBesideAService:
     def test_redis(self, tmp_path: Path, in_redis: Make) -> None:
         check_under_load(in_redis(tmp_path / "one"), in_redis(tmp_path / "other"), tmp_path)
 
-    def test_the_learner_waits_while_the_memory_in_redis_is_copied(self, server: RedisServer) -> None:
+    async def test_the_learner_waits_while_the_memory_in_redis_is_copied(self, server: RedisServer) -> None:
         """And nothing else does; when the copy is broken off, or its process has died, it goes on."""
-
-        async def main() -> None:
-            redis = Redis(server.url, "held")
-            memory, learners = RedisMemory(redis, 86400.0), RedisMemory(redis, 86400.0)
-            changes = [MemoryChange(shown=(f"k{n}", f"k{n}"), at=float(n)) for n in range(120)]
-            await learners.apply(changes, 1)
-            rows = memory.rows()
-            assert await anext(rows)
-            with pytest.raises(StorageFailed, match="copied"):
-                await learners.apply(changes, 2)
-            with pytest.raises(StorageFailed, match="another backup"):
-                await anext(RedisMemory(redis, 86400.0).rows())
-            await learners.predict({"1": [("river", 0.5)]})
-            await learners.forget_items(["1"])
-            assert [row async for found in rows for row in found][-1] == ("state", 1, 120, 119.0)
+        redis = Redis(server.url, "held")
+        memory, learners = RedisMemory(redis, 86400.0), RedisMemory(redis, 86400.0)
+        changes = [MemoryChange(shown=(f"k{n}", f"k{n}"), at=float(n)) for n in range(120)]
+        await learners.apply(changes, 1)
+        rows = memory.rows()
+        assert await anext(rows)
+        with pytest.raises(StorageFailed, match="copied"):
             await learners.apply(changes, 2)
-            rows = memory.rows()
-            await anext(rows)
-            await rows.aclose()
-            await learners.apply(changes, 3)
+        with pytest.raises(StorageFailed, match="another backup"):
+            await anext(RedisMemory(redis, 86400.0).rows())
+        await learners.predict({"1": [("river", 0.5)]})
+        await learners.forget_items(["1"])
+        assert [row async for found in rows for row in found][-1] == ("state", 1, 120, 119.0)
+        await learners.apply(changes, 2)
+        rows = memory.rows()
+        await anext(rows)
+        await rows.aclose()
+        await learners.apply(changes, 3)
 
-            rows = memory.rows()
-            await anext(rows)
-            await redis.write(lambda c: c.delete(redis.key("lock", "memory")))  # as if it had expired
-            await learners.apply(changes, 4)
-            with pytest.raises(StorageFailed, match="changed while it was copied"):
-                async for _ in rows:
-                    pass
-            await redis.close()
-
-        asyncio.run(main())
+        rows = memory.rows()
+        await anext(rows)
+        await redis.write(lambda c: c.delete(redis.key("lock", "memory")))  # as if it had expired
+        await learners.apply(changes, 4)
+        with pytest.raises(StorageFailed, match="changed while it was copied"):
+            async for _ in rows:
+                pass
+        await redis.close()
 
 
 # --- the file ---
@@ -565,16 +553,16 @@ class TestFile:
             damaged[place] ^= 1 << place % 8
             assert refused(bytes(damaged)), place
 
-    def test_a_damaged_file_changes_nothing(self, embedded: Past, tmp_path: Path) -> None:
+    async def test_a_damaged_file_changes_nothing(self, embedded: Past, tmp_path: Path) -> None:
         place, bad = in_folder(tmp_path / "one"), tmp_path / "bad.tar"
         place.done("restore", embedded.file)
-        before = contents(place)
+        before = await contents(place)
         data = bytearray(embedded.file.read_bytes())
         data[len(data) // 2] ^= 4
         for content in (bytes(data), bytes(data[: len(data) // 2]), b"", b"not a backup" * 1000):
             bad.write_bytes(content)
             assert "bad.tar" in place.failed(1, "restore", bad, "--force")
-        assert contents(place) == before
+        assert await contents(place) == before
 
     def test_a_newer_format_is_refused_with_what_to_do(self, tmp_path: Path) -> None:
         file = tmp_path / "newer.tar"
@@ -629,7 +617,7 @@ class TestFile:
 
 
 class TestPlace:
-    def test_only_an_empty_one_is_filled(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
+    async def test_only_an_empty_one_is_filled(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
         for place in (in_folder(tmp_path / "files"), in_redis(tmp_path / "redis")):
             with running(place.folder, **place.settings):
                 pass  # what has started and seen nothing is empty
@@ -639,15 +627,15 @@ class TestPlace:
                 service.put({"id": "new", "title": "A new one"})
             assert "121 items" in place.failed(2, "restore", embedded.file)
             place.done("restore", embedded.file, "--force")
-            assert contents(place) == embedded.before
+            assert await contents(place) == embedded.before
 
-    def test_neighbours_in_the_same_redis_stay(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
+    async def test_neighbours_in_the_same_redis_stay(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
         one, other = in_redis(tmp_path / "one"), in_redis(tmp_path / "other")
         other.settings["namespace"] = one.settings["namespace"] + "2"
         for place in (one, other):
             place.done("restore", embedded.file)
         one.done("restore", embedded.file, "--force")
-        assert contents(other) == contents(one) == embedded.before
+        assert await contents(other) == await contents(one) == embedded.before
 
     def test_one_that_is_in_use_is_left_alone(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
         place = in_folder(tmp_path / "files")
@@ -655,7 +643,7 @@ class TestPlace:
             assert "in use by process" in place.failed(2, "restore", embedded.file, "--force")
         assert [path.name for path in place.folder.iterdir()] == ["owner.lock"]
 
-    def test_beside_a_learner_nothing_is_put_into_redis(
+    async def test_beside_a_learner_nothing_is_put_into_redis(
         self, embedded: Past, in_redis: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         place = in_redis(tmp_path / "one")
@@ -670,10 +658,12 @@ class TestPlace:
             finally:
                 await lease.release()
 
-        assert "a learner is running" in place.use(beside)
-        assert place.use(lambda stores: stores.items.count()) == 0
+        async with place.use() as stores:
+            assert "a learner is running" in await beside(stores)
+        async with place.use() as stores:
+            assert await stores.items.count() == 0
 
-    def test_kill_9_on_the_way_and_once_more(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
+    async def test_kill_9_on_the_way_and_once_more(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
         """In the moment when the old gives way to the new; in Redis, with half of it there."""
         at = {
             "files": ("app.operations.backups", "_remove"),
@@ -685,19 +675,19 @@ class TestPlace:
             child = killed(place, *at[kind], embedded.file)
             assert child.returncode == -signal.SIGKILL, child.stderr
             with pytest.raises(StorageFailed, match="broken off"):
-                look(place)
+                await look(place)
             assert "broken off" in place.failed(1, "restore", embedded.file)
             assert "broken off" in place.failed(1, "backup", tmp_path / "never.tar")
             place.done("restore", embedded.file, "--force")
-            look(place)
-            assert contents(place) == embedded.before
+            await look(place)
+            assert await contents(place) == embedded.before
 
-    def test_kill_9_while_it_is_unpacked_leaves_what_was_there(self, embedded: Past, tmp_path: Path) -> None:
+    async def test_kill_9_while_it_is_unpacked_leaves_what_was_there(self, embedded: Past, tmp_path: Path) -> None:
         place = in_folder(tmp_path / "files")
         place.done("restore", embedded.file)
         child = killed(place, "services.backends.sqlite.log", "SqliteLog.put_entries", embedded.file)
         assert child.returncode == -signal.SIGKILL
-        assert contents(place) == embedded.before
+        assert await contents(place) == embedded.before
         with running(place.folder) as service:
             assert hits(service, QUERIES[0])
         place.done("restore", embedded.file, "--force")
@@ -727,17 +717,13 @@ def killed(place: Place, module: str, function: str, file: Path) -> subprocess.C
     )
 
 
-def look(place: Place) -> None:
+async def look(place: Place) -> None:
     """Raises when a restore into the place was broken off."""
     if "redis_url" not in place.settings:
         refuse_folder(place.folder)
         return
-
-    async def main() -> None:
-        redis = Redis(place.settings["redis_url"], place.settings["namespace"])
-        try:
-            await refuse_redis(redis)
-        finally:
-            await redis.close()
-
-    asyncio.run(main())
+    redis = Redis(place.settings["redis_url"], place.settings["namespace"])
+    try:
+        await refuse_redis(redis)
+    finally:
+        await redis.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest import mock
@@ -101,142 +101,118 @@ async def until(holds: Callable[[], bool]) -> None:
     pytest.fail("it never came to hold")
 
 
-def run(path: Path, work: Callable[[Index, Index], Awaitable[None]]) -> None:
-    asyncio.run(work(Index("one"), Index("two")))  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "items.sqlite3"
 
 
-def test_what_one_writes_is_in_shared_indexes_at_once_and_in_the_others_memory_soon(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two) as (writer, reader):
-            await writer.catalogue.put([song("a"), song("b")])
-            assert set(one.items) == set(two.items) == set(writer.own.items) == {"a", "b"}
-            await until(lambda: set(reader.own.items) == {"a", "b"})
-            await reader.catalogue.delete(["a"])
-            assert set(one.items) == {"b"}
-            await until(lambda: set(writer.own.items) == {"b"})
-
-    run(path, work)
+async def test_what_one_writes_is_in_shared_indexes_at_once_and_in_the_others_memory_soon(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two) as (writer, reader):
+        await writer.catalogue.put([song("a"), song("b")])
+        assert set(one.items) == set(two.items) == set(writer.own.items) == {"a", "b"}
+        await until(lambda: set(reader.own.items) == {"a", "b"})
+        await reader.catalogue.delete(["a"])
+        assert set(one.items) == {"b"}
+        await until(lambda: set(writer.own.items) == {"b"})
 
 
-def test_a_schema_that_one_extends_is_the_others_too(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two) as (writer, reader):
-            await writer.catalogue.put([song("a")])
-            await until(lambda: reader.catalogue.schema == writer.catalogue.schema)
-            await writer.catalogue.put([song("b", colour=["teal"])])
-            await until(lambda: reader.catalogue.schema.get("colour") is not None)
-            await until(lambda: reader.own.schema == writer.own.schema == one.schema == two.schema)
-
-    run(path, work)
+async def test_a_schema_that_one_extends_is_the_others_too(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two) as (writer, reader):
+        await writer.catalogue.put([song("a")])
+        await until(lambda: reader.catalogue.schema == writer.catalogue.schema)
+        await writer.catalogue.put([song("b", colour=["teal"])])
+        await until(lambda: reader.catalogue.schema.get("colour") is not None)
+        await until(lambda: reader.own.schema == writer.own.schema == one.schema == two.schema)
 
 
-def test_both_extend_the_schema_at_once_and_neither_field_is_lost(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two) as (left, right):
-            await left.catalogue.put([song("a")])
-            await asyncio.gather(
-                left.catalogue.put([song("b", colour=["teal"])]), right.catalogue.put([song("c", shape=["round"])])
-            )
-            for member in (left, right):
-                await until(lambda m=member: {"colour", "shape"} <= {f.name for f in m.catalogue.schema.fields})  # type: ignore[misc]
-            assert set(one.items) == {"a", "b", "c"}
-            await until(lambda: one.schema == two.schema == left.catalogue.schema == right.catalogue.schema)
-
-    run(path, work)
+async def test_both_extend_the_schema_at_once_and_neither_field_is_lost(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two) as (left, right):
+        await left.catalogue.put([song("a")])
+        await asyncio.gather(
+            left.catalogue.put([song("b", colour=["teal"])]), right.catalogue.put([song("c", shape=["round"])])
+        )
+        for member in (left, right):
+            await until(lambda m=member: {"colour", "shape"} <= {f.name for f in m.catalogue.schema.fields})  # type: ignore[misc]
+        assert set(one.items) == {"a", "b", "c"}
+        await until(lambda: one.schema == two.schema == left.catalogue.schema == right.catalogue.schema)
 
 
-def test_a_writer_that_died_before_indexing_is_finished_for(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two) as (writer, reader):
-            await writer.catalogue.put([song("a")])
-            await writer.catalogue._items.put([song("b")])  # and there it died: nothing was indexed
-            await until(lambda: set(one.items) == set(two.items) == {"a", "b"})
-            await until(lambda: set(reader.own.items) == {"a", "b"})
-
-    run(path, work)
+async def test_a_writer_that_died_before_indexing_is_finished_for(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two) as (writer, reader):
+        await writer.catalogue.put([song("a")])
+        await writer.catalogue._items.put([song("b")])  # and there it died: nothing was indexed
+        await until(lambda: set(one.items) == set(two.items) == {"a", "b"})
+        await until(lambda: set(reader.own.items) == {"a", "b"})
 
 
-def test_an_index_that_is_away_keeps_none_of_the_others_from_following(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two) as (writer, reader):
-            await writer.catalogue.put([song("a")])
-            one.away = True
-            with pytest.raises(StorageFailed):
-                await writer.catalogue.put([song("b")])
-            assert set(two.items) == {"a", "b"}, "the other one has it"
-            await until(lambda: set(reader.own.items) == {"a", "b"})
-            one.away = False
-            await until(lambda: set(one.items) == {"a", "b"})
-
-    run(path, work)
-
-
-def test_an_index_that_lost_everything_is_built_again(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two) as (writer, _):
-            await writer.catalogue.put([song("a")])
-            built = two.rebuilds
-            one.items, one.there = {}, False
-            await until(lambda: set(one.items) == {"a"})
-            assert two.rebuilds == built, "the one that is well is left alone"
-
-    run(path, work)
-
-
-def test_a_start_waits_for_no_engine(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two) as (writer, _):
-            await writer.catalogue.put([song("a")])
+async def test_an_index_that_is_away_keeps_none_of_the_others_from_following(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two) as (writer, reader):
+        await writer.catalogue.put([song("a")])
         one.away = True
-        async with members(path, one, two, following=False) as (first, second):
-            assert set(first.own.items) == set(second.own.items) == {"a"}
-
-    run(path, work)
-
-
-def test_a_rebuild_builds_every_index_anew_once(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two, following=False) as (writer, _):
-            await writer.catalogue.put([song("a")])
-            before = one.rebuilds, two.rebuilds, writer.own.rebuilds
-            await writer.indexes.rebuild()
-            assert (one.rebuilds, two.rebuilds, writer.own.rebuilds) == tuple(number + 1 for number in before)
-
-    run(path, work)
+        with pytest.raises(StorageFailed):
+            await writer.catalogue.put([song("b")])
+        assert set(two.items) == {"a", "b"}, "the other one has it"
+        await until(lambda: set(reader.own.items) == {"a", "b"})
+        one.away = False
+        await until(lambda: set(one.items) == {"a", "b"})
 
 
-def test_a_store_that_was_restored_from_a_backup_is_heard_again(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        async with members(path, one, two) as (writer, reader):
-            await writer.catalogue.put([song("a"), song("b")])
-            await until(lambda: set(reader.own.items) == {"a", "b"})
-            items = writer.catalogue._items
-            with mock.patch.object(items, "sequence", mock.AsyncMock(return_value=1)):
-                built = reader.own.rebuilds
-                await until(lambda: reader.own.rebuilds > built)
-
-    run(path, work)
+async def test_an_index_that_lost_everything_is_built_again(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two) as (writer, _):
+        await writer.catalogue.put([song("a")])
+        built = two.rebuilds
+        one.items, one.there = {}, False
+        await until(lambda: set(one.items) == {"a"})
+        assert two.rebuilds == built, "the one that is well is left alone"
 
 
-def test_a_start_and_a_stop_wait_for_no_other_process(path: Path) -> None:
-    async def work(one: Index, two: Index) -> None:
-        items, locks = SqliteItems(path), LocalLocks()
-        with mock.patch.object(index_sync, "START_SECONDS", 0.05):
-            async with locks.hold(INDEXING):  # another process encodes a large catalogue
-                member = Member(items, locks, (one, two))
-                await asyncio.wait_for(member.indexes.recover(), 5.0)
-                assert not one.there
-            await until(lambda: one.there and two.there)  # it went on beside the service
-            async with locks.hold(INDEXING):
-                another = Member(items, locks, (one, two))
-                await another.indexes.recover()
-                await asyncio.wait_for(another.indexes.close(), 5.0)
-        await member.indexes.close()
-        await items.close()
+async def test_a_start_waits_for_no_engine(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two) as (writer, _):
+        await writer.catalogue.put([song("a")])
+    one.away = True
+    async with members(path, one, two, following=False) as (first, second):
+        assert set(first.own.items) == set(second.own.items) == {"a"}
 
-    run(path, work)
+
+async def test_a_rebuild_builds_every_index_anew_once(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two, following=False) as (writer, _):
+        await writer.catalogue.put([song("a")])
+        before = one.rebuilds, two.rebuilds, writer.own.rebuilds
+        await writer.indexes.rebuild()
+        assert (one.rebuilds, two.rebuilds, writer.own.rebuilds) == tuple(number + 1 for number in before)
+
+
+async def test_a_store_that_was_restored_from_a_backup_is_heard_again(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two) as (writer, reader):
+        await writer.catalogue.put([song("a"), song("b")])
+        await until(lambda: set(reader.own.items) == {"a", "b"})
+        items = writer.catalogue._items
+        with mock.patch.object(items, "sequence", mock.AsyncMock(return_value=1)):
+            built = reader.own.rebuilds
+            await until(lambda: reader.own.rebuilds > built)
+
+
+async def test_a_start_and_a_stop_wait_for_no_other_process(path: Path) -> None:
+    one, two = Index("one"), Index("two")
+    items, locks = SqliteItems(path), LocalLocks()
+    with mock.patch.object(index_sync, "START_SECONDS", 0.05):
+        async with locks.hold(INDEXING):  # another process encodes a large catalogue
+            member = Member(items, locks, (one, two))
+            await asyncio.wait_for(member.indexes.recover(), 5.0)
+            assert not one.there
+        await until(lambda: one.there and two.there)  # it went on beside the service
+        async with locks.hold(INDEXING):
+            another = Member(items, locks, (one, two))
+            await another.indexes.recover()
+            await asyncio.wait_for(another.indexes.close(), 5.0)
+    await member.indexes.close()
+    await items.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import re
@@ -81,26 +80,20 @@ def folder_of(service: Process) -> Path:
     return Path(service.folder)  # type: ignore[attr-defined]
 
 
-def records(folder: Path) -> list[tuple[int, Record]]:
-    async def read() -> list[tuple[int, Record]]:
-        log = SqliteLog(folder / "log.sqlite3")
-        try:
-            return await log.read(0, 100_000)
-        finally:
-            await log.close()
-
-    return asyncio.run(read())
+async def records(folder: Path) -> list[tuple[int, Record]]:
+    log = SqliteLog(folder / "log.sqlite3")
+    try:
+        return await log.read(0, 100_000)
+    finally:
+        await log.close()
 
 
-def stored_ids(folder: Path) -> set[str]:
-    async def read() -> set[str]:
-        items = SqliteItems(folder / "items.sqlite3")
-        try:
-            return {document["id"] async for document in items.scan()}
-        finally:
-            await items.close()
-
-    return asyncio.run(read())
+async def stored_ids(folder: Path) -> set[str]:
+    items = SqliteItems(folder / "items.sqlite3")
+    try:
+        return {document["id"] async for document in items.scan()}
+    finally:
+        await items.close()
 
 
 def current(folder: Path, kind: str) -> str | None:
@@ -175,13 +168,13 @@ class TestUse:
 
 
 class TestIndex:
-    def test_a_folder_brings_items_history_and_models(self, indexed: Path, music: Path) -> None:
-        assert stored_ids(indexed) == {document["id"] for document in Dataset.open(music).documents()}
+    async def test_a_folder_brings_items_history_and_models(self, indexed: Path, music: Path) -> None:
+        assert await stored_ids(indexed) == {document["id"] for document in Dataset.open(music).documents()}
         assert current(indexed, "text-encoder")
         assert current(indexed, "taste")
         assert current(indexed, "policy")
 
-    def test_again_counts_nothing_twice_and_tells_every_bad_line(self, copied: Path, music: Path) -> None:
+    async def test_again_counts_nothing_twice_and_tells_every_bad_line(self, copied: Path, music: Path) -> None:
         folder = copied.parent / "music"
         shutil.copytree(music, folder)
         with gzip.open(folder / "catalogue.jsonl.gz", "at") as file:
@@ -190,7 +183,7 @@ class TestIndex:
             )
         with gzip.open(folder / "history.tsv.gz", "at") as file:
             file.write("u1\tnew\tplay\t1700000000\nu1\tnew\tstare\t1700000000\nu1\tnew\tplay\t1e300\nu1\tnew\n")
-        before = records(copied)
+        before = await records(copied)
         ended = ltrr(copied, "index", folder)
         assert ended.returncode == 0, ended.stderr
         first, *problems = ended.stdout.splitlines()
@@ -205,10 +198,10 @@ class TestIndex:
         ]
         assert "plays" in problems[2]
         assert "schema (given)" in ended.stderr
-        added = [r.object_id for _, r in records(copied)[len(before) :] if isinstance(r, Interaction)]
+        added = [r.object_id for _, r in (await records(copied))[len(before) :] if isinstance(r, Interaction)]
         assert added == ["new"]
 
-    def test_a_rebuild_starts_from_an_empty_catalogue_with_the_schema_that_is_given(
+    async def test_a_rebuild_starts_from_an_empty_catalogue_with_the_schema_that_is_given(
         self, copied: Path, tmp_path: Path
     ) -> None:
         source, schema = tmp_path / "two.jsonl", tmp_path / "schema.toml"
@@ -218,7 +211,7 @@ class TestIndex:
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout == "2 items indexed, 0 refused, 0 events of history\n"
         assert "left untrained" in ended.stderr  # two items share no words; they are found all the same
-        assert stored_ids(copied) == {"a", "b"}
+        assert await stored_ids(copied) == {"a", "b"}
         with serving(copied) as process:
             answer = process.search("ben", facets=["maker"])
             assert [hit["object_id"] for hit in answer["hits"]][:1] == ["b"]
@@ -337,12 +330,12 @@ class TestBesideAService:
         assert "reproduced from their seeds" in done(folder_of(service), "replay", exploration=0.3)
 
 
-def test_a_log_that_was_tampered_with_is_found_out(copied: Path) -> None:
+async def test_a_log_that_was_tampered_with_is_found_out(copied: Path) -> None:
     with serving(copied) as process:
         for query in ("piano", "jazz", "rock"):
             process.search(query)
         assert process.stop() == 0
-    offset, told = next((offset, r) for offset, r in records(copied) if isinstance(r, Impression))
+    offset, told = next((offset, r) for offset, r in await records(copied) if isinstance(r, Impression))
     choice = told.decision.arms["lexical"]
     other = next(count for count, _ in choice.distribution if count != choice.count)
     arms = {**told.decision.arms, "lexical": replace(choice, count=other)}

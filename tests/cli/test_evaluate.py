@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import sys
@@ -141,7 +140,9 @@ class TestLive:
         assert not (folder / "var").exists() or not list((folder / "var").iterdir())
         assert "training the text encoder" in said
 
-    def test_the_system_apart_has_the_encoders_that_are_trained_on_its_items(self, data: Path, tmp_path: Path) -> None:
+    async def test_the_system_apart_has_the_encoders_that_are_trained_on_its_items(
+        self, data: Path, tmp_path: Path
+    ) -> None:
         async def versions() -> tuple[str, ...]:
             settings = Settings.load({}, data_dir=tmp_path / "var")
             with Progress() as progress:
@@ -151,7 +152,7 @@ class TestLive:
                     served = [arms[name].encoder for name in ("vector", "personal")]  # type: ignore[attr-defined]
                     return tuple(encoder.version for encoder in (*stored, *served))
 
-        text, taste, *served = asyncio.run(versions())
+        text, taste, *served = await versions()
         assert text.startswith("lsa-")
         assert taste != TasteEncoder.untrained().version
         assert served == [text, taste]

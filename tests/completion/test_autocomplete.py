@@ -77,18 +77,20 @@ TITLES = Titles([("Toy Story", 90.0), ("Toy Story 3", 70.0), ("Amélie", 40.0), 
 QUERIES = PastQueries([("toy story 3", 400.0), ("toy soldiers", 30.0), ("thriller", 20.0)])
 
 
-def suggest(autocomplete: Autocomplete, prefix: str, limit: int = 5, seconds: float = 1.0) -> list[tuple[str, float]]:
-    return asyncio.run(autocomplete.suggest(prefix, limit, Deadline.after(seconds)))
+async def suggest(
+    autocomplete: Autocomplete, prefix: str, limit: int = 5, seconds: float = 1.0
+) -> list[tuple[str, float]]:
+    return await autocomplete.suggest(prefix, limit, Deadline.after(seconds))
 
 
-def test_what_both_sources_know_comes_first_and_once_in_the_spelling_of_the_title() -> None:
-    found = suggest(Autocomplete(TITLES, QUERIES), "toy")
+async def test_what_both_sources_know_comes_first_and_once_in_the_spelling_of_the_title() -> None:
+    found = await suggest(Autocomplete(TITLES, QUERIES), "toy")
     assert [text for text, _ in found] == ["Toy Story 3", "Toy Story", "toy soldiers", "Toys"]
 
 
-def test_scores_are_finite_and_descending_whatever_the_sources_say() -> None:
+async def test_scores_are_finite_and_descending_whatever_the_sources_say() -> None:
     wild = PastQueries([("toy a", math.inf), ("toy b", math.nan), ("toy c", -3.0), ("toy d", 1e300), ("...", 5.0)])
-    found = suggest(Autocomplete(TITLES, wild), "", limit=50)
+    found = await suggest(Autocomplete(TITLES, wild), "", limit=50)
     scores = [score for _, score in found]
     assert all(math.isfinite(score) and 0.0 <= score <= 1.0 for score in scores)
     assert scores == sorted(scores, reverse=True)
@@ -97,29 +99,29 @@ def test_scores_are_finite_and_descending_whatever_the_sources_say() -> None:
     assert "..." not in {text for text, _ in found}
 
 
-def test_an_empty_prefix_gives_the_most_popular() -> None:
-    found = suggest(Autocomplete(TITLES, QUERIES), "  ", limit=2)
+async def test_an_empty_prefix_gives_the_most_popular() -> None:
+    found = await suggest(Autocomplete(TITLES, QUERIES), "  ", limit=2)
     assert [text for text, _ in found] == ["Toy Story 3", "Toy Story"]
 
 
-def test_the_prefix_is_compared_in_normal_form() -> None:
-    assert suggest(Autocomplete(TITLES, QUERIES), "  TOY   S", limit=1)[0][0] == "Toy Story 3"
+async def test_the_prefix_is_compared_in_normal_form() -> None:
+    assert (await suggest(Autocomplete(TITLES, QUERIES), "  TOY   S", limit=1))[0][0] == "Toy Story 3"
 
 
-def test_the_limit_holds() -> None:
-    assert len(suggest(Autocomplete(TITLES, QUERIES), "t", limit=3)) == 3
+async def test_the_limit_holds() -> None:
+    assert len(await suggest(Autocomplete(TITLES, QUERIES), "t", limit=3)) == 3
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.0])
-def test_a_source_that_is_late_is_left_out(seconds: float) -> None:
-    found = suggest(Autocomplete(SlowTitles([]), QUERIES), "thr", seconds=seconds)
+async def test_a_source_that_is_late_is_left_out(seconds: float) -> None:
+    found = await suggest(Autocomplete(SlowTitles([]), QUERIES), "thr", seconds=seconds)
     assert [text for text, _ in found] in (["thriller"], [])
     assert seconds == 0.0 or found
 
 
-def test_a_source_that_fails_is_left_out() -> None:
-    assert [text for text, _ in suggest(Autocomplete(TITLES, BrokenQueries([])), "toys")] == ["Toys"]
+async def test_a_source_that_fails_is_left_out() -> None:
+    assert [text for text, _ in await suggest(Autocomplete(TITLES, BrokenQueries([])), "toys")] == ["Toys"]
 
 
-def test_no_source_no_suggestions() -> None:
-    assert suggest(Autocomplete(Titles([]), BrokenQueries([])), "toy") == []
+async def test_no_source_no_suggestions() -> None:
+    assert await suggest(Autocomplete(Titles([]), BrokenQueries([])), "toy") == []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,48 +44,40 @@ class ArmContract:
     async def case(self, folder: Path) -> Case:
         raise NotImplementedError
 
-    def run(self, folder: Path, work: Callable[[Case], Awaitable[None]]) -> None:
-        async def inner() -> None:
-            case = await self.case(folder)
-            try:
-                await work(case)
-            finally:
-                if case.close is not None:
-                    await case.close()
+    @asynccontextmanager
+    async def opened(self, folder: Path) -> AsyncIterator[Case]:
+        case = await self.case(folder)
+        try:
+            yield case
+        finally:
+            if case.close is not None:
+                await case.close()
 
-        asyncio.run(inner())
-
-    def test_name_and_counts(self, tmp_path: Path) -> None:
-        async def check(case: Case) -> None:
+    async def test_name_and_counts(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as case:
             assert case.arm.name == case.arm.name.casefold()
             assert case.arm.name.isidentifier()
             assert case.arm.counts[0] == 0
             assert list(case.arm.counts) == sorted(set(case.arm.counts))
 
-        self.run(tmp_path, check)
-
-    def test_available_where_it_has_something_to_go_on(self, tmp_path: Path) -> None:
-        async def check(case: Case) -> None:
+    async def test_available_where_it_has_something_to_go_on(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as case:
             assert case.contexts
             assert all(case.arm.available(context) for context in case.contexts)
             assert not any(case.arm.available(context) for context in case.silent)
             for context in case.silent:
                 assert await case.arm.retrieve(context, 10, Deadline.after(10)) == []
 
-        self.run(tmp_path, check)
-
-    def test_at_most_count_best_first_no_item_twice(self, tmp_path: Path) -> None:
-        async def check(case: Case) -> None:
+    async def test_at_most_count_best_first_no_item_twice(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as case:
             for context in case.contexts:
                 assert len(await case.arm.retrieve(context, 2, Deadline.after(10))) == 2
                 for count in (0, 1, 2, 3, 5, 100):
                     found = await case.arm.retrieve(context, count, Deadline.after(10))
                     _well_formed(found, count, case)
 
-        self.run(tmp_path, check)
-
-    def test_only_items_under_the_filters(self, tmp_path: Path) -> None:
-        async def check(case: Case) -> None:
+    async def test_only_items_under_the_filters(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as case:
             for context in case.contexts:
                 everything = await case.arm.retrieve(context, 100, Deadline.after(10))
                 narrowed = replace(context, query=replace(context.query, filters=case.filters))
@@ -97,18 +89,14 @@ class ArmContract:
                 assert 0 < len(allowed) < len(everything), "the case's filters must leave some and take some"
                 assert found
 
-        self.run(tmp_path, check)
-
-    def test_the_same_request_gives_the_same_list(self, tmp_path: Path) -> None:
-        async def check(case: Case) -> None:
+    async def test_the_same_request_gives_the_same_list(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as case:
             for context in case.contexts:
                 first = await case.arm.retrieve(context, 10, Deadline.after(10))
                 assert await case.arm.retrieve(context, 10, Deadline.after(10)) == first
 
-        self.run(tmp_path, check)
-
-    def test_never_half_an_answer_when_the_deadline_has_passed(self, tmp_path: Path) -> None:
-        async def check(case: Case) -> None:
+    async def test_never_half_an_answer_when_the_deadline_has_passed(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as case:
             for context in case.contexts:
                 whole = await case.arm.retrieve(context, 10, Deadline.after(10))
                 try:
@@ -116,8 +104,6 @@ class ArmContract:
                 except (TimeoutError, ArmFailed):
                     continue
                 assert late == whole
-
-        self.run(tmp_path, check)
 
 
 def _well_formed(found: list[Candidate], count: int, case: Case) -> None:

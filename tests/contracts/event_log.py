@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,25 +76,23 @@ def soon() -> Deadline:
 class EventLogContract:
     """Subclasses give `open(folder, retention)`: the log kept there, with what was in it before."""
 
-    def open(self, folder: Path, retention: float | None) -> AbstractAsyncContextManager[EventLog]:
+    def open(self, folder: Path, retention: float | None = None) -> AbstractAsyncContextManager[EventLog]:
         raise NotImplementedError
 
-    def use(self, folder: Path, work: Callable[[EventLog], Awaitable[None]], retention: float | None = None) -> None:
-        async def main() -> None:
-            async with self.open(folder, retention) as log:
-                await work(log)
+    @asynccontextmanager
+    async def two(self, folder: Path, retention: float | None = None) -> AsyncIterator[tuple[EventLog, EventLog]]:
+        (folder / "other").mkdir()
+        async with self.open(folder, retention) as one, self.open(folder / "other", retention) as other:
+            yield one, other
 
-        asyncio.run(main())
-
-    def test_offsets_ascend_by_one_and_records_come_back_in_order(self, tmp_path: Path) -> None:
+    async def test_offsets_ascend_by_one_and_records_come_back_in_order(self, tmp_path: Path) -> None:
         records: list[Record] = [
             make_impression(),
             Tick(1001.0),
             make_impression("q2", at=1002.0),
             Forget("bob", 1003.0),
         ]
-
-        async def work(log: EventLog) -> None:
+        async with self.open(tmp_path) as log:
             assert await log.end() == (0, 0.0)
             assert await log.read(0, 10) == []
             assert [await log.append(record) for record in records] == [1, 2, 3, 4]
@@ -103,37 +101,29 @@ class EventLogContract:
             assert await log.read(1, 2) == [(2, records[1]), (3, records[2])]
             assert await log.read(4, 10) == []
 
-        self.use(tmp_path, work)
-
-    def test_everything_is_there_after_reopening(self, tmp_path: Path) -> None:
-        async def first(log: EventLog) -> None:
+    async def test_everything_is_there_after_reopening(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             await log.append(make_impression())
             await log.accept([(make_interaction(), "d")])
-
-        async def second(log: EventLog) -> None:
+        async with self.open(tmp_path) as log:
             assert await log.read(0, 10) == [(1, make_impression()), (2, make_interaction())]
             assert await log.impression("q1", soon()) == make_impression()
             assert await log.accept([(make_interaction(), "d")]) == ["duplicate"]
             assert await log.append(Tick(1002.0)) == 3
 
-        self.use(tmp_path, first)
-        self.use(tmp_path, second)
-
-    def test_an_impression_is_found_as_soon_as_it_is_appended(self, tmp_path: Path) -> None:
+    async def test_an_impression_is_found_as_soon_as_it_is_appended(self, tmp_path: Path) -> None:
         async def one(log: EventLog, number: int) -> None:
             impression = make_impression(f"q{number}")
             await log.append(impression)
             assert await log.impression(impression.query_id, soon()) == impression
 
-        async def work(log: EventLog) -> None:
+        async with self.open(tmp_path) as log:
             await asyncio.gather(*(one(log, number) for number in range(50)))
             assert sorted(offset for offset, _ in await log.read(0, 100)) == list(range(1, 51))
             assert await log.impression("q404", soon()) is None
 
-        self.use(tmp_path, work)
-
-    def test_feedback_is_found_by_its_answer(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_feedback_is_found_by_its_answer(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             await log.append(make_impression())
             late = make_interaction("e2", status="late", action_name="play")
             other = make_interaction("e3", query_id="q2")
@@ -141,17 +131,13 @@ class EventLogContract:
             assert await log.interactions("q1", soon()) == [make_interaction(), late]
             assert await log.interactions("q404", soon()) == []
 
-        self.use(tmp_path, work)
-
-    def test_a_look_up_past_its_deadline_does_not_begin(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_a_look_up_past_its_deadline_does_not_begin(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             with pytest.raises(TimeoutError):
                 await log.impression("q404", Deadline.after(-1.0))
 
-        self.use(tmp_path, work)
-
-    def test_log_time_never_goes_back(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_log_time_never_goes_back(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             await log.append(Tick(1000.0))
             await log.append(make_impression(at=900.0))
             await log.accept([(make_interaction(at=950.0), "d")])
@@ -160,37 +146,29 @@ class EventLogContract:
             assert found is not None
             assert found.at == 1000.0
 
-        self.use(tmp_path, work)
-
-    def test_an_event_id_counts_once_and_only_with_its_first_body(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_an_event_id_counts_once_and_only_with_its_first_body(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             assert await log.accept([(make_interaction(), "d")]) == ["accepted"]
             assert await log.accept([(make_interaction(), "d")]) == ["duplicate"]
             assert await log.accept([(make_interaction(object_id="2"), "other")]) == ["invalid"]
             assert await log.read(0, 10) == [(1, make_interaction())]
 
-        self.use(tmp_path, work)
-
-    def test_a_known_event_id_is_recognised_before_anything_else(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_a_known_event_id_is_recognised_before_anything_else(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             await log.accept([(make_interaction(), "d")])
             for status in ("late", "not_shown", "unknown_query"):
                 assert await log.accept([(make_interaction(status=status), "d")]) == ["duplicate"]
             assert await log.accept([(make_interaction(status="not_shown"), "other")]) == ["invalid"]
 
-        self.use(tmp_path, work)
-
-    def test_refused_events_are_not_stored_and_may_come_again_corrected(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_refused_events_are_not_stored_and_may_come_again_corrected(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             for status in ("not_shown", "unknown_query"):
                 assert await log.accept([(make_interaction(status=status), "d")]) == [status]
             assert await log.end() == (0, 0.0)
             assert await log.accept([(make_interaction(), "other")]) == ["accepted"]
 
-        self.use(tmp_path, work)
-
-    def test_an_action_on_an_object_of_an_answer_counts_once_whatever_the_event_id(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_an_action_on_an_object_of_an_answer_counts_once_whatever_the_event_id(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             batch = [
                 make_interaction("e1"),
                 make_interaction("e2"),
@@ -207,28 +185,22 @@ class EventLogContract:
             assert await log.accept([(batch[1], "other")]) == ["invalid"]
             assert len(await log.read(0, 10)) == 5
 
-        self.use(tmp_path, work)
-
-    def test_late_events_are_kept_and_do_not_use_up_the_count(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_late_events_are_kept_and_do_not_use_up_the_count(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             late = make_interaction("e1", status="late")
             assert await log.accept([(late, "d")]) == ["late"]
             assert await log.accept([(late, "d")]) == ["duplicate"]
             assert await log.accept([(make_interaction("e2"), "d")]) == ["accepted"]
             assert [record for _, record in await log.read(0, 10)] == [late, make_interaction("e2")]
 
-        self.use(tmp_path, work)
-
-    def test_events_without_an_answer_are_counted_by_their_event_id_alone(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_events_without_an_answer_are_counted_by_their_event_id_alone(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             plays = [(make_interaction(f"e{n}", query_id=None, action_name="play"), f"d{n}") for n in range(3)]
             assert await log.accept(plays) == ["accepted"] * 3
             assert await log.accept(plays) == ["duplicate"] * 3
 
-        self.use(tmp_path, work)
-
-    def test_the_same_event_posted_at_once_by_many_is_accepted_once(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_the_same_event_posted_at_once_by_many_is_accepted_once(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             same = await asyncio.gather(*(log.accept([(make_interaction(), "d")]) for _ in range(50)))
             assert sorted(status for (status,) in same) == ["accepted"] + ["duplicate"] * 49
             ids = [make_interaction(f"x{n}", object_id="2") for n in range(50)]
@@ -236,28 +208,21 @@ class EventLogContract:
             assert sorted(status for (status,) in other) == ["accepted"] + ["duplicate"] * 49
             assert len(await log.read(0, 100)) == 2
 
-        self.use(tmp_path, work)
-
-    def test_event_ids_are_remembered_for_a_day_of_log_time(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_event_ids_are_remembered_for_a_day_of_log_time(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             await log.accept([(make_interaction(at=0.0), "d")])
             for number, hours in enumerate((1, 12, 23, 24)):
                 await log.accept([(make_interaction(f"f{number}", query_id=None, at=hours * 3600.0), "d")])
                 assert await log.accept([(make_interaction(at=hours * 3600.0), "d")]) == ["duplicate"]
 
-        self.use(tmp_path, work)
-
-    def test_nothing_to_accept_is_no_failure(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_nothing_to_accept_is_no_failure(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             assert await log.accept([]) == []
 
-        self.use(tmp_path, work)
-
-    def test_forgetting_blanks_the_person_and_keeps_what_was_learned_from(self, tmp_path: Path) -> None:
+    async def test_forgetting_blanks_the_person_and_keeps_what_was_learned_from(self, tmp_path: Path) -> None:
         mine = [make_impression(), make_impression("q2", text="my illness", normalized="my illness")]
         others = make_impression("q3", user_id="bob")
-
-        async def work(log: EventLog) -> None:
+        async with self.open(tmp_path) as log:
             for impression in (*mine, others):
                 await log.append(impression)
             await log.accept([(make_interaction(), "d"), (make_interaction("e2", query_id="q3", user_id="bob"), "d")])
@@ -283,10 +248,8 @@ class EventLogContract:
             assert first.actor.principal == second.actor.principal == f"c:{interaction.client_id}"
             assert await log.forget("ann", 2001.0) == 0
 
-        self.use(tmp_path, work)
-
-    def test_forgetting_many_records_leaves_none(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_forgetting_many_records_leaves_none(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             await asyncio.gather(*(log.append(make_impression(f"q{n}", rows=())) for n in range(450)))
             assert await log.forget("ann", 2000.0) == 450
             records = await log.read(0, 1000)
@@ -294,10 +257,8 @@ class EventLogContract:
             assert "ann" not in repr(records[:-1])
             assert len({record.client_id for _, record in records[:-1]}) == 1  # type: ignore[union-attr]
 
-        self.use(tmp_path, work)
-
-    def test_forgetting_while_others_read_and_write_shows_every_record_once(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_forgetting_while_others_read_and_write_shows_every_record_once(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             for n in range(300):
                 await log.append(make_impression(f"q{n}", rows=(), at=1000.0 + n))
             done = asyncio.Event()
@@ -326,24 +287,18 @@ class EventLogContract:
             assert blanked == forget
             assert await log.forget("ann", 2001.0) == len(records) - forget - 1
 
-        self.use(tmp_path, work)
-
-    def test_dead_letters_are_kept_once_and_told_newest_first(self, tmp_path: Path) -> None:
-        async def first(log: EventLog) -> None:
+    async def test_dead_letters_are_kept_once_and_told_newest_first(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             assert await log.dead_letters(10) == []
             for offset, reason in ((7, "RecordDamaged"), (3, "ValueError"), (7, "KeyError"), (9, "ValueError")):
                 await log.dead_letter(offset, reason)
-
-        async def second(log: EventLog) -> None:
+        async with self.open(tmp_path) as log:
             assert await log.dead_letters(10) == [(9, "ValueError"), (3, "ValueError"), (7, "RecordDamaged")]
             assert await log.dead_letters(2) == [(9, "ValueError"), (3, "ValueError")]
             assert await log.end() == (0, 0.0)
 
-        self.use(tmp_path, first)
-        self.use(tmp_path, second)
-
-    def test_what_all_consumers_are_done_with_goes_when_it_is_old(self, tmp_path: Path) -> None:
-        async def first(log: EventLog) -> None:
+    async def test_what_all_consumers_are_done_with_goes_when_it_is_old(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path, retention=150.0) as log:
             for n in range(1, 5):
                 await log.append(make_impression(f"q{n}", at=100.0 * n))
                 await log.accept([(make_interaction(f"e{n}", query_id=f"q{n}", at=100.0 * n), "d")])
@@ -352,8 +307,7 @@ class EventLogContract:
             await log.consumed("policy", 3)
             await log.consumed("memory", 1)
             assert await kept(log) == [4, 5, 6, 7, 8]  # `policy` alone had spoken when it said 3.
-
-        async def second(log: EventLog) -> None:
+        async with self.open(tmp_path, retention=150.0) as log:
             assert await kept(log) == [4, 5, 6, 7, 8]
             await log.consumed("policy", 8)
             assert await kept(log) == [4, 5, 6, 7, 8]  # `memory` is at 1.
@@ -369,11 +323,8 @@ class EventLogContract:
             assert await log.end() == (8, 400.0)
             assert await log.forget("ann", 401.0) == 4
 
-        self.use(tmp_path, first, retention=150.0)
-        self.use(tmp_path, second, retention=150.0)
-
-    def test_a_consumer_never_goes_back(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_a_consumer_never_goes_back(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path, retention=150.0) as log:
             await log.append(Tick(100.0))
             await log.append(Tick(101.0))
             await log.consumed("memory", 2)
@@ -385,10 +336,8 @@ class EventLogContract:
             await log.consumed("memory", 4)
             assert await kept(log) == [4]
 
-        self.use(tmp_path, work, retention=150.0)
-
-    def test_nothing_waits_for_a_consumer_that_is_no_more(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_nothing_waits_for_a_consumer_that_is_no_more(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path, retention=150.0) as log:
             await log.forget_consumer("mirror")  # There is no log yet, and no such consumer.
             await log.append(Tick(100.0))
             await log.append(Tick(900.0))
@@ -404,17 +353,14 @@ class EventLogContract:
             await log.consumed("memory", 3)
             assert await kept(log) == [2, 3]
 
-        self.use(tmp_path, work, retention=150.0)
-
-    def test_the_last_record_never_goes_and_offsets_go_on(self, tmp_path: Path) -> None:
-        async def first(log: EventLog) -> None:
+    async def test_the_last_record_never_goes_and_offsets_go_on(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path, retention=0.0) as log:
             await log.consumed("memory", 0)
             for n in range(1300):
                 await log.append(Tick(float(n)))
             await log.consumed("memory", 1300)
             assert await kept(log) == [1300]
-
-        async def second(log: EventLog) -> None:
+        async with self.open(tmp_path, retention=0.0) as log:
             assert await log.end() == (1300, 1299.0)
             assert await log.append(Tick(5.0)) == 1301
             assert await log.read(0, 10) == [(1300, Tick(1299.0)), (1301, Tick(1299.0))]
@@ -422,22 +368,17 @@ class EventLogContract:
             await log.consumed("memory", 1302)
             assert await log.read(0, 10) == [(1302, Tick(9000.0))]
 
-        self.use(tmp_path, first, retention=0.0)
-        self.use(tmp_path, second, retention=0.0)
-
-    def test_without_a_retention_everything_stays(self, tmp_path: Path) -> None:
-        async def work(log: EventLog) -> None:
+    async def test_without_a_retention_everything_stays(self, tmp_path: Path) -> None:
+        async with self.open(tmp_path) as log:
             await log.append(Tick(1.0))
             await log.append(Tick(10.0**9))
             await log.consumed("memory", 2)
             assert await kept(log) == [1, 2]
 
-        self.use(tmp_path, work)
-
     # --- for backups ---
 
-    def test_its_entries_and_what_is_known_make_the_same_log_elsewhere(self, tmp_path: Path) -> None:
-        async def work(one: EventLog, other: EventLog) -> None:
+    async def test_its_entries_and_what_is_known_make_the_same_log_elsewhere(self, tmp_path: Path) -> None:
+        async with self.two(tmp_path) as (one, other):
             await filled(one)
             await copied(one, other)
             assert await other.read(0, 100) == await one.read(0, 100)
@@ -455,10 +396,8 @@ class EventLogContract:
                 assert await log.forget("bob", 6000.0) == 2
             assert [o for o, _ in await other.read(0, 100)] == [o for o, _ in await one.read(0, 100)]
 
-        self.use_two(tmp_path, work)
-
-    def test_a_log_without_its_beginning_is_copied_with_its_offsets(self, tmp_path: Path) -> None:
-        async def work(one: EventLog, other: EventLog) -> None:
+    async def test_a_log_without_its_beginning_is_copied_with_its_offsets(self, tmp_path: Path) -> None:
+        async with self.two(tmp_path, retention=250.0) as (one, other):
             for n in range(1, 6):
                 await one.append(make_impression(f"q{n}", at=100.0 * n))
             await one.consumed("memory", 3)
@@ -468,22 +407,17 @@ class EventLogContract:
             assert await other.consumers() == await one.consumers() == {"memory": 3, "policy": 5}
             assert await other.append(Tick(501.0)) == 6
 
-        self.use_two(tmp_path, work, retention=250.0)
-
-    def test_an_empty_log_is_copied_too(self, tmp_path: Path) -> None:
-        async def work(one: EventLog, other: EventLog) -> None:
+    async def test_an_empty_log_is_copied_too(self, tmp_path: Path) -> None:
+        async with self.two(tmp_path) as (one, other):
             assert await one.entries(0, 0) == []
             assert await one.consumers() == {}
             await copied(one, other)
             assert await other.end() == (0, 0.0)
             assert await other.append(Tick(1.0)) == 1
 
-        self.use_two(tmp_path, work)
-
-    def test_what_is_known_is_of_the_log_up_to_an_end_while_others_write(self, tmp_path: Path) -> None:
+    async def test_what_is_known_is_of_the_log_up_to_an_end_while_others_write(self, tmp_path: Path) -> None:
         """Of the events up to the end all, of later ones none: or they would count twice, or never."""
-
-        async def work(log: EventLog) -> None:
+        async with self.open(tmp_path) as log:
             stop = asyncio.Event()
 
             async def write(name: str) -> None:
@@ -511,19 +445,6 @@ class EventLogContract:
                 assert counted == {(r.query_id, r.object_id) for r in records if isinstance(r, Interaction)}
             stop.set()
             await asyncio.gather(*writers)
-
-        self.use(tmp_path, work)
-
-    def use_two(
-        self, folder: Path, work: Callable[[EventLog, EventLog], Awaitable[None]], retention: float | None = None
-    ) -> None:
-        (folder / "other").mkdir()
-
-        async def both(one: EventLog) -> None:
-            async with self.open(folder / "other", retention) as other:
-                await work(one, other)
-
-        self.use(folder, both, retention)
 
 
 async def filled(log: EventLog) -> None:

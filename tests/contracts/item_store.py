@@ -4,7 +4,6 @@ each time it is entered."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -34,15 +33,8 @@ class ItemStoreContract:
     def store(self) -> AbstractAsyncContextManager[ItemStore]:
         raise NotImplementedError
 
-    def run(self, work: Callable[[ItemStore], Awaitable[None]]) -> None:
-        async def go() -> None:
-            async with self.store() as store:
-                await work(store)
-
-        asyncio.run(go())
-
-    def test_an_empty_store(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_an_empty_store(self) -> None:
+        async with self.store() as store:
             assert await store.get(["a"], soon()) == {}
             assert await store.count() == 0
             assert [d async for d in store.scan()] == []
@@ -52,10 +44,8 @@ class ItemStoreContract:
             assert await store.changes(0) == (0, [], [])
             assert await store.delete(["a"]) == 0
 
-        self.run(work)
-
-    def test_what_was_put_is_got_in_the_order_asked(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_what_was_put_is_got_in_the_order_asked(self) -> None:
+        async with self.store() as store:
             odd = item("ü/1", text='"\n{[', number=1.5, nested={"a": [1, None, True]}, empty=[])
             await store.put([item("b"), odd, item("a")])
             found = await store.get(["ü/1", "nobody", "a", "a"], soon())
@@ -67,20 +57,16 @@ class ItemStoreContract:
             await store.delete(["c"])
             assert await store.count() == 3
 
-        self.run(work)
-
-    def test_the_last_document_of_an_id_replaces_the_others(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_the_last_document_of_an_id_replaces_the_others(self) -> None:
+        async with self.store() as store:
             await store.put([item("a", v=1), item("a", v=2)])
             assert (await store.get(["a"], soon()))["a"]["v"] == 2
             await store.put([item("a", v=3)])
             assert await store.get(["a"], soon()) == {"a": item("a", v=3)}
             assert await store.count() == 1
 
-        self.run(work)
-
-    def test_what_was_deleted_is_gone(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_what_was_deleted_is_gone(self) -> None:
+        async with self.store() as store:
             await store.put([item("a"), item("b")])
             await store.get(["a", "b"], soon())
             assert await store.delete(["a", "a", "nobody"]) == 1
@@ -88,33 +74,26 @@ class ItemStoreContract:
             assert await store.count() == 1
             assert [d["id"] async for d in store.scan()] == ["b"]
 
-        self.run(work)
-
-    def test_a_scan_gives_everything_in_id_order(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_a_scan_gives_everything_in_id_order(self) -> None:
+        async with self.store() as store:
             await store.put([item(str(number)) for number in range(1203)])
             scanned = [d["id"] async for d in store.scan()]
             assert scanned == sorted(str(number) for number in range(1203))
 
-        self.run(work)
+    async def test_everything_survives_a_restart(self) -> None:
+        async with self.store() as store:
+            await store.put([item("a", v=1), item("b")])
+            await store.set_schema(SCHEMA)
+            await store.applied("lexical", await store.sequence())
+            await store.delete(["b"])
+        async with self.store() as store:
+            assert await store.get(["a", "b"], soon()) == {"a": item("a", v=1)}
+            assert await store.schema() == SCHEMA
+            assert await store.confirmed("lexical") == 2
+            assert await store.changes(2) == (3, [], ["b"])
 
-    def test_everything_survives_a_restart(self) -> None:
-        async def work() -> None:
-            async with self.store() as store:
-                await store.put([item("a", v=1), item("b")])
-                await store.set_schema(SCHEMA)
-                await store.applied("lexical", await store.sequence())
-                await store.delete(["b"])
-            async with self.store() as store:
-                assert await store.get(["a", "b"], soon()) == {"a": item("a", v=1)}
-                assert await store.schema() == SCHEMA
-                assert await store.confirmed("lexical") == 2
-                assert await store.changes(2) == (3, [], ["b"])
-
-        asyncio.run(work())
-
-    def test_changes_come_after_a_number_and_what_an_index_has_is_noted(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_changes_come_after_a_number_and_what_an_index_has_is_noted(self) -> None:
+        async with self.store() as store:
             await store.put([item("a", v=1), item("b")])
             assert await store.changes(0) == (2, [item("a", v=1), item("b")], [])
             assert await store.changes(0) == (2, [item("a", v=1), item("b")], [])
@@ -128,10 +107,8 @@ class ItemStoreContract:
             assert await store.confirmed("lexical") == 3
             assert await store.confirmed("vector") is None  # each index has its own place
 
-        self.run(work)
-
-    def test_an_item_is_among_the_changes_once_in_its_latest_state(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_an_item_is_among_the_changes_once_in_its_latest_state(self) -> None:
+        async with self.store() as store:
             await store.put([item("a", v=1), item("b"), item("c")])
             await store.put([item("a", v=2)])
             await store.delete(["b"])
@@ -139,18 +116,14 @@ class ItemStoreContract:
             await store.put([item("c", v=9)])
             assert await store.changes(0) == (7, [item("a", v=2), item("c", v=9)], ["b"])
 
-        self.run(work)
-
-    def test_putting_what_is_there_already_is_no_change(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_putting_what_is_there_already_is_no_change(self) -> None:
+        async with self.store() as store:
             await store.put([item("a"), item("b")])
             await store.put([item("a"), item("b", v=2)])
             assert await store.changes(2) == (3, [item("b", v=2)], [])
 
-        self.run(work)
-
-    def test_changes_come_in_portions(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_changes_come_in_portions(self) -> None:
+        async with self.store() as store:
             await store.put([item(str(number)) for number in range(1203)])
             await store.delete(["7"])
             seen: list[str] = []
@@ -166,29 +139,24 @@ class ItemStoreContract:
             assert sorted(seen) == sorted(str(number) for number in range(1203) if number != 7)
             assert gone == ["7"]
 
-        self.run(work)
+    async def test_deletions_are_kept_for_the_slowest_index(self) -> None:
+        async with self.store() as store:
+            await store.put([item("a"), item("b")])
+            await store.applied("lexical", 2)
+            await store.applied("vector", 2)
+            await store.delete(["a"])
+            await store.applied("lexical", 3)
+        async with self.store() as store:
+            assert await store.changes(await store.confirmed("vector") or 0) == (3, [], ["a"])
+            await store.applied("vector", 3)
+        async with self.store() as store:
+            assert await store.changes(3) == (3, [], [])
+            await store.delete(["b"])
+            assert await store.sequence() == 4  # numbers are never given twice
+            assert await store.changes(3) == (4, [], ["b"])
 
-    def test_deletions_are_kept_for_the_slowest_index(self) -> None:
-        async def work() -> None:
-            async with self.store() as store:
-                await store.put([item("a"), item("b")])
-                await store.applied("lexical", 2)
-                await store.applied("vector", 2)
-                await store.delete(["a"])
-                await store.applied("lexical", 3)
-            async with self.store() as store:
-                assert await store.changes(await store.confirmed("vector") or 0) == (3, [], ["a"])
-                await store.applied("vector", 3)
-            async with self.store() as store:
-                assert await store.changes(3) == (3, [], [])
-                await store.delete(["b"])
-                assert await store.sequence() == 4  # numbers are never given twice
-                assert await store.changes(3) == (4, [], ["b"])
-
-        asyncio.run(work())
-
-    def test_another_schema_takes_confirmations_back(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_another_schema_takes_confirmations_back(self) -> None:
+        async with self.store() as store:
             await store.set_schema(SCHEMA)
             await store.applied("lexical", 0)
             await store.set_schema(SCHEMA)
@@ -197,12 +165,9 @@ class ItemStoreContract:
             assert await store.confirmed("lexical") is None
             assert await store.schema() == Schema(inferred=False)
 
-        self.run(work)
-
-    def test_reads_see_what_writers_wrote_meanwhile(self) -> None:
+    async def test_reads_see_what_writers_wrote_meanwhile(self) -> None:
         """Many readers and writers of one item: nobody gets an older version than one written before they asked."""
-
-        async def work(store: ItemStore) -> None:
+        async with self.store() as store:
             await store.put([item("a", v=0)])
             written = 0
 
@@ -221,10 +186,8 @@ class ItemStoreContract:
             await asyncio.gather(write(), read(), read())
             assert (await store.get(["a"], soon()))["a"]["v"] == 39
 
-        self.run(work)
-
-    def test_a_writer_that_gives_up_leaves_no_old_document_behind(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_a_writer_that_gives_up_leaves_no_old_document_behind(self) -> None:
+        async with self.store() as store:
             await store.put([item("a", v=0)])
             for version in range(1, 20):
                 await store.get(["a"], soon())
@@ -238,12 +201,8 @@ class ItemStoreContract:
             stored = {d["id"]: d async for d in store.scan()}
             assert (await store.get(["a"], soon()))["a"] == stored["a"]
 
-        self.run(work)
-
-    def test_a_spent_deadline_is_a_timeout(self) -> None:
-        async def work(store: ItemStore) -> None:
+    async def test_a_spent_deadline_is_a_timeout(self) -> None:
+        async with self.store() as store:
             await store.put([item("a")])
             with pytest.raises(TimeoutError):
                 await store.get(["a"], Deadline.after(-1))
-
-        self.run(work)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,60 +93,56 @@ class LexicalIndexContract:
     def folder(self, tmp_path: Path) -> Path:
         return tmp_path / "index"
 
-    def run(
-        self, folder: Path, work: Callable[[LexicalIndex], Awaitable[T]], documents: list[Document] | None = None
-    ) -> T:
-        """`work` on an index of `documents` (the films above when None)."""
+    @asynccontextmanager
+    async def filled(self, folder: Path, documents: list[Document] | None = None) -> AsyncIterator[LexicalIndex]:
+        """An index of `documents` (the films above when None)."""
+        index = self.open(folder, SCHEMA)
+        try:
+            await index.rebuild(SCHEMA, FILMS if documents is None else documents)
+            yield index
+        finally:
+            await index.close()
 
-        async def inner() -> T:
-            index = self.open(folder, SCHEMA)
-            try:
-                await index.rebuild(SCHEMA, FILMS if documents is None else documents)
-                return await work(index)
-            finally:
-                await index.close()
-
-        return asyncio.run(inner())
-
-    def search(self, folder: Path, query: IndexQuery) -> IndexResult:
-        return self.run(folder, lambda index: index.search(query, soon()))
+    async def search(self, folder: Path, query: IndexQuery) -> IndexResult:
+        async with self.filled(folder) as index:
+            return await index.search(query, soon())
 
     # --- words --------------------------------------------------------------------------------------------------------
 
-    def test_at_least_one_word_must_be_there(self, folder: Path) -> None:
-        found = self.search(folder, IndexQuery(text=words("dark knight")))
+    async def test_at_least_one_word_must_be_there(self, folder: Path) -> None:
+        found = await self.search(folder, IndexQuery(text=words("dark knight")))
         assert set(ids(found)) == {"f1", "f2", "f3", "f4", "f8"}
         assert found.total == 5
         assert ids(found)[:2] == ["f1", "f2"]
         scores = [candidate.score for candidate in found.candidates]
         assert scores == sorted(scores, reverse=True)
 
-    def test_accents_case_and_inflection_do_not_matter(self, folder: Path) -> None:
-        assert ids(self.search(folder, IndexQuery(text=words("AMELIE")))) == ["f6"]
-        assert "f3" in ids(self.search(folder, IndexQuery(text=words("knights"))))
+    async def test_accents_case_and_inflection_do_not_matter(self, folder: Path) -> None:
+        assert ids(await self.search(folder, IndexQuery(text=words("AMELIE")))) == ["f6"]
+        assert "f3" in ids(await self.search(folder, IndexQuery(text=words("knights"))))
 
-    def test_alternatives_are_looked_for_and_the_likelier_one_counts_more(self, folder: Path) -> None:
+    async def test_alternatives_are_looked_for_and_the_likelier_one_counts_more(self, folder: Path) -> None:
         match = TextMatch(((Alternative("memento", 0.9), Alternative("shining", 0.1)),), "mementi")
-        assert ids(self.search(folder, IndexQuery(text=match))) == ["f7", "f10"]
+        assert ids(await self.search(folder, IndexQuery(text=match))) == ["f7", "f10"]
 
-    def test_an_alternative_of_two_words_needs_both(self, folder: Path) -> None:
+    async def test_an_alternative_of_two_words_needs_both(self, folder: Path) -> None:
         match = TextMatch(((Alternative("dark city", 1.0),),), "darkcity")
-        assert ids(self.search(folder, IndexQuery(text=match))) == ["f4"]
+        assert ids(await self.search(folder, IndexQuery(text=match))) == ["f4"]
 
-    def test_ngrams_find_titles_that_no_word_finds(self, folder: Path) -> None:
-        assert "f5" not in ids(self.search(folder, IndexQuery(text=words("brokebac montain"))))
-        assert "f5" not in ids(self.search(folder, IndexQuery(text=words("brokebac montain", 1.0))))
-        assert ids(self.search(folder, IndexQuery(text=words("brokebac montain", 1.0, True))))[0] == "f5"
+    async def test_ngrams_find_titles_that_no_word_finds(self, folder: Path) -> None:
+        assert "f5" not in ids(await self.search(folder, IndexQuery(text=words("brokebac montain"))))
+        assert "f5" not in ids(await self.search(folder, IndexQuery(text=words("brokebac montain", 1.0))))
+        assert ids(await self.search(folder, IndexQuery(text=words("brokebac montain", 1.0, True))))[0] == "f5"
 
-    def test_ngrams_prefer_titles_like_the_whole_query_and_add_no_match(self, folder: Path) -> None:
-        plain = self.search(folder, IndexQuery(text=words("knight s tales")))
-        found = self.search(folder, IndexQuery(text=words("knight s tales", 1.0)))
+    async def test_ngrams_prefer_titles_like_the_whole_query_and_add_no_match(self, folder: Path) -> None:
+        plain = await self.search(folder, IndexQuery(text=words("knight s tales")))
+        found = await self.search(folder, IndexQuery(text=words("knight s tales", 1.0)))
         assert set(ids(found)) == set(ids(plain))
         assert found.total == plain.total
         assert ids(found)[0] == "f3"
 
-    def test_no_words_match_nothing(self, folder: Path) -> None:
-        assert self.search(folder, IndexQuery(text=words("!?"))) == IndexResult((), 0, {})
+    async def test_no_words_match_nothing(self, folder: Path) -> None:
+        assert await self.search(folder, IndexQuery(text=words("!?"))) == IndexResult((), 0, {})
 
     @settings(max_examples=60, deadline=None, suppress_health_check=SHARED)
     @given(hostile=st.lists(st.text(max_size=60), max_size=12))
@@ -175,49 +172,50 @@ class LexicalIndexContract:
 
     # --- structure ----------------------------------------------------------------------------------------------------
 
-    def test_items_that_meet_more_come_first_and_quality_orders_the_rest(self, folder: Path) -> None:
+    async def test_items_that_meet_more_come_first_and_quality_orders_the_rest(self, folder: Path) -> None:
         slots = SlotMatch((Constraint("director", 0.9, "christopher NOLAN"), Constraint("genres", 0.8, "mystery")))
-        found = self.search(folder, IndexQuery(slots=slots))
+        found = await self.search(folder, IndexQuery(slots=slots))
         assert ids(found) == ["f7", "f1", "f2", "f4"]  # both; the director (heavier), better rated first; the genre
 
-    def test_quality_never_lifts_an_item_over_one_that_meets_more(self, folder: Path) -> None:
+    async def test_quality_never_lifts_an_item_over_one_that_meets_more(self, folder: Path) -> None:
         items = [
             film("bad", "Bad", 2000, 1, 1.0, director="Ang Lee") | {"votes": 10**6},
             film("good", "Good", 2000, 1, 9.0, director="Brian Helgeland") | {"votes": 10**6},
         ]
         slots = SlotMatch((Constraint("director", 0.501, "Ang Lee"), Constraint("director", 0.5, "Brian Helgeland")))
-        found = self.run(folder, lambda index: index.search(IndexQuery(slots=slots), soon()), items)
+        async with self.filled(folder, items) as index:
+            found = await index.search(IndexQuery(slots=slots), soon())
         assert ids(found) == ["bad", "good"]
 
-    def test_need(self, folder: Path) -> None:
+    async def test_need(self, folder: Path) -> None:
         both = SlotMatch((Constraint("genres", 0.5, "Action"), Constraint("year", 0.5, None, 2010, 2019)), need=2)
-        assert ids(self.search(folder, IndexQuery(slots=both))) == ["f2"]
+        assert ids(await self.search(folder, IndexQuery(slots=both))) == ["f2"]
         never = SlotMatch((Constraint("genres", 0.5, "Action"),), need=2)
-        assert self.search(folder, IndexQuery(slots=never)).total == 0
+        assert (await self.search(folder, IndexQuery(slots=never))).total == 0
 
-    def test_readings_of_the_same_words_count_once(self, folder: Path) -> None:
+    async def test_readings_of_the_same_words_count_once(self, folder: Path) -> None:
         readings = (
             Constraint("director", 0.6, "Christopher Nolan", group=0),
             Constraint("genres", 0.5, "Mystery", group=0),
         )
         slots = SlotMatch((*readings, Constraint("year", 0.2, None, 2012, 2012, group=1)))
-        assert ids(self.search(folder, IndexQuery(slots=slots))) == ["f2", "f1", "f7", "f4"]
+        assert ids(await self.search(folder, IndexQuery(slots=slots))) == ["f2", "f1", "f7", "f4"]
 
-    def test_many_constraints(self, folder: Path) -> None:
+    async def test_many_constraints(self, folder: Path) -> None:
         many = tuple(Constraint("year", 0.1, None, year, year) for year in range(1990, 2010))
-        found = self.search(folder, IndexQuery(slots=SlotMatch((*many, Constraint("director", 1.0, "Ang Lee")))))
+        found = await self.search(folder, IndexQuery(slots=SlotMatch((*many, Constraint("director", 1.0, "Ang Lee")))))
         assert ids(found)[0] == "f5"
         assert found.total == 6
 
-    def test_titles_and_any_keyword_field(self, folder: Path) -> None:
+    async def test_titles_and_any_keyword_field(self, folder: Path) -> None:
         slots = SlotMatch((Constraint("title", 1.0, "stanley kubrick"),))
-        assert ids(self.search(folder, IndexQuery(slots=slots))) == ["f9"]
+        assert ids(await self.search(folder, IndexQuery(slots=slots))) == ["f9"]
         slots = SlotMatch((Constraint(ANY_KEYWORD, 1.0, "Stanley Kubrick"),))
-        assert ids(self.search(folder, IndexQuery(slots=slots))) == ["f10"]
+        assert ids(await self.search(folder, IndexQuery(slots=slots))) == ["f10"]
 
-    def test_text_or_slots(self, folder: Path) -> None:
+    async def test_text_or_slots(self, folder: Path) -> None:
         slots = SlotMatch((Constraint("genres", 1.0, "Romance"),))
-        found = self.search(folder, IndexQuery(text=words("memento"), slots=slots))
+        found = await self.search(folder, IndexQuery(text=words("memento"), slots=slots))
         assert set(ids(found)) == {"f5", "f6", "f7"}
         assert found.total == 3
 
@@ -239,28 +237,30 @@ class LexicalIndexContract:
             ((Condition("title", any_of=("Memento",)),), set()),
         ],
     )
-    def test_filters(self, folder: Path, filters: tuple[Condition, ...], expected: set[str]) -> None:
-        found = self.search(folder, IndexQuery(filters=filters))
+    async def test_filters(self, folder: Path, filters: tuple[Condition, ...], expected: set[str]) -> None:
+        found = await self.search(folder, IndexQuery(filters=filters))
         assert set(ids(found)) == expected
         assert found.total == len(expected)
         assert {d["id"] for d in FILMS if matches(filters, d, SCHEMA)} == expected
 
-    def test_filters_hold_for_every_way_to_match_and_do_not_change_scores(self, folder: Path) -> None:
+    async def test_filters_hold_for_every_way_to_match_and_do_not_change_scores(self, folder: Path) -> None:
         only = (Condition("year", gte=2010),)
-        plain = self.search(folder, IndexQuery(text=words("knight")))
-        narrowed = self.search(folder, IndexQuery(text=words("knight"), filters=only))
+        plain = await self.search(folder, IndexQuery(text=words("knight")))
+        narrowed = await self.search(folder, IndexQuery(text=words("knight"), filters=only))
         assert ids(narrowed) == ["f2"]
         assert narrowed.candidates[0] in plain.candidates
 
-    def test_facets_count_all_matches_not_only_those_returned(self, folder: Path) -> None:
-        found = self.search(folder, IndexQuery(facets=("genres", "year", "released"), limit=1))
+    async def test_facets_count_all_matches_not_only_those_returned(self, folder: Path) -> None:
+        found = await self.search(folder, IndexQuery(facets=("genres", "year", "released"), limit=1))
         genres = Counter(genre for d in FILMS for genre in d.get("genres", ()))
         expected = sorted(genres.items(), key=lambda entry: (-entry[1], entry[0]))
         assert [(f.value, f.count) for f in found.facets["genres"]] == expected
         assert found.facets["year"][0].value == 2001
         assert found.facets["year"][0].count == 2
         assert {f.value for f in found.facets["released"]} == {"1998-02-27", "2000-10-11"}
-        under = self.search(folder, IndexQuery(facets=("genres",), filters=(Condition("year", any_of=(2008.0,)),)))
+        under = await self.search(
+            folder, IndexQuery(facets=("genres",), filters=(Condition("year", any_of=(2008.0,)),))
+        )
         assert [(f.value, f.count) for f in under.facets["genres"]] == [("Action", 1), ("Crime", 1)]
 
     @pytest.mark.parametrize(
@@ -275,32 +275,30 @@ class LexicalIndexContract:
             (Sort("votes"), ["f1", "f10", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9"]),
         ],
     )
-    def test_sorted_with_missing_values_last_and_ties_by_id(
+    async def test_sorted_with_missing_values_last_and_ties_by_id(
         self, folder: Path, sort: Sort, expected: list[str]
     ) -> None:
-        async def pages(index: LexicalIndex) -> list[list[str]]:
+        async with self.filled(folder) as index:
             whole = await index.search(IndexQuery(sort=sort, limit=10), soon())
             assert whole.total == 10
             scores = [candidate.score for candidate in whole.candidates]
             assert scores == sorted(scores, reverse=True)
             parts = [await index.search(IndexQuery(sort=sort, limit=2, offset=i), soon()) for i in range(0, 10, 2)]
-            return [ids(whole), [object_id for part in parts for object_id in ids(part)]]
+            assert [ids(whole), [object_id for part in parts for object_id in ids(part)]] == [expected, expected]
 
-        assert self.run(folder, pages) == [expected, expected]
-
-    def test_browsing_by_popularity_or_newness(self, folder: Path) -> None:
-        assert ids(self.search(folder, IndexQuery(limit=3)))[0] == "f1"
-        popular = self.search(folder, IndexQuery(limit=10))
+    async def test_browsing_by_popularity_or_newness(self, folder: Path) -> None:
+        assert ids(await self.search(folder, IndexQuery(limit=3)))[0] == "f1"
+        popular = await self.search(folder, IndexQuery(limit=10))
         assert ids(popular) == ["f1", "f2", "f10", "f6", "f7", "f5", "f3", "f4", "f9", "f8"]
-        assert ids(self.search(folder, IndexQuery(limit=3, newest=True))) == ["f2", "f1", "f5"]
+        assert ids(await self.search(folder, IndexQuery(limit=3, newest=True))) == ["f2", "f1", "f5"]
         voted = [film("more votes", "A", 2000, 40, 5), film("more popular", "B", 2000, 41, 5) | {"votes": 1}]
-        found = self.run(folder, lambda index: index.search(IndexQuery(), soon()), voted)
+        async with self.filled(folder, voted) as index:
+            found = await index.search(IndexQuery(), soon())
         assert ids(found) == ["more popular", "more votes"]
 
-    def test_equal_scores_stand_in_the_order_of_their_ids_on_every_page(self, folder: Path) -> None:
+    async def test_equal_scores_stand_in_the_order_of_their_ids_on_every_page(self, folder: Path) -> None:
         twins = [{"id": f"t{i}", "title": "Same Thing", "genres": ["X"]} for i in (5, 3, 9, 1, 7, 4, 2, 8, 6)]
-
-        async def pages(index: LexicalIndex) -> None:
+        async with self.filled(folder, twins) as index:
             # Changed one by one: engines spread such writes over several segments.
             for twin in twins[3:6]:
                 await index.apply([twin], [])
@@ -318,12 +316,10 @@ class LexicalIndexContract:
                 beyond = IndexQuery(query.text, query.slots, sort=query.sort, limit=3, offset=9)
                 assert await index.search(beyond, soon()) == IndexResult((), 9, {})
 
-        self.run(folder, pages, twins)
-
     # --- titles -------------------------------------------------------------------------------------------------------
 
-    def test_titles_by_any_word_sequence_most_popular_first(self, folder: Path) -> None:
-        async def complete(index: LexicalIndex) -> None:
+    async def test_titles_by_any_word_sequence_most_popular_first(self, folder: Path) -> None:
+        async with self.filled(folder) as index:
             for prefix, expected in {
                 "dark kn": ["The Dark Knight", "The Dark Knight Rises"],
                 "the": ["The Dark Knight", "The Dark Knight Rises", "The Shining"],
@@ -343,12 +339,11 @@ class LexicalIndexContract:
             (_, prior), *_rest = await index.titles("dark", 5, soon())
             assert 0.0 <= prior <= 1.0
 
-        self.run(folder, complete)
-
     # --- writes -------------------------------------------------------------------------------------------------------
 
-    def test_writes_are_seen_by_the_next_search(self, folder: Path) -> None:
-        async def change(index: LexicalIndex) -> None:
+    async def test_writes_are_seen_by_the_next_search(self, folder: Path) -> None:
+        async with self.filled(folder) as index:
+
             async def named(text: str) -> list[str]:
                 return ids(await index.search(IndexQuery(text=words(text)), soon()))
 
@@ -361,10 +356,8 @@ class LexicalIndexContract:
             assert await named("zombieland") == []
             assert (await index.search(IndexQuery(), soon())).total == len(FILMS)
 
-        self.run(folder, change)
-
-    def test_applying_again_changes_nothing(self, folder: Path) -> None:
-        async def twice(index: LexicalIndex) -> None:
+    async def test_applying_again_changes_nothing(self, folder: Path) -> None:
+        async with self.filled(folder) as index:
             before = await index.search(IndexQuery(text=words("dark knight")), soon())
             for _ in range(2):
                 await index.apply([FILMS[0], FILMS[0]], ["gone"])
@@ -372,19 +365,14 @@ class LexicalIndexContract:
             assert ids(after) == ids(before)
             assert after.total == before.total
 
-        self.run(folder, twice)
-
-    def test_concurrent_writes_all_arrive(self, folder: Path) -> None:
-        async def flood(index: LexicalIndex) -> int:
+    async def test_concurrent_writes_all_arrive(self, folder: Path) -> None:
+        async with self.filled(folder) as index:
             await asyncio.gather(*(index.apply([film(f"n{i}", "Flood", 2000, 1, 5)], []) for i in range(20)))
-            return (await index.search(IndexQuery(text=words("flood")), soon())).total
+            assert (await index.search(IndexQuery(text=words("flood")), soon())).total == 20
 
-        assert self.run(folder, flood) == 20
-
-    def test_searches_go_on_while_it_is_rebuilt(self, folder: Path) -> None:
+    async def test_searches_go_on_while_it_is_rebuilt(self, folder: Path) -> None:
         fresh = [film(f"r{i}", "Rebuilt", 2000, i, 5) for i in range(1500)]
-
-        async def both(index: LexicalIndex) -> None:
+        async with self.filled(folder) as index:
             rebuilding = asyncio.create_task(index.rebuild(SCHEMA, iter(fresh)))
             seen = set()
             while not rebuilding.done():
@@ -397,10 +385,9 @@ class LexicalIndexContract:
             assert len(FILMS) in seen
             assert (await index.search(IndexQuery(), soon())).total == len(fresh)
 
-        self.run(folder, both)
+    async def test_a_rebuild_that_fails_leaves_the_old_index(self, folder: Path) -> None:
+        async with self.filled(folder) as index:
 
-    def test_a_rebuild_that_fails_leaves_the_old_index(self, folder: Path) -> None:
-        async def fail(index: LexicalIndex) -> None:
             def broken() -> Any:
                 yield FILMS[0]
                 raise KeyError("the source broke")
@@ -409,14 +396,10 @@ class LexicalIndexContract:
                 await index.rebuild(SCHEMA, broken())
             assert (await index.search(IndexQuery(), soon())).total == len(FILMS)
 
-        self.run(folder, fail)
-
-    def test_a_passed_deadline_raises(self, folder: Path) -> None:
-        async def late(index: LexicalIndex) -> None:
+    async def test_a_passed_deadline_raises(self, folder: Path) -> None:
+        async with self.filled(folder) as index:
             passed = Deadline(time.monotonic() - 1.0)
             with pytest.raises(TimeoutError):
                 await index.search(IndexQuery(), passed)
             with pytest.raises(TimeoutError):
                 await index.titles("the", 5, passed)
-
-        self.run(folder, late)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -69,18 +69,16 @@ class MemoryIndexContract:
     def open(self, folder: Path) -> MemoryIndex:
         raise NotImplementedError
 
-    def use(self, folder: Path, work: Callable[[MemoryIndex], Awaitable[None]]) -> None:
-        async def main() -> None:
-            memory = self.open(folder)
-            try:
-                await work(memory)
-            finally:
-                await memory.close()
+    @asynccontextmanager
+    async def use(self, folder: Path) -> AsyncIterator[MemoryIndex]:
+        memory = self.open(folder)
+        try:
+            yield memory
+        finally:
+            await memory.close()
 
-        asyncio.run(main())
-
-    def test_an_empty_memory_knows_nothing(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_an_empty_memory_knows_nothing(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             assert await memory.offset() == 0
             assert await memory.remembered(TOY, 10, soon()) == []
             assert await memory.remembered("", 10, soon()) == []
@@ -88,10 +86,8 @@ class MemoryIndexContract:
             assert (person.key, person.recent) == ("u:ann", ())
             assert await memory.popular_queries("", 10, soon()) == []
 
-        self.use(tmp_path, work)
-
-    def test_more_clicks_and_fewer_impressions_score_higher(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_more_clicks_and_fewer_impressions_score_higher(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             clicks = [took("toy story", "1", f"u:{i}") for i in range(3)] + [took("toy story", "2")]
             await memory.apply([asked("toy story", f"u:{i}") for i in range(4)] + clicks, 1)
             first, second = await memory.remembered(TOY, 10, soon())
@@ -104,36 +100,28 @@ class MemoryIndexContract:
             assert later[0].score < first.score
             assert ids(await memory.remembered(TOY, 1, soon())) == ["1"]
 
-        self.use(tmp_path, work)
-
-    def test_an_offset_counts_once(self, tmp_path: Path) -> None:
-        async def first(memory: MemoryIndex) -> None:
+    async def test_an_offset_counts_once(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.apply([asked("toy story"), took("toy story", "1")], 7)
             await memory.apply([took("toy story", "1", "u:bob")], 7)
             await memory.apply([took("toy story", "1", "u:bob")], 3)
             await memory.apply([], 9)
-
-        async def second(memory: MemoryIndex) -> None:
+        async with self.use(tmp_path) as memory:
             assert await memory.offset() == 9
             await memory.apply([took("toy story", "1", "u:bob")], 8)
             (entry,) = await memory.remembered(TOY, 10, soon())
             assert entry.clicks == 1.0
 
-        self.use(tmp_path, first)
-        self.use(tmp_path, second)
-
-    def test_a_change_that_fails_takes_its_whole_batch_and_offset_with_it(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_a_change_that_fails_takes_its_whole_batch_and_offset_with_it(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             broken = MemoryChange(history=("u:ann", [], 1.0))  # type: ignore[arg-type]
             with pytest.raises(Exception, match=r".+"):
                 await memory.apply([took("toy story", "1"), broken], 5)
             assert await memory.offset() == 0
             assert await memory.remembered(TOY, 10, soon()) == []
 
-        self.use(tmp_path, work)
-
-    def test_neighbouring_queries_help_less_than_the_query_itself(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_neighbouring_queries_help_less_than_the_query_itself(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.apply([asked("toy story"), took("toy story", "1"), asked("heat"), took("heat", "9")], 1)
             (exact,) = await memory.remembered(TOY, 10, soon())
             for text in ("toy story andy", "the story of a toy", "toys", "story toys woody buzz"):
@@ -146,10 +134,8 @@ class MemoryIndexContract:
             assert ids(await memory.remembered(TOY_3, 10, soon())) == ["3", "1"]
             assert ids(await memory.remembered(memory_key("toy story 2"), 10, soon())) == ["1"]
 
-        self.use(tmp_path, work)
-
-    def test_one_principal_saturates(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_one_principal_saturates(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.apply([took("toy story", "1", "u:bot") for _ in range(100)], 1)
             await memory.apply([asked("toy story", "u:bot") for _ in range(100)], 2)
             await memory.apply([took("toy story", "2", f"u:{i}") for i in range(3)], 3)
@@ -157,10 +143,8 @@ class MemoryIndexContract:
             assert [(e.object_id, e.clicks) for e in found] == [("2", 3.0), ("1", 2.0)]
             assert await memory.popular_queries("toy", 10, soon()) == [("toy story", 2.0)]
 
-        self.use(tmp_path, work)
-
-    def test_weights_halve_in_log_time(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_weights_halve_in_log_time(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.apply([asked("toy story", "u:ann"), took("toy story", "1")], 1)
             await memory.apply([asked("heat", "u:ann", at=HALF_LIFE), took("heat", "9", at=HALF_LIFE)], 2)
             (old,) = await memory.remembered(TOY, 10, soon())
@@ -175,18 +159,14 @@ class MemoryIndexContract:
             found = {e.object_id: e.clicks for e in await memory.remembered("heat", 10, soon())}
             assert found == {"8": pytest.approx(0.5), "9": pytest.approx(1.5)}
 
-        self.use(tmp_path, work)
-
-    def test_dislikes_push_an_item_out(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_dislikes_push_an_item_out(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.apply([took("toy story", "1"), took("toy story", "1", "u:bob", -1.0)], 1)
             await memory.predict({"1": [("toy story", 0.9)]})
             assert await memory.remembered(TOY, 10, soon()) == []
 
-        self.use(tmp_path, work)
-
-    def test_actual_scores_take_the_place_of_predicted_ones(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_actual_scores_take_the_place_of_predicted_ones(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.predict({"1": [("Toy Story", 0.5), ("story toys", 0.4)], "2": [("toy story", 0.25)], "3": []})
             found = await memory.remembered(TOY, 10, soon())
             assert found == [Remembered("1", 0.5, 0.0, True, 1.0), Remembered("2", 0.25, 0.0, True, 1.0)]
@@ -204,10 +184,8 @@ class MemoryIndexContract:
             assert (actual.object_id, actual.predicted) == ("2", False)
             assert ids(await memory.remembered(memory_key("woody"), 10, soon())) == ["1"]
 
-        self.use(tmp_path, work)
-
-    def test_predictions_fade_as_their_query_is_asked(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_predictions_fade_as_their_query_is_asked(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.predict({"1": [("toy story", 0.1)], "2": [("toy story", 0.1)], "3": [("heat", 0.1)]})
             await memory.apply([asked("toy story", f"u:{i}") for i in range(5)], 1)
             found = await memory.remembered(TOY, 10, soon())
@@ -220,29 +198,23 @@ class MemoryIndexContract:
             (untouched,) = await memory.remembered("heat", 10, soon())
             assert untouched.score == pytest.approx(0.1)
 
-        self.use(tmp_path, work)
-
-    def test_a_query_keeps_its_best_items_and_gives_new_ones_a_chance(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_a_query_keeps_its_best_items_and_gives_new_ones_a_chance(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             strong = [took("toy story", item, f"u:{i}") for item in "abc" for i in range("abc".index(item) + 2)]
             await memory.apply(strong, 1)
             await memory.apply([took("toy story", "new")], 2)
             assert ids(await memory.remembered(TOY, 10, soon())) == ["c", "b", "new"]
 
-        self.use(tmp_path, work)
-
-    def test_a_history_is_newest_first_and_bounded(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_a_history_is_newest_first_and_bounded(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.apply([did("u:ann", str(n), at=float(n)) for n in range(8)] + [did("u:bob", "x", -1.0)], 1)
             person = await memory.person("u:ann", 10, soon())
             assert person.recent == tuple((str(n), 1.0, float(n)) for n in (7, 6, 5, 4, 3))
             assert (await memory.person("u:ann", 2, soon())).recent == (("7", 1.0, 7.0), ("6", 1.0, 6.0))
             assert (await memory.person("u:bob", 10, soon())).recent == (("x", -1.0, 0.0),)
 
-        self.use(tmp_path, work)
-
-    def test_popular_queries_begin_with_the_prefix(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_popular_queries_begin_with_the_prefix(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             texts = ["toy story"] * 3 + ["toy soldiers"] * 2 + ["story"] + ["toy%", "t_y"]
             await memory.apply([asked(text, f"u:{i}") for i, text in enumerate(texts)], 1)
             assert await memory.popular_queries("toy ", 10, soon()) == [("toy story", 3.0), ("toy soldiers", 2.0)]
@@ -251,9 +223,7 @@ class MemoryIndexContract:
             assert [t for t, _ in await memory.popular_queries("toy%", 9, soon())] == ["toy%"]
             assert await memory.popular_queries("zoo", 10, soon()) == []
 
-        self.use(tmp_path, work)
-
-    def test_a_forgotten_user_leaves_nothing_that_can_be_told_apart(self, tmp_path: Path) -> None:
+    async def test_a_forgotten_user_leaves_nothing_that_can_be_told_apart(self, tmp_path: Path) -> None:
         mine = [
             asked("toy story", "u:ann"),
             took("toy story", "1"),
@@ -273,21 +243,16 @@ class MemoryIndexContract:
             )
 
         results: list[object] = []
-
-        async def with_ann(memory: MemoryIndex) -> None:
+        async with self.use(tmp_path / "a") as memory:
             await memory.apply([*mine, *others, *mine, forget("ann")], 1)
             results.append(await state(memory))
-
-        async def without_ann(memory: MemoryIndex) -> None:
+        async with self.use(tmp_path / "b") as memory:
             await memory.apply(others, 1)
             results.append(await state(memory))
-
-        self.use(tmp_path / "a", with_ann)
-        self.use(tmp_path / "b", without_ann)
         assert results[0] == results[1]
 
-    def test_a_removed_item_is_forgotten(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_a_removed_item_is_forgotten(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             await memory.apply(
                 [took("toy story", "1"), took("toy story", "2"), took("heat", "1"), did("u:ann", "1")], 1
             )
@@ -300,10 +265,8 @@ class MemoryIndexContract:
             await memory.apply([took("toy story", "1", weight=1.0)], 2)
             assert {e.object_id: e.clicks for e in await memory.remembered(TOY, 10, soon())} == {"1": 1.0, "2": 1.0}
 
-        self.use(tmp_path, work)
-
-    def test_text_is_only_ever_a_value(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_text_is_only_ever_a_value(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             odd = ["x'; DROP TABLE scores; --", "%", "a\x00b", "🍿 🍿", "?", "ß" * 300]
             for number, text in enumerate(odd, 1):
                 await memory.apply([asked(text, text), took(text, text, text), did(text, text)], number)
@@ -312,10 +275,8 @@ class MemoryIndexContract:
                 assert text in [t for t, _ in await memory.popular_queries(text, 10, soon())]
                 assert (await memory.person(text, 1, soon())).recent == ((text, 1.0, 0.0),)
 
-        self.use(tmp_path, work)
-
-    def test_no_work_begins_after_its_deadline(self, tmp_path: Path) -> None:
-        async def work(memory: MemoryIndex) -> None:
+    async def test_no_work_begins_after_its_deadline(self, tmp_path: Path) -> None:
+        async with self.use(tmp_path) as memory:
             late = Deadline.after(-1.0)
             with pytest.raises(TimeoutError):
                 await memory.remembered(TOY, 10, late)
@@ -324,16 +285,13 @@ class MemoryIndexContract:
             with pytest.raises(TimeoutError):
                 await memory.popular_queries("t", 10, late)
 
-        self.use(tmp_path, work)
-
     # --- for backups ---
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_its_rows_make_the_same_memory_elsewhere(self, tmp_path: Path, seed: int) -> None:
+    async def test_its_rows_make_the_same_memory_elsewhere(self, tmp_path: Path, seed: int) -> None:
         changes = random_changes(300, seed)
         people = [f"u:{number}" for number in range(6)]
-
-        async def work(one: MemoryIndex, other: MemoryIndex) -> None:
+        async with self.two(tmp_path) as (one, other):
             await one.apply(changes[:200], 200)
             await copied(one, other)
             assert await other.offset() == 200
@@ -343,48 +301,33 @@ class MemoryIndexContract:
             assert await told(other, people) == await told(one, people)
             assert await everything(other) == await everything(one)
 
-        self.use_two(tmp_path, work)
-
-    def test_names_of_all_kinds_are_put_back(self, tmp_path: Path) -> None:
+    async def test_names_of_all_kinds_are_put_back(self, tmp_path: Path) -> None:
         odd = 'a:b "c" \U0001f600 é'
-
-        async def work(one: MemoryIndex, other: MemoryIndex) -> None:
+        async with self.two(tmp_path) as (one, other):
             await one.apply([asked(odd, odd, 1e9), took(odd, odd, odd, 1 / 7, 1e9), did(odd, odd, 1 / 3, 1e9)], 7)
             await copied(one, other)
             assert await everything(other) == await everything(one)
             assert (await other.person(odd, 10, soon())).recent == ((odd, 1 / 3, 1e9),)
             assert ids(await other.remembered(memory_key(odd), 10, soon())) == [odd]
 
-        self.use_two(tmp_path, work)
-
-    def test_an_empty_memory_is_copied_too(self, tmp_path: Path) -> None:
-        async def work(one: MemoryIndex, other: MemoryIndex) -> None:
+    async def test_an_empty_memory_is_copied_too(self, tmp_path: Path) -> None:
+        async with self.two(tmp_path) as (one, other):
             await copied(one, other)
             assert await everything(other) == [("state", 0, 0, 0.0)]
             await other.apply([took("toy story", "1")], 1)
             assert await other.offset() == 1
 
-        self.use_two(tmp_path, work)
-
-    def test_what_is_predicted_stays_behind(self, tmp_path: Path) -> None:
-        async def work(one: MemoryIndex, other: MemoryIndex) -> None:
+    async def test_what_is_predicted_stays_behind(self, tmp_path: Path) -> None:
+        async with self.two(tmp_path) as (one, other):
             await one.predict({"1": [("toy story", 0.5)]})
             await copied(one, other)
             assert await other.remembered(TOY, 10, soon()) == []
 
-        self.use_two(tmp_path, work)
-
-    def use_two(self, folder: Path, work: Callable[[MemoryIndex, MemoryIndex], Awaitable[None]]) -> None:
+    @asynccontextmanager
+    async def two(self, folder: Path) -> AsyncIterator[tuple[MemoryIndex, MemoryIndex]]:
         (folder / "other").mkdir()
-
-        async def both(one: MemoryIndex) -> None:
-            other = self.open(folder / "other")
-            try:
-                await work(one, other)
-            finally:
-                await other.close()
-
-        self.use(folder, both)
+        async with self.use(folder) as one, self.use(folder / "other") as other:
+            yield one, other
 
 
 async def everything(memory: MemoryIndex) -> list[MemoryRow]:

@@ -3,7 +3,6 @@ start; the parts that run anywhere are run. tests/deploy/test_kubernetes.py does
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import signal
@@ -380,15 +379,12 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 class TestRedis:
     """Started by the compose file's own script, with its own settings."""
 
-    def test_it_loses_nothing_by_its_settings(self, port: int) -> None:
-        async def found() -> list[str]:
-            server = Redis(f"redis://:{'s' * 32}@127.0.0.1:{port}/0", "ltrr")
-            try:
-                return await server.check()
-            finally:
-                await server.close()
-
-        assert asyncio.run(found()) == []
+    async def test_it_loses_nothing_by_its_settings(self, port: int) -> None:
+        server = Redis(f"redis://:{'s' * 32}@127.0.0.1:{port}/0", "ltrr")
+        try:
+            assert await server.check() == []
+        finally:
+            await server.close()
 
     @pytest.mark.parametrize(
         "command",

@@ -99,29 +99,25 @@ def drive(service: Process, stop: threading.Event) -> None:
             stop.wait(0.1)
 
 
-def call_engines(url: str, stop: threading.Event) -> None:
+async def call_engines(url: str, stop: threading.Event) -> None:
     """One engine that answers, and one that refuses, called the way gateways call them."""
-
-    async def calls() -> None:
-        once = Retry(NoBackoff(), 0)
-        client, operator = (redis.asyncio.Redis.from_url(url, retry=once) for _ in range(2))
-        well = Remote("redis", (redis.exceptions.ConnectionError,))
-        sick = Remote("qdrant", (OSError,))
-        nobody = free_port()
-        try:
-            while not stop.is_set():
-                # Its connection is cut now and then: the call is tried again.
-                await operator.client_kill_filter(_type="normal", skipme=True)
-                for _ in range(20):
-                    await well.read(lambda _: client.ping(), Deadline.after(5.0))
-                    with contextlib.suppress(Unavailable):
-                        await sick.read(lambda _: asyncio.open_connection("127.0.0.1", nobody), Deadline.after(5.0))
-                await asyncio.sleep(0.2)
-        finally:
-            await client.aclose()
-            await operator.aclose()
-
-    asyncio.run(calls())
+    once = Retry(NoBackoff(), 0)
+    client, operator = (redis.asyncio.Redis.from_url(url, retry=once) for _ in range(2))
+    well = Remote("redis", (redis.exceptions.ConnectionError,))
+    sick = Remote("qdrant", (OSError,))
+    nobody = free_port()
+    try:
+        while not stop.is_set():
+            # Its connection is cut now and then: the call is tried again.
+            await operator.client_kill_filter(_type="normal", skipme=True)
+            for _ in range(20):
+                await well.read(lambda _: client.ping(), Deadline.after(5.0))
+                with contextlib.suppress(Unavailable):
+                    await sick.read(lambda _: asyncio.open_connection("127.0.0.1", nobody), Deadline.after(5.0))
+            await asyncio.sleep(0.2)
+    finally:
+        await client.aclose()
+        await operator.aclose()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import signal
@@ -166,7 +165,7 @@ def test_a_person_with_a_history_is_served_by_the_personal_arm_until_forgotten(s
     assert shop.explain(answer)["query"] == ""
 
 
-def test_after_a_kill_learning_ends_in_the_very_bytes_of_learning_from_scratch(tmp_path: Path) -> None:
+async def test_after_a_kill_learning_ends_in_the_very_bytes_of_learning_from_scratch(tmp_path: Path) -> None:
     folder = tmp_path / "var"
     with serving(folder, **QUICK) as process:
         process.call("PUT", "/v1/items", content=b"\n".join(map(orjson.dumps, TRACKS)))
@@ -183,7 +182,7 @@ def test_after_a_kill_learning_ends_in_the_very_bytes_of_learning_from_scratch(t
         wanted = {"ltrr_learner_open_impressions 0.0", 'ltrr_learner_lag_records{consumer="policy"} 0.0'}
         eventually(lambda: wanted <= set(process.client.get("/metrics").text.splitlines()))
         assert process.stop(signal.SIGTERM) == 0
-    alive, scratch = ModelStore(folder / "models").current(KIND), asyncio.run(learned_from_scratch(folder, tmp_path))
+    alive, scratch = ModelStore(folder / "models").current(KIND), await learned_from_scratch(folder, tmp_path)
     assert alive is not None
     assert alive.meta["learned"] == scratch.meta["learned"] >= 8
     assert taught(Settings.load({}, data_dir=folder, **QUICK), alive) >= 5

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,18 @@ class Shop:
         return [record for _, record in await self.log.read(2, 10_000) if isinstance(record, Interaction)]
 
 
-def use(path: Path, work: Callable[[Shop], Awaitable[None]]) -> None:
-    async def main() -> None:
-        shop = Shop(path)
-        try:
-            await shop.open()
-            await work(shop)
-        finally:
-            await shop.log.close()
-
-    asyncio.run(main())
+@asynccontextmanager
+async def use(path: Path) -> AsyncIterator[Shop]:
+    shop = Shop(path)
+    try:
+        await shop.open()
+        yield shop
+    finally:
+        await shop.log.close()
 
 
-def test_an_accepted_event_is_stored_with_what_we_showed_and_who_asked(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_an_accepted_event_is_stored_with_what_we_showed_and_who_asked(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         shop.now = START + 5
         lies: dict[str, Any] = {"position": 1, "user_id": "mallory", "client_id": "x", "session_id": "y"}
         event = shop.event(timestamp="2026-11-20T20:00:00Z", value=2, event_attributes={"a": [1]}, **lies)
@@ -85,19 +84,15 @@ def test_an_accepted_event_is_stored_with_what_we_showed_and_who_asked(tmp_path:
             )
         ]
 
-    use(tmp_path, work)
 
-
-def test_positions_count_on_over_pages(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_positions_count_on_over_pages(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         assert await shop.post(shop.event(query_id=shop.second, object_id="12")) == ["accepted"]
         assert [event.position for event in await shop.stored()] == [12]
 
-    use(tmp_path, work)
 
-
-def test_only_ids_of_our_own_answers_are_known(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_only_ids_of_our_own_answers_are_known(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         stranger = Signer([("k1", b"another secret, fair length")], TTL).issue(START)
         never_shown = shop.signer.issue(START)
         strange = [
@@ -114,63 +109,53 @@ def test_only_ids_of_our_own_answers_are_known(tmp_path: Path) -> None:
         assert statuses == ["unknown_query", "unknown_query", "invalid", *["unknown_query"] * 5]
         assert await shop.stored() == []
 
-    use(tmp_path, work)
 
-
-def test_an_object_that_this_answer_did_not_show_does_not_count(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_an_object_that_this_answer_did_not_show_does_not_count(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         # "4" was ranked but not shown; "11" was shown by the second page alone.
         assert await shop.post(shop.event("a", object_id="4"), shop.event("b", object_id="11")) == ["not_shown"] * 2
         assert await shop.post(shop.event("c", query_id=shop.second, object_id="2")) == ["not_shown"]
         assert await shop.stored() == []
-
-    use(tmp_path, work)
 
 
 @pytest.mark.parametrize(
     ("age", "status"),
     [(0.0, "accepted"), (ATTRIBUTION, "accepted"), (ATTRIBUTION + 0.01, "late"), (TTL, "late"), (TTL + 1, "late")],
 )
-def test_what_comes_after_the_window_is_kept_and_late(tmp_path: Path, age: float, status: str) -> None:
-    async def work(shop: Shop) -> None:
+async def test_what_comes_after_the_window_is_kept_and_late(tmp_path: Path, age: float, status: str) -> None:
+    async with use(tmp_path) as shop:
         shop.now = START + age
         assert await shop.post(shop.event()) == [status]
         assert [(event.status, event.position) for event in await shop.stored()] == [(status, 2)]
 
-    use(tmp_path, work)
 
-
-def test_an_expired_id_whose_answer_is_gone_is_late(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_an_expired_id_whose_answer_is_gone_is_late(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         shop.now = START + TTL + 1
         assert await shop.post(shop.event(query_id=shop.signer.issue(START))) == ["late"]
         assert [(e.status, e.position, e.user_id) for e in await shop.stored()] == [("late", None, None)]
 
-    use(tmp_path, work)
-
 
 @pytest.mark.parametrize(("id_life", "query_ttl"), [(1e9, 60.0), (60.0, 1e9)])
-def test_a_window_longer_than_the_life_of_an_id_ends_with_it(tmp_path: Path, id_life: float, query_ttl: float) -> None:
-    async def work(shop: Shop) -> None:
+async def test_a_window_longer_than_the_life_of_an_id_ends_with_it(
+    tmp_path: Path, id_life: float, query_ttl: float
+) -> None:
+    async with use(tmp_path) as shop:
         signer = Signer([("k1", b"a secret of fair length")], id_life)
         service = FeedbackService(shop.log, signer, query_ttl, 1e9, lambda: shop.now)
         shop.now = START + 61
         assert [result.status for result in await service.record([shop.event()], False)] == ["late"]
 
-    use(tmp_path, work)
 
-
-def test_an_answer_signed_with_a_key_that_was_dropped_is_unknown(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_an_answer_signed_with_a_key_that_was_dropped_is_unknown(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         signer = Signer([("k2", b"quite another secret")], TTL)
         service = FeedbackService(shop.log, signer, TTL, ATTRIBUTION, lambda: shop.now)
         assert [result.status for result in await service.record([shop.event()], False)] == ["unknown_query"]
 
-    use(tmp_path, work)
 
-
-def test_a_retry_is_a_duplicate_even_when_it_would_be_refused_by_now(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_a_retry_is_a_duplicate_even_when_it_would_be_refused_by_now(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         assert await shop.post(shop.event()) == ["accepted"]
         for age in (0.0, ATTRIBUTION + 1, TTL + 1, 23 * 3600.0):
             shop.now = START + age
@@ -179,11 +164,9 @@ def test_a_retry_is_a_duplicate_even_when_it_would_be_refused_by_now(tmp_path: P
         assert [result.status for result in await rotated.record([shop.event()], False)] == ["duplicate"]
         assert len(await shop.stored()) == 1
 
-    use(tmp_path, work)
 
-
-def test_the_same_event_id_with_another_body_is_invalid(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_the_same_event_id_with_another_body_is_invalid(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         assert await shop.post(shop.event(value=1)) == ["accepted"]
         changes: list[dict[str, Any]] = [{"object_id": "1"}, {"object_id": "9"}, {"action_name": "like"}, {"value": 2}]
         changes += [
@@ -196,20 +179,16 @@ def test_the_same_event_id_with_another_body_is_invalid(tmp_path: Path) -> None:
             assert (result.status, str(result.detail)[:9]) == ("invalid", "event_id:")
         assert len(await shop.stored()) == 1
 
-    use(tmp_path, work)
 
-
-def test_the_spelling_of_the_same_body_does_not_matter(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_the_spelling_of_the_same_body_does_not_matter(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         assert await shop.post(shop.event(value=1, event_attributes={"a": 1, "b": 2})) == ["accepted"]
         again = shop.event(value=1.0, position=None, event_attributes={"b": 2, "a": 1})
         assert await shop.post(dict(reversed(again.items()))) == ["duplicate"]
 
-    use(tmp_path, work)
 
-
-def test_an_action_on_an_object_counts_once_whatever_the_event_ids(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_an_action_on_an_object_counts_once_whatever_the_event_ids(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         batch = [shop.event(f"e{n}", action_name=action) for n, action in enumerate(("click", "click", "play"))]
         batch += [shop.event("e3", object_id="3"), batch[0], {**batch[0], "object_id": "3"}]
         batch += [shop.event(f"a{n}", object_id=None, action_name="abandon") for n in range(2)]
@@ -218,11 +197,9 @@ def test_an_action_on_an_object_counts_once_whatever_the_event_ids(tmp_path: Pat
         assert await shop.post(*batch) == ["duplicate"] * 5 + ["invalid"] + ["duplicate"] * 2
         assert len(await shop.stored()) == 4
 
-    use(tmp_path, work)
 
-
-def test_events_without_an_answer_need_the_admin_key_a_person_and_an_object(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_events_without_an_answer_need_the_admin_key_a_person_and_an_object(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         event = {"event_id": "e1", "object_id": "7", "action_name": "play", "user_id": "eve", "session_id": "s9"}
         (result,) = await shop.service.record([event], False)
         assert (result.status, "admin key" in str(result.detail)) == ("invalid", True)
@@ -240,8 +217,6 @@ def test_events_without_an_answer_need_the_admin_key_a_person_and_an_object(tmp_
         assert {(e.query_id, e.user_id, e.session_id, e.position) for e in await shop.stored()} == {
             (None, "eve", "s9", None)
         }
-
-    use(tmp_path, work)
 
 
 INVALID: list[tuple[object, str]] = [
@@ -286,8 +261,8 @@ INVALID: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "detail"), INVALID)
-def test_malformed_events_are_invalid_and_say_what_to_send(tmp_path: Path, wrong: object, detail: str) -> None:
-    async def work(shop: Shop) -> None:
+async def test_malformed_events_are_invalid_and_say_what_to_send(tmp_path: Path, wrong: object, detail: str) -> None:
+    async with use(tmp_path) as shop:
         event: object = wrong
         if isinstance(wrong, dict) and wrong:
             event = shop.event(**wrong)
@@ -299,18 +274,13 @@ def test_malformed_events_are_invalid_and_say_what_to_send(tmp_path: Path, wrong
         assert results[0].event_id == ("e1" if echoed else None)
         assert [event.event_id for event in await shop.stored()] == ["good"]
 
-    use(tmp_path, work)
 
-
-def test_deeply_nested_attributes_are_invalid(tmp_path: Path) -> None:
+async def test_deeply_nested_attributes_are_invalid(tmp_path: Path) -> None:
     nested: Any = {}
     for _ in range(100_000):
         nested = {"a": nested}
-
-    async def work(shop: Shop) -> None:
+    async with use(tmp_path) as shop:
         assert await shop.post(shop.event(event_attributes=nested)) == ["invalid"]
-
-    use(tmp_path, work)
 
 
 values: st.SearchStrategy[Any] = st.recursive(
@@ -334,7 +304,7 @@ fields = (
 @given(
     st.lists(values | st.dictionaries(st.sampled_from(fields), values | st.sampled_from(["click", "2"])), max_size=5)
 )
-def test_whatever_json_is_sent_gets_one_answer_each_that_can_be_sent_back(events: list[Any]) -> None:
+async def test_whatever_json_is_sent_gets_one_answer_each_that_can_be_sent_back(events: list[Any]) -> None:
     class Nothing(SqliteLog):
         """No file for every example: an empty log that takes nothing in."""
 
@@ -345,52 +315,43 @@ def test_whatever_json_is_sent_gets_one_answer_each_that_can_be_sent_back(events
             return [interaction.status for interaction, _ in interactions]
 
     service = FeedbackService(Nothing(), Signer([("k1", b"a secret of fair length")], TTL), TTL, ATTRIBUTION)
-    results = asyncio.run(service.record(events, False))
+    results = await service.record(events, False)
     assert len(results) == len(events)
     for result in results:
         json.dumps([result.event_id, result.status, result.detail]).encode("utf-8")
         assert result.status in ("invalid", "unknown_query")
 
 
-def test_a_thousand_events_in_one_call(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_a_thousand_events_in_one_call(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         ids = [shop.signer.issue(START) for _ in range(500)]
         await asyncio.gather(*(shop.log.append(make_impression(query_id, rows=())) for query_id in ids))
         events = [shop.event(f"{q}{o}", query_id=query_id, object_id=o) for q, query_id in enumerate(ids) for o in "12"]
         assert await shop.post(*events) == ["accepted"] * 1000
         assert await shop.post(*events) == ["duplicate"] * 1000
 
-    use(tmp_path, work)
 
-
-def test_the_same_event_from_many_callers_at_once_counts_once(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_the_same_event_from_many_callers_at_once_counts_once(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         statuses = await asyncio.gather(*(shop.post(shop.event()) for _ in range(50)))
         assert sorted(statuses) == [["accepted"]] + [["duplicate"]] * 49
         assert len(await shop.stored()) == 1
 
-    use(tmp_path, work)
+
+async def test_a_failing_store_is_reported_and_nothing_is_accepted(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    await shop.open()
+    await shop.log.close()
+    with pytest.raises(StorageFailed):
+        await shop.post(shop.event())
+    shop = Shop(tmp_path)
+    assert await shop.stored() == []
+    await shop.log.close()
 
 
-def test_a_failing_store_is_reported_and_nothing_is_accepted(tmp_path: Path) -> None:
-    async def main() -> None:
-        shop = Shop(tmp_path)
-        await shop.open()
-        await shop.log.close()
-        with pytest.raises(StorageFailed):
-            await shop.post(shop.event())
-        shop = Shop(tmp_path)
-        assert await shop.stored() == []
-        await shop.log.close()
-
-    asyncio.run(main())
-
-
-def test_feedback_on_a_forgotten_answer_names_nobody(tmp_path: Path) -> None:
-    async def work(shop: Shop) -> None:
+async def test_feedback_on_a_forgotten_answer_names_nobody(tmp_path: Path) -> None:
+    async with use(tmp_path) as shop:
         await shop.log.forget("ann", START + 1)
         assert await shop.post(shop.event(user_id="ann")) == ["accepted"]
         (event,) = await shop.stored()
         assert (event.user_id, event.session_id, str(event.client_id)[:10]) == (None, None, "forgotten-")
-
-    use(tmp_path, work)

@@ -143,10 +143,6 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.01)
 
 
-def run(work: Callable[[], Any]) -> None:
-    asyncio.run(work())
-
-
 def page_of(root: Impression, query_id: str, **changes: Any) -> Impression:
     return make_impression(
         query_id, root_id=root.query_id, offset=3, shown=("4",), lists={}, ranking=(), scores=(), rows=(), **changes
@@ -201,27 +197,24 @@ def test_what_is_not_to_be_learned_opens_no_window() -> None:
 # --- memory and histories ---
 
 
-def test_a_click_is_remembered_at_once_and_learned_when_its_window_closes(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.append(make_impression(at=0.0), make_impression("q2", at=1.0))
-            await rig.append(make_interaction(at=2.0, object_id="2", position=2))
-            assert await rig.learner.step() == 3
-            assert await rig.clicks() == {"2": pytest.approx(1.585, abs=1e-3)}
-            person = await rig.memory.person("u:ann", 5, Deadline.after(10.0))
-            assert person.recent == (("2", 1.0, 2.0),)
-            assert outcomes(rig) == []
-            await rig.append(Tick(WINDOW + 1.0))
-            await rig.learner.catch_up()
-            clicked, unclicked = outcomes(rig)
-            assert clicked.taken == (0.0, 1.0, 0.0)
-            assert unclicked.taken == (0.0, 0.0, 0.0)
-            assert clicked.looked == pytest.approx((1.0, 0.631, 0.5), abs=1e-3)
-            assert clicked.features == {"length": 2.0, "idf": 0.25}
-            assert clicked.survey is unclicked.survey is None
-            assert await rig.learner.step() == 0
-
-    run(work)
+async def test_a_click_is_remembered_at_once_and_learned_when_its_window_closes(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.append(make_impression(at=0.0), make_impression("q2", at=1.0))
+        await rig.append(make_interaction(at=2.0, object_id="2", position=2))
+        assert await rig.learner.step() == 3
+        assert await rig.clicks() == {"2": pytest.approx(1.585, abs=1e-3)}
+        person = await rig.memory.person("u:ann", 5, Deadline.after(10.0))
+        assert person.recent == (("2", 1.0, 2.0),)
+        assert outcomes(rig) == []
+        await rig.append(Tick(WINDOW + 1.0))
+        await rig.learner.catch_up()
+        clicked, unclicked = outcomes(rig)
+        assert clicked.taken == (0.0, 1.0, 0.0)
+        assert unclicked.taken == (0.0, 0.0, 0.0)
+        assert clicked.looked == pytest.approx((1.0, 0.631, 0.5), abs=1e-3)
+        assert clicked.features == {"length": 2.0, "idf": 0.25}
+        assert clicked.survey is unclicked.survey is None
+        assert await rig.learner.step() == 0
 
 
 def survey_of(impression: Impression, at: float) -> Survey:
@@ -230,119 +223,101 @@ def survey_of(impression: Impression, at: float) -> Survey:
     return Survey(impression.query_id, at, ranks, {"title_trigrams": (0.9, 0.5, 0.2, 0.1, 0.0)}, (0, 1, 2))
 
 
-def test_a_survey_is_learned_with_its_answer_whenever_it_comes_within_the_window(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            first, second, third = (make_impression(f"q{n}", at=float(n)) for n in range(3))
-            await rig.append(first, second, third, survey_of(second, 1.0))
-            await rig.append(make_interaction(query_id="q0", at=3.0, object_id="1"), survey_of(first, 0.0))
-            await rig.append(Tick(WINDOW + 2.0), survey_of(third, 2.0))
-            await rig.learner.catch_up()
-            learned = outcomes(rig)
-            assert [o.survey.query_id if o.survey else None for o in learned] == ["q0", "q1", None]
-            assert learned[0].survey is not None
-            assert learned[0].survey.ranks == survey_of(first, 0.0).ranks
-            assert learned[0].taken == (1.0, 0.0, 0.0)
-
-    run(work)
+async def test_a_survey_is_learned_with_its_answer_whenever_it_comes_within_the_window(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        first, second, third = (make_impression(f"q{n}", at=float(n)) for n in range(3))
+        await rig.append(first, second, third, survey_of(second, 1.0))
+        await rig.append(make_interaction(query_id="q0", at=3.0, object_id="1"), survey_of(first, 0.0))
+        await rig.append(Tick(WINDOW + 2.0), survey_of(third, 2.0))
+        await rig.learner.catch_up()
+        learned = outcomes(rig)
+        assert [o.survey.query_id if o.survey else None for o in learned] == ["q0", "q1", None]
+        assert learned[0].survey is not None
+        assert learned[0].survey.ranks == survey_of(first, 0.0).ranks
+        assert learned[0].taken == (1.0, 0.0, 0.0)
 
 
-def test_a_survey_that_was_damaged_since_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            first, second = make_impression("q1", at=0.0), make_impression("q2", at=1.0)
-            await rig.append(first, survey_of(first, 0.0), second, survey_of(second, 1.0))
-            await rig.learner.step()
-            connection = sqlite3.connect(tmp_path / "log.db")
-            connection.execute("UPDATE log SET body = substr(body, 1, 20) WHERE offset = 2")
-            connection.commit()
-            connection.close()
-            await rig.append(Tick(WINDOW + 1.0))
-            await rig.learner.catch_up()
-            assert [outcome.survey is not None for outcome in outcomes(rig)] == [False, True]
-            assert (await rig.learner.observe()).skipped == 1
-
-    run(work)
+async def test_a_survey_that_was_damaged_since_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        first, second = make_impression("q1", at=0.0), make_impression("q2", at=1.0)
+        await rig.append(first, survey_of(first, 0.0), second, survey_of(second, 1.0))
+        await rig.learner.step()
+        connection = sqlite3.connect(tmp_path / "log.db")
+        connection.execute("UPDATE log SET body = substr(body, 1, 20) WHERE offset = 2")
+        connection.commit()
+        connection.close()
+        await rig.append(Tick(WINDOW + 1.0))
+        await rig.learner.catch_up()
+        assert [outcome.survey is not None for outcome in outcomes(rig)] == [False, True]
+        assert (await rig.learner.observe()).skipped == 1
 
 
-def test_what_was_disliked_in_the_end_was_not_taken(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.append(make_impression("q1", at=0.0))
-            for n, (item, action) in enumerate((("1", "click"), ("1", "dislike"), ("2", "purchase"), ("2", "dislike"))):
-                await rig.append(make_interaction(f"e{n}", query_id="q1", object_id=item, action_name=action, at=1.0))
-            await rig.append(make_interaction("late", query_id="q1", object_id="3", status="late", at=1.0))
-            await rig.append(Tick(WINDOW))
-            await rig.learner.catch_up()
-            assert outcomes(rig)[0].taken == (0.0, 1.0, 0.0)
-
-    run(work)
+async def test_what_was_disliked_in_the_end_was_not_taken(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.append(make_impression("q1", at=0.0))
+        for n, (item, action) in enumerate((("1", "click"), ("1", "dislike"), ("2", "purchase"), ("2", "dislike"))):
+            await rig.append(make_interaction(f"e{n}", query_id="q1", object_id=item, action_name=action, at=1.0))
+        await rig.append(make_interaction("late", query_id="q1", object_id="3", status="late", at=1.0))
+        await rig.append(Tick(WINDOW))
+        await rig.learner.catch_up()
+        assert outcomes(rig)[0].taken == (0.0, 1.0, 0.0)
 
 
-def test_only_accepted_events_on_answers_that_may_be_learned_from_are_remembered(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            root = make_impression("q1", at=0.0)
-            await rig.append(
-                root,
-                make_impression("q2", at=0.0, learn=False),
-                make_impression("q3", at=0.0, memory_key="", normalized=""),
-                page_of(root, "q4", at=0.0),
-                make_interaction("e1", query_id="q1", status="late", object_id="1"),
-                make_interaction("e2", query_id="q2", object_id="2"),
-                make_interaction("e3", query_id="q3", object_id="3"),
-                make_interaction("e4", query_id="q4", object_id="4", position=4),
-                make_interaction("e5", query_id="gone", object_id="5"),
-                make_interaction("e6", query_id=None, object_id="6", action_name="purchase", position=None),
-                make_interaction("e7", query_id="q1", object_id=None, action_name="abandon", position=None),
-                make_interaction("e8", query_id="q1", object_id="8", action_name="dwell", value=15.0),
-                make_interaction("e9", query_id="q1", object_id="9", action_name="unheard"),
-            )
-            await rig.learner.catch_up()
-            assert await rig.clicks() == {"4": 2.0, "8": 0.5}
-            person = await rig.memory.person("u:ann", 50, Deadline.after(10.0))
-            assert [(i, w) for i, w, _ in person.recent] == [("8", 0.5), ("6", 5.0), ("4", 1.0), ("3", 1.0)]
-            assert await rig.memory.popular_queries("", 5, Deadline.after(10.0)) == [
-                ("toy story", pytest.approx(1.0, abs=1e-3))
-            ]
-
-    run(work)
+async def test_only_accepted_events_on_answers_that_may_be_learned_from_are_remembered(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        root = make_impression("q1", at=0.0)
+        await rig.append(
+            root,
+            make_impression("q2", at=0.0, learn=False),
+            make_impression("q3", at=0.0, memory_key="", normalized=""),
+            page_of(root, "q4", at=0.0),
+            make_interaction("e1", query_id="q1", status="late", object_id="1"),
+            make_interaction("e2", query_id="q2", object_id="2"),
+            make_interaction("e3", query_id="q3", object_id="3"),
+            make_interaction("e4", query_id="q4", object_id="4", position=4),
+            make_interaction("e5", query_id="gone", object_id="5"),
+            make_interaction("e6", query_id=None, object_id="6", action_name="purchase", position=None),
+            make_interaction("e7", query_id="q1", object_id=None, action_name="abandon", position=None),
+            make_interaction("e8", query_id="q1", object_id="8", action_name="dwell", value=15.0),
+            make_interaction("e9", query_id="q1", object_id="9", action_name="unheard"),
+        )
+        await rig.learner.catch_up()
+        assert await rig.clicks() == {"4": 2.0, "8": 0.5}
+        person = await rig.memory.person("u:ann", 50, Deadline.after(10.0))
+        assert [(i, w) for i, w, _ in person.recent] == [("8", 0.5), ("6", 5.0), ("4", 1.0), ("3", 1.0)]
+        assert await rig.memory.popular_queries("", 5, Deadline.after(10.0)) == [
+            ("toy story", pytest.approx(1.0, abs=1e-3))
+        ]
 
 
-def test_a_forgotten_user_is_gone_from_memory(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.append(make_impression(at=0.0), make_interaction(at=1.0))
-            await rig.learner.catch_up()
-            assert await rig.clicks() == {"1": 1.0}
-            await rig.log.forget("ann", 2.0)
-            await rig.append(make_interaction("e2", object_id="2", at=3.0, user_id=None, client_id=None))
-            await rig.learner.catch_up(policy=False)
-            assert await rig.clicks() == {}
-            assert (await rig.memory.person("u:ann", 5, Deadline.after(10.0))).recent == ()
-            await rig.append(Tick(WINDOW))
-            await rig.learner.catch_up()
-            assert len(outcomes(rig)) == 1
-            assert b"ann" not in b"".join(p.read_bytes() for p in (tmp_path / "models").rglob("*") if p.is_file())
-
-    run(work)
+async def test_a_forgotten_user_is_gone_from_memory(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.append(make_impression(at=0.0), make_interaction(at=1.0))
+        await rig.learner.catch_up()
+        assert await rig.clicks() == {"1": 1.0}
+        await rig.log.forget("ann", 2.0)
+        await rig.append(make_interaction("e2", object_id="2", at=3.0, user_id=None, client_id=None))
+        await rig.learner.catch_up(policy=False)
+        assert await rig.clicks() == {}
+        assert (await rig.memory.person("u:ann", 5, Deadline.after(10.0))).recent == ()
+        await rig.append(Tick(WINDOW))
+        await rig.learner.catch_up()
+        assert len(outcomes(rig)) == 1
+        assert b"ann" not in b"".join(p.read_bytes() for p in (tmp_path / "models").rglob("*") if p.is_file())
 
 
-def test_a_principal_beyond_its_share_weighs_less(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            for n in range(8):
-                await rig.append(make_impression(f"q{n}", at=float(n)))
-            nobody = {"user_id": None, "client_id": None, "session_id": None}
-            for n in range(8, 16):
-                await rig.append(make_impression(f"q{n}", at=float(n), **nobody))
-            await rig.append(make_impression("later", at=4000.0), Tick(9000.0))
-            await rig.learner.catch_up()
-            weights = [outcome.weight for outcome in outcomes(rig)]
-            assert weights[:8] == [1.0] * 5 + [(5 / n) ** 2 for n in (6, 7, 8)]
-            assert weights[8:] == [1.0] * 9
-
-    run(work)
+async def test_a_principal_beyond_its_share_weighs_less(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        for n in range(8):
+            await rig.append(make_impression(f"q{n}", at=float(n)))
+        nobody = {"user_id": None, "client_id": None, "session_id": None}
+        for n in range(8, 16):
+            await rig.append(make_impression(f"q{n}", at=float(n), **nobody))
+        await rig.append(make_impression("later", at=4000.0), Tick(9000.0))
+        await rig.learner.catch_up()
+        weights = [outcome.weight for outcome in outcomes(rig)]
+        assert weights[:8] == [1.0] * 5 + [(5 / n) ** 2 for n in (6, 7, 8)]
+        assert weights[8:] == [1.0] * 9
 
 
 # --- exactly once ---
@@ -417,24 +392,20 @@ POLICIES = {"mean": (MeanPolicy, MeanPolicy), "vw": (vw_policy, vw_policy)}
 
 
 @pytest.fixture(scope="module")
-def busy_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+async def busy_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("log")
-
-    async def work() -> None:
-        log = SqliteLog(folder / "log.db")
-        for record in make_log(seed=1, count=400):
-            if isinstance(record, Interaction):
-                await log.accept([(record, "digest")])
-            else:
-                await log.append(record)
-        await log.close()
-
-    asyncio.run(work())
+    log = SqliteLog(folder / "log.db")
+    for record in make_log(seed=1, count=400):
+        if isinstance(record, Interaction):
+            await log.accept([(record, "digest")])
+        else:
+            await log.append(record)
+    await log.close()
     return folder
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-def test_after_any_crash_the_model_and_the_memory_are_the_same_to_the_byte(
+async def test_after_any_crash_the_model_and_the_memory_are_the_same_to_the_byte(
     tmp_path: Path, busy_log: Path, name: str
 ) -> None:
     """Straight through; in small steps with snapshots; killed at random points, some while windows wait to be learned;
@@ -465,182 +436,152 @@ def test_after_any_crash_the_model_and_the_memory_are_the_same_to_the_byte(
                         await one.learner.publish()
         return await straight(folder)
 
-    async def work() -> None:
-        expected = await straight("straight")
-        tables = rows(tmp_path / "straight")
-        for seed in range(3):
-            assert await killed(f"killed{seed}", seed) == expected
-            assert rows(tmp_path / f"killed{seed}") == tables
-        (tmp_path / "killed0" / "models").rename(tmp_path / "old models")
-        assert await straight("killed0") == expected
-        assert rows(tmp_path / "killed0") == tables
-
-    run(work)
+    expected = await straight("straight")
+    tables = rows(tmp_path / "straight")
+    for seed in range(3):
+        assert await killed(f"killed{seed}", seed) == expected
+        assert rows(tmp_path / f"killed{seed}") == tables
+    (tmp_path / "killed0" / "models").rename(tmp_path / "old models")
+    assert await straight("killed0") == expected
+    assert rows(tmp_path / "killed0") == tables
 
 
-def test_a_crash_between_windows_that_one_record_closed_loses_and_doubles_none(
+async def test_a_crash_between_windows_that_one_record_closed_loses_and_doubles_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.learning.policy_consumer.OUTCOMES_A_STEP", 3)
-
-    async def work() -> None:
-        async with Rig(tmp_path / "a") as rig:
-            for n in range(10):
-                await rig.append(make_impression(f"q{n}", at=float(n), features={"n": float(n)}))
-            await rig.append(make_interaction(query_id="q7", at=20.0), Tick(WINDOW + 100.0), Tick(WINDOW + 101.0))
-            await rig.learner.step()
-            assert len(outcomes(rig)) == 3
-            assert rig.learner.offset == 11
-            assert await rig.clicks() == {"1": 1.0}
-            await rig.learner.publish()
-            await rig.learner.step()
-            assert len(outcomes(rig)) == 6
-        async with Rig(tmp_path / "a") as rig:
-            again = await rig.model()
-            assert [outcome.features["n"] for outcome in rig.learner.policy.policy.outcomes] == [3, 4, 5, 6, 7, 8, 9]  # type: ignore[attr-defined]
-            assert rig.learner.offset == 13
-        async with Rig(tmp_path / "b", log=tmp_path / "a") as rig:
-            assert await rig.model() == again
-
-    run(work)
+    async with Rig(tmp_path / "a") as rig:
+        for n in range(10):
+            await rig.append(make_impression(f"q{n}", at=float(n), features={"n": float(n)}))
+        await rig.append(make_interaction(query_id="q7", at=20.0), Tick(WINDOW + 100.0), Tick(WINDOW + 101.0))
+        await rig.learner.step()
+        assert len(outcomes(rig)) == 3
+        assert rig.learner.offset == 11
+        assert await rig.clicks() == {"1": 1.0}
+        await rig.learner.publish()
+        await rig.learner.step()
+        assert len(outcomes(rig)) == 6
+    async with Rig(tmp_path / "a") as rig:
+        again = await rig.model()
+        assert [outcome.features["n"] for outcome in rig.learner.policy.policy.outcomes] == [3, 4, 5, 6, 7, 8, 9]  # type: ignore[attr-defined]
+        assert rig.learner.offset == 13
+    async with Rig(tmp_path / "b", log=tmp_path / "a") as rig:
+        assert await rig.model() == again
 
 
-def test_a_damaged_snapshot_gives_way_to_the_one_before_with_the_same_end(tmp_path: Path, busy_log: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path / "a", busy_log) as rig:
-            expected = await rig.model()
-        async with Rig(tmp_path / "b", busy_log) as rig:
-            versions = []
-            while await rig.learner.step(50):
-                versions.append(await rig.learner.publish())
-        assert len(set(versions)) > 3
-        (tmp_path / "b" / "models" / KIND / "versions" / str(versions[-1]) / "policy.bin").write_bytes(b"{}")
-        async with Rig(tmp_path / "b", busy_log) as rig:
-            assert rig.published[0][0] in versions
-            assert rig.published[0][0] != versions[-1]
-            assert await rig.model() == expected
-
-    run(work)
+async def test_a_damaged_snapshot_gives_way_to_the_one_before_with_the_same_end(tmp_path: Path, busy_log: Path) -> None:
+    async with Rig(tmp_path / "a", busy_log) as rig:
+        expected = await rig.model()
+    async with Rig(tmp_path / "b", busy_log) as rig:
+        versions = []
+        while await rig.learner.step(50):
+            versions.append(await rig.learner.publish())
+    assert len(set(versions)) > 3
+    (tmp_path / "b" / "models" / KIND / "versions" / str(versions[-1]) / "policy.bin").write_bytes(b"{}")
+    async with Rig(tmp_path / "b", busy_log) as rig:
+        assert rig.published[0][0] in versions
+        assert rig.published[0][0] != versions[-1]
+        assert await rig.model() == expected
 
 
-def test_a_snapshot_of_another_policy_starts_learning_over(tmp_path: Path, busy_log: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path / "a", busy_log) as rig:
-            expected = await rig.model()
-        async with Rig(tmp_path / "a", busy_log, vw_policy(), vw_policy) as rig:
-            assert rig.published == []
-            assert await rig.model() != expected
-        async with Rig(tmp_path / "a", busy_log) as rig:
-            assert rig.published == []
-            assert await rig.model() == expected
-
-    run(work)
+async def test_a_snapshot_of_another_policy_starts_learning_over(tmp_path: Path, busy_log: Path) -> None:
+    async with Rig(tmp_path / "a", busy_log) as rig:
+        expected = await rig.model()
+    async with Rig(tmp_path / "a", busy_log, vw_policy(), vw_policy) as rig:
+        assert rig.published == []
+        assert await rig.model() != expected
+    async with Rig(tmp_path / "a", busy_log) as rig:
+        assert rig.published == []
+        assert await rig.model() == expected
 
 
-def test_another_log_than_the_one_learned_from_is_refused(tmp_path: Path, busy_log: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path, busy_log) as rig:
-            await rig.model()
-        for path in (tmp_path / "memory.db", tmp_path / "memory.db-wal", tmp_path / "memory.db-shm"):
-            path.unlink(missing_ok=True)
-        with pytest.raises(StorageFailed, match="but the log ends at 0"):
-            async with Rig(tmp_path):
-                pass
-
-    async def memory_only() -> None:
-        (tmp_path / "models").rename(tmp_path / "gone")
-        async with Rig(tmp_path, busy_log) as rig:
-            await rig.learner.catch_up()
-        with pytest.raises(StorageFailed, match="the memory has read"):
-            async with Rig(tmp_path):
-                pass
-
-    run(work)
-    run(memory_only)
+async def test_another_log_than_the_one_learned_from_is_refused(tmp_path: Path, busy_log: Path) -> None:
+    async with Rig(tmp_path, busy_log) as rig:
+        await rig.model()
+    for path in (tmp_path / "memory.db", tmp_path / "memory.db-wal", tmp_path / "memory.db-shm"):
+        path.unlink(missing_ok=True)
+    with pytest.raises(StorageFailed, match="but the log ends at 0"):
+        async with Rig(tmp_path):
+            pass
+    (tmp_path / "models").rename(tmp_path / "gone")
+    async with Rig(tmp_path, busy_log) as rig:
+        await rig.learner.catch_up()
+    with pytest.raises(StorageFailed, match="the memory has read"):
+        async with Rig(tmp_path):
+            pass
 
 
-def test_going_back_to_an_earlier_model_does_not_learn_again_what_came_between(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.append(make_impression("q1", at=0.0), Tick(WINDOW))
-            early = await rig.model()
-            version = rig.published[-1][0]
-            await rig.append(make_impression("q2", at=WINDOW + 1), make_interaction(query_id="q2", at=WINDOW + 2))
-            await rig.append(make_impression("q3", at=WINDOW + 3), Tick(2 * WINDOW + 1))
-            assert await rig.model() != early
-            adopted = await rig.learner.adopt(version)
-            assert rig.published[-1] == (adopted, early)
-            assert rig.store.current_version(KIND) == adopted
-        async with Rig(tmp_path) as rig:
-            assert rig.published == [(adopted, early)]
-            assert await rig.learner.step() == 0
-            await rig.append(Tick(3 * WINDOW))
-            await rig.learner.catch_up()
-            assert len(rig.learner.policy.policy.outcomes) == 1  # type: ignore[attr-defined]
-
-    run(work)
+async def test_going_back_to_an_earlier_model_does_not_learn_again_what_came_between(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.append(make_impression("q1", at=0.0), Tick(WINDOW))
+        early = await rig.model()
+        version = rig.published[-1][0]
+        await rig.append(make_impression("q2", at=WINDOW + 1), make_interaction(query_id="q2", at=WINDOW + 2))
+        await rig.append(make_impression("q3", at=WINDOW + 3), Tick(2 * WINDOW + 1))
+        assert await rig.model() != early
+        adopted = await rig.learner.adopt(version)
+        assert rig.published[-1] == (adopted, early)
+        assert rig.store.current_version(KIND) == adopted
+    async with Rig(tmp_path) as rig:
+        assert rig.published == [(adopted, early)]
+        assert await rig.learner.step() == 0
+        await rig.append(Tick(3 * WINDOW))
+        await rig.learner.catch_up()
+        assert len(rig.learner.policy.policy.outcomes) == 1  # type: ignore[attr-defined]
 
 
 # --- what goes wrong ---
 
 
-def test_poison_is_skipped_counted_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+async def test_poison_is_skipped_counted_and_leaves_the_rest_alone(tmp_path: Path) -> None:
     class Choosy(SqliteMemory):
         async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
             if any(change.action is not None and change.action[1] == "bad" for change in changes):
                 raise ValueError("bad")
             await super().apply(changes, offset)
 
-    async def work() -> None:
-        async with Rig(tmp_path, memory=Choosy) as rig:
-            await rig.append(
-                make_impression("q1", at=0.0, features={"poison": 1.0}),
-                make_impression("q2", at=0.0),
-                make_interaction("e1", object_id="bad", at=1.0),
-                make_interaction("e2", object_id="2", at=2.0),
-                Tick(WINDOW),
-            )
-            await rig.learner.catch_up()
-            assert list(await rig.clicks()) == ["2"]
-            assert len(outcomes(rig)) == 1
-            progress = await rig.learner.observe()
-            assert (progress.learned, progress.skipped, progress.lag["memory"]) == (1, 2, 0)
-
-    run(work)
+    async with Rig(tmp_path, memory=Choosy) as rig:
+        await rig.append(
+            make_impression("q1", at=0.0, features={"poison": 1.0}),
+            make_impression("q2", at=0.0),
+            make_interaction("e1", object_id="bad", at=1.0),
+            make_interaction("e2", object_id="2", at=2.0),
+            Tick(WINDOW),
+        )
+        await rig.learner.catch_up()
+        assert list(await rig.clicks()) == ["2"]
+        assert len(outcomes(rig)) == 1
+        progress = await rig.learner.observe()
+        assert (progress.learned, progress.skipped, progress.lag["memory"]) == (1, 2, 0)
 
 
-def test_a_damaged_record_is_passed_over(tmp_path: Path) -> None:
+async def test_a_damaged_record_is_passed_over(tmp_path: Path) -> None:
     async def damage(*offsets: int) -> None:
         connection = sqlite3.connect(tmp_path / "log.db")
         with connection:
             connection.executemany("UPDATE log SET body = x'00' WHERE offset = ?", [(o,) for o in offsets])
         connection.close()
 
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            for n in range(6):
-                await rig.append(make_impression(f"q{n}", at=float(n)))
-            await rig.append(
-                make_interaction("e1", query_id="q1", at=10.0), make_interaction("e2", query_id="q5", at=10.0)
-            )
-        await damage(1, 2, 5)
-        async with Rig(tmp_path) as rig:
-            await rig.learner.catch_up()
-            assert await rig.clicks() == {"1": 1.0}
-            assert (await rig.learner.observe()).skipped == 4  # and q1, which e1 was about
-        await damage(3)
-        async with Rig(tmp_path) as rig:
-            await rig.append(Tick(WINDOW + 100))
-            await rig.learner.catch_up()
-            assert [o.weight for o in outcomes(rig)] == [1.0, 1.0]
-            before = await rig.model()
-        async with Rig(tmp_path) as rig:
-            assert await rig.model() == before
-
-    run(work)
+    async with Rig(tmp_path) as rig:
+        for n in range(6):
+            await rig.append(make_impression(f"q{n}", at=float(n)))
+        await rig.append(make_interaction("e1", query_id="q1", at=10.0), make_interaction("e2", query_id="q5", at=10.0))
+    await damage(1, 2, 5)
+    async with Rig(tmp_path) as rig:
+        await rig.learner.catch_up()
+        assert await rig.clicks() == {"1": 1.0}
+        assert (await rig.learner.observe()).skipped == 4  # and q1, which e1 was about
+    await damage(3)
+    async with Rig(tmp_path) as rig:
+        await rig.append(Tick(WINDOW + 100))
+        await rig.learner.catch_up()
+        assert [o.weight for o in outcomes(rig)] == [1.0, 1.0]
+        before = await rig.model()
+    async with Rig(tmp_path) as rig:
+        assert await rig.model() == before
 
 
-def test_a_failing_store_is_tried_again_and_loses_nothing(tmp_path: Path) -> None:
+async def test_a_failing_store_is_tried_again_and_loses_nothing(tmp_path: Path) -> None:
     class Failing(SqliteMemory):
         failures = 2
 
@@ -650,20 +591,17 @@ def test_a_failing_store_is_tried_again_and_loses_nothing(tmp_path: Path) -> Non
                 raise StorageFailed("disk full")
             await super().apply(changes, offset)
 
-    async def work() -> None:
-        async with Rig(tmp_path, memory=Failing) as rig:
-            await rig.append(make_impression(at=0.0), make_interaction(at=1.0), Tick(WINDOW))
-            for _ in range(2):
-                with pytest.raises(StorageFailed):
-                    await rig.learner.step()
-            await rig.learner.catch_up()
-            assert await rig.clicks() == {"1": 1.0}
-            assert len(outcomes(rig)) == 1
-
-    run(work)
+    async with Rig(tmp_path, memory=Failing) as rig:
+        await rig.append(make_impression(at=0.0), make_interaction(at=1.0), Tick(WINDOW))
+        for _ in range(2):
+            with pytest.raises(StorageFailed):
+                await rig.learner.step()
+        await rig.learner.catch_up()
+        assert await rig.clicks() == {"1": 1.0}
+        assert len(outcomes(rig)) == 1
 
 
-def test_a_commit_that_was_reported_as_failed_counts_once(tmp_path: Path) -> None:
+async def test_a_commit_that_was_reported_as_failed_counts_once(tmp_path: Path) -> None:
     class Doubtful(SqliteMemory):
         failures = 1
 
@@ -673,50 +611,44 @@ def test_a_commit_that_was_reported_as_failed_counts_once(tmp_path: Path) -> Non
                 self.failures -= 1
                 raise StorageFailed("committed, but the answer was lost")
 
-    async def work() -> None:
-        async with Rig(tmp_path, memory=Doubtful) as rig:
-            await rig.append(make_impression(at=0.0), make_interaction(at=1.0))
-            with pytest.raises(StorageFailed):
-                await rig.learner.step()
-            await rig.append(Tick(WINDOW))
-            await rig.learner.catch_up()
-            assert await rig.clicks() == {"1": 1.0}
-
-    run(work)
+    async with Rig(tmp_path, memory=Doubtful) as rig:
+        await rig.append(make_impression(at=0.0), make_interaction(at=1.0))
+        with pytest.raises(StorageFailed):
+            await rig.learner.step()
+        await rig.append(Tick(WINDOW))
+        await rig.learner.catch_up()
+        assert await rig.clicks() == {"1": 1.0}
 
 
 # --- the running learner ---
 
 
-def test_running_it_follows_the_log_lets_time_pass_and_writes_snapshots(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            stop = asyncio.Event()
-            task = asyncio.create_task(rig.learner.run(stop))
-            await rig.append(make_impression(at=0.0), make_interaction(at=1.0))
-            rig.learner.notify()
+async def test_running_it_follows_the_log_lets_time_pass_and_writes_snapshots(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        stop = asyncio.Event()
+        task = asyncio.create_task(rig.learner.run(stop))
+        await rig.append(make_impression(at=0.0), make_interaction(at=1.0))
+        rig.learner.notify()
 
-            await until(rig.clicks)
-            assert (await rig.log.end())[0] == 2  # no Tick before the window's end
-            rig.clock.now = WINDOW + 1
+        await until(rig.clicks)
+        assert (await rig.log.end())[0] == 2  # no Tick before the window's end
+        rig.clock.now = WINDOW + 1
 
-            await until(rig.snapshots)
-            assert len(outcomes(rig)) == 1
-            assert await rig.log.end() == (3, WINDOW + 1)
-            assert rig.store.current_version(KIND) == rig.published[0][0]
-            rig.clock.now = 10 * WINDOW
-            await asyncio.sleep(0.3)
-            assert (await rig.log.end())[0] == 3  # nothing open: no further Tick
-            assert len(rig.published) == 1
-            await rig.append(make_impression("q2", at=10 * WINDOW + 1), Tick(11 * WINDOW + 1))
-            stop.set()
-            await task
-            assert (await rig.learner.observe()).snapshot == rig.store.current_version(KIND)
-
-    run(work)
+        await until(rig.snapshots)
+        assert len(outcomes(rig)) == 1
+        assert await rig.log.end() == (3, WINDOW + 1)
+        assert rig.store.current_version(KIND) == rig.published[0][0]
+        rig.clock.now = 10 * WINDOW
+        await asyncio.sleep(0.3)
+        assert (await rig.log.end())[0] == 3  # nothing open: no further Tick
+        assert len(rig.published) == 1
+        await rig.append(make_impression("q2", at=10 * WINDOW + 1), Tick(11 * WINDOW + 1))
+        stop.set()
+        await task
+        assert (await rig.learner.observe()).snapshot == rig.store.current_version(KIND)
 
 
-def test_running_it_survives_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_running_it_survives_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.learning.learner.RETRY_SECONDS", 0.01)
 
     class Failing(MeanPolicy):
@@ -728,28 +660,22 @@ def test_running_it_survives_failures(tmp_path: Path, monkeypatch: pytest.Monkey
                 raise RuntimeError("no")
             return super().dump()
 
-    async def work() -> None:
-        policy = Failing()
-        async with Rig(tmp_path, policy=policy, snapshot_seconds=0.0) as rig:
-            stop = asyncio.Event()
-            task = asyncio.create_task(rig.learner.run(stop))
-            await rig.append(make_impression(at=0.0), Tick(WINDOW))
-            await until(rig.snapshots)
-            assert not task.done()
-            stop.set()
-            await task
-            assert policy.dumps == 3
-
-    run(work)
+    policy = Failing()
+    async with Rig(tmp_path, policy=policy, snapshot_seconds=0.0) as rig:
+        stop = asyncio.Event()
+        task = asyncio.create_task(rig.learner.run(stop))
+        await rig.append(make_impression(at=0.0), Tick(WINDOW))
+        await until(rig.snapshots)
+        assert not task.done()
+        stop.set()
+        await task
+        assert policy.dumps == 3
 
 
-def test_old_snapshots_go(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            for n in range(15):
-                await rig.append(make_impression(f"q{n}", at=n * WINDOW), Tick((n + 1) * WINDOW))
-                await rig.model()
-            assert len(rig.store.versions(KIND)) == 10
-            assert [v.meta["offset"] for v in rig.store.versions(KIND)] == sorted(range(12, 31, 2), reverse=True)
-
-    run(work)
+async def test_old_snapshots_go(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        for n in range(15):
+            await rig.append(make_impression(f"q{n}", at=n * WINDOW), Tick((n + 1) * WINDOW))
+            await rig.model()
+        assert len(rig.store.versions(KIND)) == 10
+        assert [v.meta["offset"] for v in rig.store.versions(KIND)] == sorted(range(12, 31, 2), reverse=True)

@@ -47,71 +47,59 @@ async def two_snapshots(rig: Rig) -> tuple[str, str]:
     return first, second
 
 
-def test_the_learner_adopts_what_is_asked_and_says_so(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with linked(tmp_path) as (rig, link, _):
-            first, _second = await two_snapshots(rig)
-            version = await link.adopt(first)
-            assert rig.store.current_version("policy") == version
-            assert rig.store.load("policy", version).meta["adopted"] == first
-            with pytest.raises(NotFound):
-                await link.adopt("nothing-like-it")
-
-    asyncio.run(work())
+async def test_the_learner_adopts_what_is_asked_and_says_so(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (rig, link, _):
+        first, _second = await two_snapshots(rig)
+        version = await link.adopt(first)
+        assert rig.store.current_version("policy") == version
+        assert rig.store.load("policy", version).meta["adopted"] == first
+        with pytest.raises(NotFound):
+            await link.adopt("nothing-like-it")
 
 
-def test_a_request_that_was_refused_for_want_of_a_learner_does_not_happen_later(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with linked(tmp_path, attending=False) as (rig, link, state):
-            first, second = await two_snapshots(rig)
-            with pytest.raises(Unavailable):
-                await link.adopt(first)
-            stop = asyncio.Event()
-            attending = asyncio.create_task(attend(rig.learner, state, stop))
-            await asyncio.sleep(0.2)
-            stop.set()
-            await attending
-            assert (await state.get(REQUEST))["adopt"] == first
-            assert await state.get(ANSWER) is None
-            assert rig.store.current_version("policy") == second
-
-    asyncio.run(work())
+async def test_a_request_that_was_refused_for_want_of_a_learner_does_not_happen_later(tmp_path: Path) -> None:
+    async with linked(tmp_path, attending=False) as (rig, link, state):
+        first, second = await two_snapshots(rig)
+        with pytest.raises(Unavailable):
+            await link.adopt(first)
+        stop = asyncio.Event()
+        attending = asyncio.create_task(attend(rig.learner, state, stop))
+        await asyncio.sleep(0.2)
+        stop.set()
+        await attending
+        assert (await state.get(REQUEST))["adopt"] == first
+        assert await state.get(ANSWER) is None
+        assert rig.store.current_version("policy") == second
 
 
-def test_an_adoption_that_could_not_be_written_comes_with_no_later_snapshot(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            first, _ = await two_snapshots(rig)
-            learned = rig.learner.policy.policy.dump()
-            assert learned != rig.store.load("policy", first).files["policy.bin"]
-            with (
-                mock.patch.object(rig.store, "publish", side_effect=OSError("full")),
-                pytest.raises(OSError, match="full"),
-            ):
-                await rig.learner.adopt(first)
-            assert rig.learner.policy.policy.dump() == learned
-
-    asyncio.run(work())
+async def test_an_adoption_that_could_not_be_written_comes_with_no_later_snapshot(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        first, _ = await two_snapshots(rig)
+        learned = rig.learner.policy.policy.dump()
+        assert learned != rig.store.load("policy", first).files["policy.bin"]
+        with (
+            mock.patch.object(rig.store, "publish", side_effect=OSError("full")),
+            pytest.raises(OSError, match="full"),
+        ):
+            await rig.learner.adopt(first)
+        assert rig.learner.policy.policy.dump() == learned
 
 
-def test_catching_up_is_waited_for_as_long_as_the_learner_gets_on(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with linked(tmp_path) as (rig, link, _):
-            await rig.append(*(make_impression(f"q{n}", at=float(n)) for n in range(20)))
-            with pytest.raises(Unavailable):
-                await link.catch_up(policy=False)  # it reads nothing: nobody runs it
+async def test_catching_up_is_waited_for_as_long_as_the_learner_gets_on(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (rig, link, _):
+        await rig.append(*(make_impression(f"q{n}", at=float(n)) for n in range(20)))
+        with pytest.raises(Unavailable):
+            await link.catch_up(policy=False)  # it reads nothing: nobody runs it
 
-            async def slowly() -> None:
-                for _ in range(20):
-                    await asyncio.sleep(0.1)
-                    await rig.learner.step(1)
+        async def slowly() -> None:
+            for _ in range(20):
+                await asyncio.sleep(0.1)
+                await rig.learner.step(1)
 
-            _, _ = await asyncio.gather(slowly(), link.catch_up(policy=False))
-            assert await rig.memory.offset() == 20
-            progress = await link.observe()
-            assert progress.lag["memory"] == 0
-            seen = await link.status_age()
-            assert seen is not None
-            assert seen < 10.0
-
-    asyncio.run(work())
+        _, _ = await asyncio.gather(slowly(), link.catch_up(policy=False))
+        assert await rig.memory.offset() == 20
+        progress = await link.observe()
+        assert progress.lag["memory"] == 0
+        seen = await link.status_age()
+        assert seen is not None
+        assert seen < 10.0

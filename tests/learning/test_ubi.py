@@ -7,7 +7,7 @@ import json
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -281,10 +281,6 @@ async def mirrored(log: EventLog, state: StateStore, application: str = APP) -> 
         return sink.given
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(work)
-
-
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(30.0):
         while not await holds():  # noqa: ASYNC110 - what is waited for happens in another task or process
@@ -324,27 +320,20 @@ STORY: tuple[Record, ...] = (
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_log_is_mirrored_once_however_often_it_is_gone_through(stores: Opened) -> None:
+async def test_a_log_is_mirrored_once_however_often_it_is_gone_through(stores: Opened) -> None:
     events = {"q1:1", "q1:2", "q1:3", "shop:e1", "q2:4", "shop:e2", "shop:e3"}
-
-    async def first() -> None:
-        async with stores() as (log, state):
-            await written(log, *STORY)
-            assert sorted(await mirrored(log, state)) == sorted({"q1", "q5"} | events)
-            assert await state.get(PLACE) == len(STORY)
-            assert await log.consumers() == {CONSUMER: len(STORY)}
-
-    async def again() -> None:
-        async with stores() as (log, state):
-            assert await mirrored(log, state) == []  # A restart goes on where it was,
-            await state.set(PLACE, 0)  # and should its place be lost, everything comes again,
-            await written(log, make_interaction("e5", query_id="q1", object_id="2", position=2))
-            assert sorted(await mirrored(log, state)) == sorted({"q1", "q5", "shop:e5"} | events)
-
-    run(first())
+    async with stores() as (log, state):
+        await written(log, *STORY)
+        assert sorted(await mirrored(log, state)) == sorted({"q1", "q5"} | events)
+        assert await state.get(PLACE) == len(STORY)
+        assert await log.consumers() == {CONSUMER: len(STORY)}
     assert set(found(QUERIES)) == {"q1", "q5"}
     assert set(found(EVENTS)) == events
-    run(again())
+    async with stores() as (log, state):
+        assert await mirrored(log, state) == []  # A restart goes on where it was,
+        await state.set(PLACE, 0)  # and should its place be lost, everything comes again,
+        await written(log, make_interaction("e5", query_id="q1", object_id="2", position=2))
+        assert sorted(await mirrored(log, state)) == sorted({"q1", "q5", "shop:e5"} | events)
     assert set(found(QUERIES)) == {"q1", "q5"}
     assert set(found(EVENTS)) == events | {"shop:e5"}
     # What the tools of OpenSearch ask.
@@ -369,40 +358,36 @@ def test_a_log_is_mirrored_once_however_often_it_is_gone_through(stores: Opened)
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_node_that_is_killed_and_comes_back_loses_nothing(
+async def test_a_node_that_is_killed_and_comes_back_loses_nothing(
     redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ubi_consumer, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(ubi_consumer, "RETRY_SECONDS", 0.1)
     lag = metrics.LEARNER_LAG.labels(CONSUMER)
-
-    async def main() -> None:
-        async with in_redis(redis.url, "killed") as (log, state), mirror(log, state) as (consumer, _):
-            stop = asyncio.Event()
-            running = asyncio.create_task(consumer.run(stop))
-            try:
-                await written(log, *(make_impression(f"a{n}") for n in range(20)))
-                await look(lambda: lag._value.get() == 0 and len(found_if_there(QUERIES)) == 20)
-                shared_node().kill()
-                await written(log, *(make_impression(f"b{n}") for n in range(20)))
-                await look(lambda: lag._value.get() == 20)
-                await asyncio.to_thread(shared_node().start)
-                await written(log, *(make_impression(f"c{n}") for n in range(20)))
-                end = (await log.end())[0]
-                await look(lambda: lag._value.get() == 0)
-                await until(lambda: arrived(state, end))
-            finally:
-                stop.set()
-                await running
-
-    run(main())
+    async with in_redis(redis.url, "killed") as (log, state), mirror(log, state) as (consumer, _):
+        stop = asyncio.Event()
+        running = asyncio.create_task(consumer.run(stop))
+        try:
+            await written(log, *(make_impression(f"a{n}") for n in range(20)))
+            await look(lambda: lag._value.get() == 0 and len(found_if_there(QUERIES)) == 20)
+            shared_node().kill()
+            await written(log, *(make_impression(f"b{n}") for n in range(20)))
+            await look(lambda: lag._value.get() == 20)
+            await asyncio.to_thread(shared_node().start)
+            await written(log, *(make_impression(f"c{n}") for n in range(20)))
+            end = (await log.end())[0]
+            await look(lambda: lag._value.get() == 0)
+            await until(lambda: arrived(state, end))
+        finally:
+            stop.set()
+            await running
     assert set(found(QUERIES)) == {f"{letter}{n}" for letter in "abc" for n in range(20)}
     assert len(found(EVENTS)) == 180
     assert 1 <= sum("ubi_waits" in line.message for line in caplog.records) <= 2
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_person_is_forgotten_in_what_was_mirrored_and_in_what_comes_late(stores: Opened) -> None:
+async def test_a_person_is_forgotten_in_what_was_mirrored_and_in_what_comes_late(stores: Opened) -> None:
     name = 'ann=x.y "z" ü'
 
     def of(user_id: str, key: str) -> list[Record]:
@@ -410,21 +395,18 @@ def test_a_person_is_forgotten_in_what_was_mirrored_and_in_what_comes_late(store
         alone = replace(done, event_id=f"alone-{key}", query_id=None, position=None)
         return [make_impression(key, user_id=user_id), done, alone]
 
-    async def main() -> None:
-        async with stores() as (log, state), mirror(log, state) as (_, sink):
-            elsewhere = make_impression("elsewhere", user_id=name)
-            await sink.put([query("other", elsewhere)], impressions("other", elsewhere))
-            await written(log, *of(name, "n1"), *of("bob", "b1"), *of("ann", "a1"))
-            await mirrored(log, state)
-            assert found(QUERIES, application=APP, query_attributes__user_id=name).keys() == {"n1"}
-            await written(log, *of(name, "n2"), *of("bob", "b2"))
-            await log.forget(name, 1100.0)
-            await written(log, *of(name, "n3"))  # Who comes back is there again.
-            given = await mirrored(log, state)
-            assert {"b2", "n3"} <= set(given)
-            assert not [key for key in given if "n2" in key]
-
-    run(main())
+    async with stores() as (log, state), mirror(log, state) as (_, sink):
+        elsewhere = make_impression("elsewhere", user_id=name)
+        await sink.put([query("other", elsewhere)], impressions("other", elsewhere))
+        await written(log, *of(name, "n1"), *of("bob", "b1"), *of("ann", "a1"))
+        await mirrored(log, state)
+        assert found(QUERIES, application=APP, query_attributes__user_id=name).keys() == {"n1"}
+        await written(log, *of(name, "n2"), *of("bob", "b2"))
+        await log.forget(name, 1100.0)
+        await written(log, *of(name, "n3"))  # Who comes back is there again.
+        given = await mirrored(log, state)
+        assert {"b2", "n3"} <= set(given)
+        assert not [key for key in given if "n2" in key]
     assert set(found(QUERIES)) == {"elsewhere", "b1", "a1", "b2", "n3"}
     assert set(found(EVENTS, user_id=name, application=APP)) == {
         *("n3:1", "n3:2", "n3:3", "shop:e-n3", "shop:alone-n3"),
@@ -434,16 +416,13 @@ def test_a_person_is_forgotten_in_what_was_mirrored_and_in_what_comes_late(store
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_person_of_many_documents_is_forgotten_whole() -> None:
-    async def main() -> None:
-        sink = OpenSearchUbi(shared_node().url)
-        shown = make_impression("q1", shown=tuple(map(str, range(2500))))
-        await sink.put([query(APP, shown)], impressions(APP, shown))
-        assert await sink.forget(APP, "ann") == 2501
-        assert await sink.forget(APP, "ann") == 0
-        await sink.close()
-
-    run(main())
+async def test_a_person_of_many_documents_is_forgotten_whole() -> None:
+    sink = OpenSearchUbi(shared_node().url)
+    shown = make_impression("q1", shown=tuple(map(str, range(2500))))
+    await sink.put([query(APP, shown)], impressions(APP, shown))
+    assert await sink.forget(APP, "ann") == 2501
+    assert await sink.forget(APP, "ann") == 0
+    await sink.close()
     assert not found(EVENTS)
 
 
@@ -455,20 +434,16 @@ GUESSED = {"properties": {"user_id": {"type": "text", "fields": {"keyword": {"ty
 
 
 @pytest.mark.usefixtures("empty")
-def test_indexes_that_others_made_are_used_as_they_are_and_people_found_in_them() -> None:
+async def test_indexes_that_others_made_are_used_as_they_are_and_people_found_in_them() -> None:
     node("PUT", f"/{QUERIES}", {"mappings": PLUGIN})
     node("PUT", "/ubi_events-000001", {"mappings": GUESSED, "aliases": {EVENTS: {"is_write_index": True}}})
-
-    async def main() -> None:
+    try:
         sink = OpenSearchUbi(shared_node().url)
         for key, who in (("q1", "Ann Lee"), ("q2", "ann"), ("q3", "lee")):
             shown = make_impression(key, user_id=who)
             assert not await sink.put([query(APP, shown)], impressions(APP, shown))
         assert await sink.forget(APP, "Ann Lee") == 4
         await sink.close()
-
-    try:
-        run(main())
         assert set(found(QUERIES)) == {"q2", "q3"}
         assert {document["user_id"] for document in found(EVENTS).values()} == {"ann", "lee"}
     finally:
@@ -485,34 +460,28 @@ def test_indexes_that_others_made_are_used_as_they_are_and_people_found_in_them(
     ],
 )
 @pytest.mark.usefixtures("empty")
-def test_nothing_is_written_where_nobody_could_be_found_again(index: str, field: dict[str, Any]) -> None:
+async def test_nothing_is_written_where_nobody_could_be_found_again(index: str, field: dict[str, Any]) -> None:
     node("PUT", f"/{index}", {"mappings": {"properties": field}})
-
-    async def main() -> None:
-        sink = OpenSearchUbi(shared_node().url)
-        with pytest.raises(StorageFailed):
-            await sink.put([query(APP, make_impression())], impressions(APP, make_impression()))
-        await sink.close()
-
-    run(main())
+    sink = OpenSearchUbi(shared_node().url)
+    with pytest.raises(StorageFailed):
+        await sink.put([query(APP, make_impression())], impressions(APP, make_impression()))
+    await sink.close()
     assert not found(index)
 
 
 @pytest.mark.usefixtures("empty")
-def test_what_can_never_be_written_is_passed_over_and_told(stores: Opened, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_can_never_be_written_is_passed_over_and_told(
+    stores: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
     node("PUT", f"/{EVENTS}", {"mappings": {"properties": {"event_attributes": {"properties": {
         "value": {"type": "byte"}}}}}})  # fmt: skip
     before = metrics.LEARNER_ERRORS._value.get()
-
-    async def main() -> None:
-        async with stores() as (log, state):
-            wide = make_interaction("wide", value=1e9)
-            await written(log, make_impression("q1"), wide, make_interaction("e1", value=1.0))
-            await written(log, make_impression("odd", at=1e15), make_interaction("e2", at=1e15, query_id=None))
-            await mirrored(log, state)
-            assert await state.get(PLACE) == 5
-
-    run(main())
+    async with stores() as (log, state):
+        wide = make_interaction("wide", value=1e9)
+        await written(log, make_impression("q1"), wide, make_interaction("e1", value=1.0))
+        await written(log, make_impression("odd", at=1e15), make_interaction("e2", at=1e15, query_id=None))
+        await mirrored(log, state)
+        assert await state.get(PLACE) == 5
     assert set(found(EVENTS)) == {"q1:1", "q1:2", "q1:3", "shop:e1"}
     assert metrics.LEARNER_ERRORS._value.get() == before + 3
     lines = [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR]
@@ -522,25 +491,22 @@ def test_what_can_never_be_written_is_passed_over_and_told(stores: Opened, caplo
 
 
 @pytest.mark.usefixtures("empty")
-def test_what_may_be_written_later_is_waited_for(stores: Opened) -> None:
-    async def main() -> None:
-        async with stores() as (log, state):
-            await written(log, make_impression("q1"))
+async def test_what_may_be_written_later_is_waited_for(stores: Opened) -> None:
+    async with stores() as (log, state):
+        await written(log, make_impression("q1"))
+        await mirrored(log, state)
+        node("PUT", f"/{EVENTS}/_settings", {"index.blocks.write": True})  # As of a disk that is full.
+        await written(log, make_impression("q2"))
+        with pytest.raises(StorageFailed):
             await mirrored(log, state)
-            node("PUT", f"/{EVENTS}/_settings", {"index.blocks.write": True})  # As of a disk that is full.
-            await written(log, make_impression("q2"))
-            with pytest.raises(StorageFailed):
-                await mirrored(log, state)
-            assert await state.get(PLACE) == 1
-            node("PUT", f"/{EVENTS}/_settings", {"index.blocks.write": False})
-            await mirrored(log, state)
-
-    run(main())
+        assert await state.get(PLACE) == 1
+        node("PUT", f"/{EVENTS}/_settings", {"index.blocks.write": False})
+        await mirrored(log, state)
     assert set(found(EVENTS)) == {f"q{n}:{position}" for n in (1, 2) for position in (1, 2, 3)}
 
 
 @pytest.mark.usefixtures("empty")
-def test_damaged_records_are_passed_over(tmp_path: Path, redis: RedisServer) -> None:
+async def test_damaged_records_are_passed_over(tmp_path: Path, redis: RedisServer) -> None:
     async def damage(log: EventLog) -> None:
         if isinstance(log, SqliteLog):
             with sqlite3.connect(tmp_path / "log.sqlite3") as file:
@@ -552,7 +518,7 @@ def test_damaged_records_are_passed_over(tmp_path: Path, redis: RedisServer) -> 
             await connection.write(lambda c: c.hset(key, mapping={"1": b"x", "2": b"x", "4": b"x"}))
             await connection.close()
 
-    async def main(opened: Opened) -> None:
+    async def passed_over(opened: Opened) -> None:
         async with opened() as (log, _):
             await written(log, *(make_impression(f"q{n}") for n in range(1, 5)), make_interaction("e1", query_id="q4"))
             await damage(log)
@@ -562,21 +528,12 @@ def test_damaged_records_are_passed_over(tmp_path: Path, redis: RedisServer) -> 
             assert await state.get(PLACE) == 5
         assert "user_query" not in found(EVENTS)["shop:e1"]  # What it was done on cannot be read any more.
 
-    run(main(partial(in_files, tmp_path)))
-    run(main(partial(in_redis, redis.url, "damaged")))
+    await passed_over(partial(in_files, tmp_path))
+    await passed_over(partial(in_redis, redis.url, "damaged"))
 
 
 @pytest.mark.usefixtures("empty")
-def test_retention_waits_for_the_mirror(stores: Opened) -> None:
-    async def main() -> None:
-        async with stores(retention=0.0) as (log, state), mirror(log, state) as (consumer, _):
-            await written(log, *(make_impression(f"q{n}", at=100.0 * n) for n in range(1, 5)))
-            await consumer.step(2)
-            await log.consumed("memory", 4)
-            assert await kept(log) == [3, 4]
-            await consumer.step()
-            assert await kept(log) == [4]
-
+async def test_retention_waits_for_the_mirror(stores: Opened) -> None:
     async def from_the_start() -> None:
         """Also for one that has not got anywhere yet."""
         async with stores(retention=0.0) as (log, state), Stub([RESET]) as stub:
@@ -590,55 +547,52 @@ def test_retention_waits_for_the_mirror(stores: Opened) -> None:
             assert await kept(log) == [5, 6, 7, 8]
             await sink.close()
 
-    run(main())
-    run(from_the_start())
+    async with stores(retention=0.0) as (log, state), mirror(log, state) as (consumer, _):
+        await written(log, *(make_impression(f"q{n}", at=100.0 * n) for n in range(1, 5)))
+        await consumer.step(2)
+        await log.consumed("memory", 4)
+        assert await kept(log) == [3, 4]
+        await consumer.step()
+        assert await kept(log) == [4]
+    await from_the_start()
 
 
 @pytest.mark.usefixtures("empty")
-def test_another_log_than_before_is_mirrored_from_its_beginning(stores: Opened) -> None:
-    async def main() -> None:
-        async with stores() as (log, state):
-            await state.set(PLACE, 1000)
-            await written(log, make_impression("q1"))
-            assert "q1" in await mirrored(log, state)
-            assert await state.get(PLACE) == 1
-
-    run(main())
+async def test_another_log_than_before_is_mirrored_from_its_beginning(stores: Opened) -> None:
+    async with stores() as (log, state):
+        await state.set(PLACE, 1000)
+        await written(log, make_impression("q1"))
+        assert "q1" in await mirrored(log, state)
+        assert await state.get(PLACE) == 1
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_process_that_was_taken_over_from_writes_nothing(stores: Opened) -> None:
+async def test_a_process_that_was_taken_over_from_writes_nothing(stores: Opened) -> None:
     async def lost() -> None:
         raise StorageFailed("the lease was lost")
 
-    async def main() -> None:
-        async with stores() as (log, state), mirror(log, state, lost) as (consumer, sink):
-            for record in (make_impression("q1"), Tick(2000.0), Forget("ann", 2001.0)):
-                await log.append(record)
-                with pytest.raises(StorageFailed):
-                    await consumer.step()
-            assert await state.get(PLACE) is None
-            assert not sink.given
-
-    run(main())
+    async with stores() as (log, state), mirror(log, state, lost) as (consumer, sink):
+        for record in (make_impression("q1"), Tick(2000.0), Forget("ann", 2001.0)):
+            await log.append(record)
+            with pytest.raises(StorageFailed):
+                await consumer.step()
+        assert await state.get(PLACE) is None
+        assert not sink.given
 
 
-def test_it_ends_at_once_also_when_the_node_hangs(stores: Opened) -> None:
-    async def main() -> None:
-        async with stores() as (log, state), mirror(log, state) as (consumer, sink):
-            await written(log, make_impression("q1"))
-            shared_node().pause()
-            try:
-                stop = asyncio.Event()
-                running = asyncio.create_task(consumer.run(stop))
-                await look(lambda: bool(sink.given))
-                stop.set()
-                async with asyncio.timeout(2.0):
-                    await running
-            finally:
-                shared_node().resume()
-
-    run(main())
+async def test_it_ends_at_once_also_when_the_node_hangs(stores: Opened) -> None:
+    async with stores() as (log, state), mirror(log, state) as (consumer, sink):
+        await written(log, make_impression("q1"))
+        shared_node().pause()
+        try:
+            stop = asyncio.Event()
+            running = asyncio.create_task(consumer.run(stop))
+            await look(lambda: bool(sink.given))
+            stop.set()
+            async with asyncio.timeout(2.0):
+                await running
+        finally:
+            shared_node().resume()
 
 
 # --- answers that are none --------------------------------------------------------------------------------------------
@@ -670,28 +624,22 @@ def outcome(status: int, **more: Any) -> Answer:
         [Answer(FIT), Answer(FIT), RESET],
     ],
 )
-def test_what_was_not_surely_taken_is_put_again(answers: list[Answer]) -> None:
-    async def main() -> None:
-        async with Stub(answers) as stub:
+async def test_what_was_not_surely_taken_is_put_again(answers: list[Answer]) -> None:
+    async with Stub(answers) as stub:
+        sink = OpenSearchUbi(stub.url)
+        with pytest.raises(StorageFailed) as raised:
+            await sink.put([], [("e1", {"a": 1})])
+        assert "password" not in str(raised.value)
+        await sink.close()
+
+
+async def test_refusals_are_counted_by_type_and_nothing_else_of_them_is_told() -> None:
+    for error, kind in (({"type": "mapper_parsing_exception", "reason": "secret"}, "mapper_parsing_exception"),
+                        ({"type": "se cret"}, "unknown"), ("secret", "unknown")):  # fmt: skip
+        async with Stub([Answer(FIT), Answer(FIT), outcome(400, error=error)]) as stub:
             sink = OpenSearchUbi(stub.url)
-            with pytest.raises(StorageFailed) as raised:
-                await sink.put([], [("e1", {"a": 1})])
-            assert "password" not in str(raised.value)
+            assert await sink.put([], [("e1", {"a": 1})]) == {kind: 1}
             await sink.close()
-
-    run(main())
-
-
-def test_refusals_are_counted_by_type_and_nothing_else_of_them_is_told() -> None:
-    async def main() -> None:
-        for error, kind in (({"type": "mapper_parsing_exception", "reason": "secret"}, "mapper_parsing_exception"),
-                            ({"type": "se cret"}, "unknown"), ("secret", "unknown")):  # fmt: skip
-            async with Stub([Answer(FIT), Answer(FIT), outcome(400, error=error)]) as stub:
-                sink = OpenSearchUbi(stub.url)
-                assert await sink.put([], [("e1", {"a": 1})]) == {kind: 1}
-                await sink.close()
-
-    run(main())
 
 
 @pytest.mark.parametrize(
@@ -704,33 +652,27 @@ def test_refusals_are_counted_by_type_and_nothing_else_of_them_is_told() -> None
         {},
     ],
 )
-def test_nobody_counts_as_forgotten_by_half_an_answer(hits: dict[str, Any]) -> None:
-    async def main() -> None:
-        nothing = {"timed_out": False, "_shards": {"failed": 0}, "hits": {"hits": []}}
-        rest = [Answer(FIT), Answer({}), Answer(nothing)]
-        async with Stub([Answer(FIT), Answer({}), Answer(hits), *rest]) as stub:
-            sink = OpenSearchUbi(stub.url)
-            with pytest.raises(StorageFailed):
-                await sink.forget(APP, "ann")
-            await sink.close()
-
-    run(main())
+async def test_nobody_counts_as_forgotten_by_half_an_answer(hits: dict[str, Any]) -> None:
+    nothing = {"timed_out": False, "_shards": {"failed": 0}, "hits": {"hits": []}}
+    rest = [Answer(FIT), Answer({}), Answer(nothing)]
+    async with Stub([Answer(FIT), Answer({}), Answer(hits), *rest]) as stub:
+        sink = OpenSearchUbi(stub.url)
+        with pytest.raises(StorageFailed):
+            await sink.forget(APP, "ann")
+        await sink.close()
 
 
-def test_an_engine_that_is_away_is_not_asked_all_the_time() -> None:
-    async def main() -> None:
-        async with Stub([RESET]) as stub:
-            sink = OpenSearchUbi(stub.url)
-            reasons = []
-            for _ in range(20):
-                with pytest.raises(Unavailable) as raised:
-                    await sink.put([], [("e1", {})])
-                reasons.append(raised.value.reason)
-            assert reasons[-1] == "circuit_open"
-            assert len(stub.requests) < 20
-            await sink.close()
-
-    run(main())
+async def test_an_engine_that_is_away_is_not_asked_all_the_time() -> None:
+    async with Stub([RESET]) as stub:
+        sink = OpenSearchUbi(stub.url)
+        reasons = []
+        for _ in range(20):
+            with pytest.raises(Unavailable) as raised:
+                await sink.put([], [("e1", {})])
+            reasons.append(raised.value.reason)
+        assert reasons[-1] == "circuit_open"
+        assert len(stub.requests) < 20
+        await sink.close()
 
 
 # --- as people run it -------------------------------------------------------------------------------------------------
@@ -774,21 +716,17 @@ def found_if_there(index: str, **terms: Any) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("empty")
-def test_the_learner_process_mirrors_while_it_holds_the_lease(redis: RedisServer) -> None:
+async def test_the_learner_process_mirrors_while_it_holds_the_lease(redis: RedisServer) -> None:
     common: dict[str, Any] = {"redis_url": redis.url, "signing_keys": "k1:" + "0123456789abcdef" * 4}
     common |= {"opensearch_url": shared_node().url, "namespace": "lease"}
-
-    async def main() -> None:
-        async with in_redis(redis.url, "lease") as (log, state):
-            await written(log, make_impression("q1"))
-            async with learning(Settings.load({}, ubi=True, **common)):
-                await look(lambda: bool(found_if_there(QUERIES)))
-                await until(lambda: waits(log))
-            async with learning(Settings.load({}, **common)):
-                await until(lambda: gone(log))
-            assert int(await state.get(PLACE) or 0) >= 1
-
-    run(main())
+    async with in_redis(redis.url, "lease") as (log, state):
+        await written(log, make_impression("q1"))
+        async with learning(Settings.load({}, ubi=True, **common)):
+            await look(lambda: bool(found_if_there(QUERIES)))
+            await until(lambda: waits(log))
+        async with learning(Settings.load({}, **common)):
+            await until(lambda: gone(log))
+        assert int(await state.get(PLACE) or 0) >= 1
 
 
 def test_why_nothing_is_mirrored_is_told_without_the_data() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import string
 
 import pytest
@@ -190,7 +189,7 @@ def test_a_prediction_fades_as_its_query_is_asked_and_never_comes_before_a_click
     assert expected(predicted, shown + 1.0) <= expected(predicted, shown)
 
 
-def test_the_arm_gives_out_what_the_search_remembered() -> None:
+async def test_the_arm_gives_out_what_the_search_remembered() -> None:
     arm = MemoryArm()
     understanding = Understanding("x", ("x",), (), None, "und", (Interpretation(1.0, (), ()),))
     memory = tuple(Remembered(str(n), 1 / n, 1.0, False, 1.0) for n in range(1, 4))
@@ -199,6 +198,6 @@ def test_the_arm_gives_out_what_the_search_remembered() -> None:
     assert arm.counts[0] == 0
     assert arm.available(context)
     assert not arm.available(Context(Query("x"), understanding, 0.0))
-    found = asyncio.run(arm.retrieve(context, 2, Deadline.after(1.0)))
+    found = await arm.retrieve(context, 2, Deadline.after(1.0))
     assert found == [Candidate("1", 1.0), Candidate("2", 0.5)]
-    assert asyncio.run(arm.retrieve(context, 0, Deadline.after(1.0))) == []
+    assert await arm.retrieve(context, 0, Deadline.after(1.0)) == []

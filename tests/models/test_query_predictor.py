@@ -177,7 +177,7 @@ class TestModel:
             QueryPredictor.from_files(files)
 
 
-def test_the_log_tells_what_was_looked_at_and_taken(tmp_path: Path) -> None:
+async def test_the_log_tells_what_was_looked_at_and_taken(tmp_path: Path) -> None:
     records = [
         impression("q1", "toy", normalized="toys"),
         impression("q2", "toy", root_id="q1", offset=10),
@@ -191,15 +191,12 @@ def test_the_log_tells_what_was_looked_at_and_taken(tmp_path: Path) -> None:
         action("q1", "c", at=99_999.0),
     ]
 
-    async def main() -> dict[str, Asked]:
-        log = SqliteLog(tmp_path / "log.sqlite")
-        try:
-            await asyncio.gather(*(log.append(record) for record in records))
-            return await from_log(log, {"click": 1.0, "purchase": 5.0, "dislike": -1.0}, 1800.0, 1000)
-        finally:
-            await log.close()
-
-    asked = asyncio.run(main())
+    log = SqliteLog(tmp_path / "log.sqlite")
+    try:
+        await asyncio.gather(*(log.append(record) for record in records))
+        asked = await from_log(log, {"click": 1.0, "purchase": 5.0, "dislike": -1.0}, 1800.0, 1000)
+    finally:
+        await log.close()
     assert asked.keys() == {"toy"}
     assert asked["toy"].text == "toys"
     items = asked["toy"].items
@@ -293,7 +290,7 @@ def _items(given: dict[str, Shown]) -> Any:
     return items
 
 
-def test_a_promoted_predictor_is_in_force_and_new_items_go_by_it(tmp_path: Path) -> None:
+async def test_a_promoted_predictor_is_in_force_and_new_items_go_by_it(tmp_path: Path) -> None:
     settings = Settings.load({}, data_dir=tmp_path)
     songs = [{"id": f"s{n}", "title": f"Song {n}", "artist": f"Artist {n}"} for n in range(10)]
     given: Any = QueryPredictor({"=artist": 2.0}, {"=artist": 1.0})
@@ -302,25 +299,22 @@ def test_a_promoted_predictor_is_in_force_and_new_items_go_by_it(tmp_path: Path)
         found = await system.memory.remembered(memory_key(f"artist {number}"), 10, Deadline.after(5.0))
         return [(entry.object_id, entry.predicted) for entry in found if entry.similarity == 1.0]
 
-    async def main() -> None:
-        async with opened(settings, learning=False) as system:
-            await system.catalogue.put(songs)
-            assert await by_artist(system, 3) == []
-            (titled, *_) = await system.memory.remembered(memory_key("song 3"), 10, Deadline.after(5.0))
-            assert titled.predicted
-            store = model_store(settings)
-            store.promote(QUERY_PREDICTOR, store.publish(QUERY_PREDICTOR, given.to_files(), {}), "test")
-            await system.models.reload()
-            assert await by_artist(system, 3) == [("s3", True)]
-            assert await system.memory.remembered(memory_key("song 3"), 10, Deadline.after(5.0)) == []
-            await system.catalogue.put([{"id": "s11", "title": "Song 11", "artist": "Artist 11"}])
-            assert await by_artist(system, 11) == [("s11", True)]
-            await system.memory.predict({"s9": []})
-        async with opened(settings, learning=False) as system:
-            assert await by_artist(system, 3) == [("s3", True)]
-            assert await by_artist(system, 9) == [], "what is predicted by the one in force is not predicted again"
-
-    asyncio.run(main())
+    async with opened(settings, learning=False) as system:
+        await system.catalogue.put(songs)
+        assert await by_artist(system, 3) == []
+        (titled, *_) = await system.memory.remembered(memory_key("song 3"), 10, Deadline.after(5.0))
+        assert titled.predicted
+        store = model_store(settings)
+        store.promote(QUERY_PREDICTOR, store.publish(QUERY_PREDICTOR, given.to_files(), {}), "test")
+        await system.models.reload()
+        assert await by_artist(system, 3) == [("s3", True)]
+        assert await system.memory.remembered(memory_key("song 3"), 10, Deadline.after(5.0)) == []
+        await system.catalogue.put([{"id": "s11", "title": "Song 11", "artist": "Artist 11"}])
+        assert await by_artist(system, 11) == [("s11", True)]
+        await system.memory.predict({"s9": []})
+    async with opened(settings, learning=False) as system:
+        assert await by_artist(system, 3) == [("s3", True)]
+        assert await by_artist(system, 9) == [], "what is predicted by the one in force is not predicted again"
 
 
 def test_a_damaged_predictor_is_passed_over(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ class TestLabels:
         with pytest.raises(InvalidRequest, match=r"qrels\.tsv, line 2: grade 'good' is not a number"):
             read_labels(tmp_path)
 
-    def test_groups_hold_gains_ideal_and_traffic_weight(self) -> None:
+    async def test_groups_hold_gains_ideal_and_traffic_weight(self) -> None:
         async def search(query: Labelled) -> tuple[Context, Sequence[Pooled], Mapping[str, Any]]:
             pool = [Pooled("a", {}, 0.5), Pooled("b", {}, 0.25)]
             return Context(Query(query.text), understood(query.text), 0.0), pool, {}
@@ -247,7 +247,7 @@ class TestLabels:
             Labelled("q2", "train", "y", "title", None, {"a": 1.0}),
             Labelled("q3", "train", "z", "topic", None, {"a": 1.0}),
         ]
-        first, second, third = asyncio.run(from_labels(queries, search, Schema(), {"title": 0.5, "topic": 0.5}))
+        first, second, third = await from_labels(queries, search, Schema(), {"title": 0.5, "topic": 0.5})
         assert first.ids == ("a", "b")
         assert first.gains.tolist() == [0.0, 3.0]
         assert sorted(first.ideal) == [1.0, 3.0]
@@ -255,7 +255,7 @@ class TestLabels:
         assert (first.key, first.slice) == ("q1", "title")
         assert first.weight == second.weight == 0.75
         assert third.weight == 1.5
-        assert [g.weight for g in asyncio.run(from_labels(queries, search, Schema()))] == [1.0, 1.0, 1.0]
+        assert [g.weight for g in await from_labels(queries, search, Schema())] == [1.0, 1.0, 1.0]
 
 
 # --- from the event log -------------------------------------------------------------------------------------------
@@ -300,21 +300,19 @@ def action(
     )
 
 
-def read(folder: Path, records: Iterable[Record], cap: int = 1000, damaged: int = 0) -> tuple[list[Group], list[Group]]:
+async def read(
+    folder: Path, records: Iterable[Record], cap: int = 1000, damaged: int = 0
+) -> tuple[list[Group], list[Group]]:
     """Groups from a real log that holds `records`, the `damaged`-th of which cannot be read."""
-
-    async def main() -> tuple[list[Group], list[Group]]:
-        log = SqliteLog(folder / "log.sqlite")
-        try:
-            await asyncio.gather(*(log.append(record) for record in records))
-            if damaged:
-                with contextlib.closing(sqlite3.connect(folder / "log.sqlite")) as connection, connection:
-                    connection.execute("UPDATE log SET body = 'x' WHERE offset = ?", (damaged,))
-            return await from_log(log, WEIGHTS, 1800.0, cap)
-        finally:
-            await log.close()
-
-    return asyncio.run(main())
+    log = SqliteLog(folder / "log.sqlite")
+    try:
+        await asyncio.gather(*(log.append(record) for record in records))
+        if damaged:
+            with contextlib.closing(sqlite3.connect(folder / "log.sqlite")) as connection, connection:
+                connection.execute("UPDATE log SET body = 'x' WHERE offset = ?", (damaged,))
+        return await from_log(log, WEIGHTS, 1800.0, cap)
+    finally:
+        await log.close()
 
 
 def many(n: int = 120) -> list[Record]:
@@ -327,7 +325,7 @@ ORDERS = ("abc", "bac", "cba")
 
 
 class TestLog:
-    def test_clicks_become_gains_at_the_places_shown(self, tmp_path: Path) -> None:
+    async def test_clicks_become_gains_at_the_places_shown(self, tmp_path: Path) -> None:
         records = many()
         records += [
             impression("p", "special", offset=10),
@@ -335,7 +333,7 @@ class TestLog:
             action("p", "a"),
             action("p", "a", "dislike"),
         ]
-        first, second = read(tmp_path, records)
+        first, second = await read(tmp_path, records)
         (found,) = [g for g in (*first, *second) if g.key == "special"]
         assert found.ids == ("a", "b", "c")
         assert found.gains.tolist() == [0.0, 0.0, 1.0]
@@ -346,11 +344,11 @@ class TestLog:
         assert debiased(found)[2] == pytest.approx(1.0 / examination(13))
         assert {g.gains[1] for g in first if g.key != "special"} == {0.2}
 
-    def test_a_query_is_on_one_side_only(self, tmp_path: Path) -> None:
+    async def test_a_query_is_on_one_side_only(self, tmp_path: Path) -> None:
         records = many(300) + [
             record for i in range(300) for record in (impression(f"again{i}", f"query {i}"), action(f"again{i}", "a"))
         ]
-        first, second = read(tmp_path, records)
+        first, second = await read(tmp_path, records)
         assert len(first) + len(second) == 600
         assert 0.15 < len(second) / 600 < 0.25
         assert not {g.key for g in first} & {g.key for g in second}
@@ -370,40 +368,40 @@ class TestLog:
             [action("x", "a"), impression("x", "special")],
         ],
     )
-    def test_what_teaches_nothing_is_left_out(self, extra: list[Record], tmp_path: Path) -> None:
-        first, second = read(tmp_path, many() + extra)
+    async def test_what_teaches_nothing_is_left_out(self, extra: list[Record], tmp_path: Path) -> None:
+        first, second = await read(tmp_path, many() + extra)
         assert len(first) + len(second) == 120
 
-    def test_rows_from_before_the_last_features_are_filled_up(self, tmp_path: Path) -> None:
+    async def test_rows_from_before_the_last_features_are_filled_up(self, tmp_path: Path) -> None:
         old = impression("x", "special", rows=((7.0, 8.0),) * 3)
-        first, second = read(tmp_path, [*many(), old, action("x", "a")])
+        first, second = await read(tmp_path, [*many(), old, action("x", "a")])
         (found,) = [g for g in (*first, *second) if g.key == "special"]
         assert found.rows.shape == (3, len(NAMES))
         assert found.rows[0, :3].tolist() == [7.0, 8.0, 0.0]
 
-    def test_one_loud_principal_counts_less(self, tmp_path: Path) -> None:
+    async def test_one_loud_principal_counts_less(self, tmp_path: Path) -> None:
         records: list[Record] = [
             record
             for i in range(120)
             for record in (impression(f"i{i}", f"query {i}", client_id="bot"), action(f"i{i}", "b", at=1000.0 + i))
         ]
-        first, second = read(tmp_path, records, cap=10)
+        first, second = await read(tmp_path, records, cap=10)
         gains = sorted(g.gains[1] for g in (*first, *second))
         assert gains[-10:] == [0.2] * 10
         assert gains[0] == pytest.approx(0.2 * (10 / 120) ** 2)
 
-    def test_a_damaged_record_costs_itself_alone(self, tmp_path: Path) -> None:
-        first, second = read(tmp_path, many(), damaged=1)
+    async def test_a_damaged_record_costs_itself_alone(self, tmp_path: Path) -> None:
+        first, second = await read(tmp_path, many(), damaged=1)
         assert len(first) + len(second) == 119
 
-    def test_too_few_are_counted_out_loud(self, tmp_path: Path) -> None:
+    async def test_too_few_are_counted_out_loud(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match="30 queries and repeats with a wanted item"):
-            read(tmp_path, many(30))
+            await read(tmp_path, many(30))
 
-    def test_answers_to_one_query_are_put_together(self, tmp_path: Path) -> None:
+    async def test_answers_to_one_query_are_put_together(self, tmp_path: Path) -> None:
         """The second and the third are one group, in which the one without a click counts as looks."""
         records = [*many(), *(impression(f"x{i}", "special", shown=tuple(ids)) for i, ids in enumerate(ORDERS))]
-        first, second = read(tmp_path, [*records, action("x0", "a"), action("x2", "a", "purchase")])
+        first, second = await read(tmp_path, [*records, action("x0", "a"), action("x2", "a", "purchase")])
         one, two = [g for g in (*first, *second) if g.key == "special"]
         assert (one.ids, one.gains.tolist()) == (("a", "b", "c"), [0.2, 0.0, 0.0])
         assert (two.ids, two.gains.tolist()) == (("b", "a", "c"), [0.0, 1.0, 0.0])
@@ -411,7 +409,7 @@ class TestLog:
         assert two.looks[1] == pytest.approx(examination(2) + examination(3))
         assert two.baseline.tolist() == [-1.5, -2.5, -2.0]
 
-    def test_those_of_persons_are_kept_apart_and_all_together(self, tmp_path: Path) -> None:
+    async def test_those_of_persons_are_kept_apart_and_all_together(self, tmp_path: Path) -> None:
         """Begun anew, the second group of a person would have as new, and not wanted, what they passed over."""
 
         def known(query_id: str, user_id: str, value: float) -> Impression:
@@ -423,13 +421,13 @@ class TestLog:
             folder = tmp_path / str(value)
             folder.mkdir()
             asked = [known(f"x{i}", user, value) for i, user in enumerate(("ann", "bob", "bob", "bob"))]
-            first, second = read(folder, [*many(), *asked, *(action(f"x{i}", "a") for i in range(4))])
+            first, second = await read(folder, [*many(), *asked, *(action(f"x{i}", "a") for i in range(4))])
             found = [g for g in (*first, *second) if g.key == "special"]
             assert [g.gains.tolist() for g in found] == [pytest.approx([0.2 * n, 0.0, 0.0]) for n in answers]
 
-    def test_dislikes_take_away_but_never_below_nothing(self, tmp_path: Path) -> None:
+    async def test_dislikes_take_away_but_never_below_nothing(self, tmp_path: Path) -> None:
         records = [impression("x", "special"), action("x", "b"), action("x", "a", "dislike")]
-        first, second = read(tmp_path, many() + records)
+        first, second = await read(tmp_path, many() + records)
         (found,) = [g for g in (*first, *second) if g.key == "special"]
         assert found.gains.tolist() == [0.0, 0.2, 0.0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,38 +74,34 @@ def event(query_id: str, object_id: str | None, action: str = "click", position:
     return Interaction(**(values | more))
 
 
-def viewed(folder: Path, *steps: Sequence[Record], forget: str | None = None) -> list[dict[str, Any]]:
+async def viewed(folder: Path, *steps: Sequence[Record], forget: str | None = None) -> list[dict[str, Any]]:
     """The view after each step's records were appended."""
-
-    async def run() -> list[dict[str, Any]]:
-        log = SqliteLog(folder / "log.sqlite3")
-        try:
-            figures = Activity(log, static, WEIGHTS, price=0.001)
-            views = []
-            for records in steps:
-                for record in records:
-                    await log.append(record)
-                views.append(await figures.view())
-            if forget is not None:
-                await log.forget(forget, 200.0)
-                views.append(await figures.view())
-            return views
-        finally:
-            await log.close()
-
-    return asyncio.run(run())
+    log = SqliteLog(folder / "log.sqlite3")
+    try:
+        figures = Activity(log, static, WEIGHTS, price=0.001)
+        views = []
+        for records in steps:
+            for record in records:
+                await log.append(record)
+            views.append(await figures.view())
+        if forget is not None:
+            await log.forget(forget, 200.0)
+            views.append(await figures.view())
+        return views
+    finally:
+        await log.close()
 
 
-def test_an_empty_log_gives_empty_figures(tmp_path: Path) -> None:
-    (view,) = viewed(tmp_path, [])
+async def test_an_empty_log_gives_empty_figures(tmp_path: Path) -> None:
+    (view,) = await viewed(tmp_path, [])
     assert (view["decisions"], view["latest"], view["curve"], view["credit"]) == (0, [], [], {})
     assert view["comparison"]["learned"] is None
     assert view["comparison"]["regret"] is None
 
 
-def test_feedback_reaches_the_decision_that_showed_the_item(tmp_path: Path) -> None:
+async def test_feedback_reaches_the_decision_that_showed_the_item(tmp_path: Path) -> None:
     page = impression("p", root_id="q", lists={}, shown=("c",), offset=2)
-    first, second = viewed(
+    first, second = await viewed(
         tmp_path,
         [impression("q"), impression("other", counts={"lexical": 10, "memory": 0})],
         [page, event("q", "b", position=3), event("p", "c", "play", position=7), event("unknown", "a")],
@@ -125,8 +120,8 @@ def test_feedback_reaches_the_decision_that_showed_the_item(tmp_path: Path) -> N
     assert [point["clicked"] for point in second["curve"]] == [1.0, 0.0]
 
 
-def test_what_may_not_be_learned_from_and_late_events_are_left_out(tmp_path: Path) -> None:
-    (view,) = viewed(
+async def test_what_may_not_be_learned_from_and_late_events_are_left_out(tmp_path: Path) -> None:
+    (view,) = await viewed(
         tmp_path,
         [
             impression("objected", learn=False),
@@ -140,18 +135,18 @@ def test_what_may_not_be_learned_from_and_late_events_are_left_out(tmp_path: Pat
     assert view["actions"] == {}
 
 
-def test_a_forgotten_person_is_forgotten_here_too(tmp_path: Path) -> None:
-    before, after = viewed(tmp_path, [impression("q", user_id="u1"), impression("r", user_id="u2")], forget="u1")
+async def test_a_forgotten_person_is_forgotten_here_too(tmp_path: Path) -> None:
+    before, after = await viewed(tmp_path, [impression("q", user_id="u1"), impression("r", user_id="u2")], forget="u1")
     assert [row["query"] for row in before["latest"]] == ["text of r", "text of q"]
     assert [row["query"] for row in after["latest"]] == ["text of r", ""]
 
 
-def test_reading_is_bounded_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_is_bounded_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activity, "BACKLOG", 12)
     monkeypatch.setattr(activity, "STEP", 5)
     monkeypatch.setattr(activity, "DECISIONS", 8)
     monkeypatch.setattr(activity, "LATEST", 3)
-    first, same, second = viewed(
+    first, same, second = await viewed(
         tmp_path, [impression(f"a{i}") for i in range(20)], [], [impression(f"b{i}") for i in range(2)]
     )
     assert first["offset"] == 20

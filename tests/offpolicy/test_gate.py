@@ -30,7 +30,7 @@ from services.types import ArmChoice, ArmOption, Decision
 from tests.commands import done, eventually, failed
 from tests.contracts.event_log import make_impression, make_interaction
 from tests.contracts.policy import LearningPolicyContract
-from tests.learning.test_learner import WEIGHTS, WINDOW, Rig, run
+from tests.learning.test_learner import WEIGHTS, WINDOW, Rig
 from tests.offpolicy.test_logged import Greedy, decided, decisions
 from tests.process.test_learner_process import KEY, KEYS, learner
 from tests.servers.redis import RedisServer
@@ -193,42 +193,34 @@ def gate_of(rig: Rig, store: ModelStore) -> PolicyGate:
     return PolicyGate(rig.log, store, greedy, attribution=WINDOW, weights=WEIGHTS, price=PRICE, cap=1000)
 
 
-def test_a_snapshot_is_judged_against_the_one_in_force_by_the_log(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await serve(rig, 600)
-            store, (shy, keen, _) = store_of(tmp_path / "store", b"0.0", b"0.8", b"0.8")
-            verdict = await gate_of(rig, store).judge(keen)
-            assert verdict.promote
-            # Lexical is asked in 90 % instead of 50 %, in half of which somebody clicks; both arms cost 8 more.
-            worth = (
-                0.4 * 0.5 * WEIGHTS["click"] / max(map(abs, WEIGHTS.values())) * examination(1) - 2 * 0.4 * 10 * PRICE
-            )
-            assert verdict.difference is not None
-            assert verdict.difference.value == pytest.approx(worth, abs=0.015)
-            store.promote(KIND, keen, "better")
-            assert not (await gate_of(rig, store).judge(shy)).promote
-            same = await gate_of(rig, store).judge(keen)
-            assert (same.promote, same.difference) == (True, None)
-            assert "very model" in same.reason
-
-    run(work)
+async def test_a_snapshot_is_judged_against_the_one_in_force_by_the_log(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await serve(rig, 600)
+        store, (shy, keen, _) = store_of(tmp_path / "store", b"0.0", b"0.8", b"0.8")
+        verdict = await gate_of(rig, store).judge(keen)
+        assert verdict.promote
+        # Lexical is asked in 90 % instead of 50 %, in half of which somebody clicks; both arms cost 8 more.
+        worth = 0.4 * 0.5 * WEIGHTS["click"] / max(map(abs, WEIGHTS.values())) * examination(1) - 2 * 0.4 * 10 * PRICE
+        assert verdict.difference is not None
+        assert verdict.difference.value == pytest.approx(worth, abs=0.015)
+        store.promote(KIND, keen, "better")
+        assert not (await gate_of(rig, store).judge(shy)).promote
+        same = await gate_of(rig, store).judge(keen)
+        assert (same.promote, same.difference) == (True, None)
+        assert "very model" in same.reason
 
 
-def test_only_snapshots_of_policies_are_judged(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            store, (first, _) = store_of(tmp_path / "store", b"0.0", b"0.8")
-            other = store.publish(KIND, {"notes": b"1"}, {}, "other")
-            with pytest.raises(NotFound):
-                await gate_of(rig, store).judge("nothing-like-it")
-            with pytest.raises(ModelInvalid, match="not a snapshot"):
-                await gate_of(rig, store).judge(other)
-            empty = ModelStore(tmp_path / "empty")
-            empty.publish(KIND, store.load(KIND, first).files, {}, "v1")
-            assert (await gate_of(rig, empty).judge("v1")).promote
-
-    run(work)
+async def test_only_snapshots_of_policies_are_judged(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        store, (first, _) = store_of(tmp_path / "store", b"0.0", b"0.8")
+        other = store.publish(KIND, {"notes": b"1"}, {}, "other")
+        with pytest.raises(NotFound):
+            await gate_of(rig, store).judge("nothing-like-it")
+        with pytest.raises(ModelInvalid, match="not a snapshot"):
+            await gate_of(rig, store).judge(other)
+        empty = ModelStore(tmp_path / "empty")
+        empty.publish(KIND, store.load(KIND, first).files, {}, "v1")
+        assert (await gate_of(rig, empty).judge("v1")).promote
 
 
 # --- in a service -------------------------------------------------------------------------------------------------

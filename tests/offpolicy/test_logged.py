@@ -23,7 +23,7 @@ from services.policies.vw import VWPolicy
 from services.types import ArmChoice, ArmOption, Degraded
 from tests.contracts.event_log import make_impression, make_interaction
 from tests.contracts.policy import FEATURES, ROOMY, counts_of
-from tests.learning.test_learner import WEIGHTS, WINDOW, Rig, outcomes, page_of, run
+from tests.learning.test_learner import WEIGHTS, WINDOW, Rig, outcomes, page_of
 
 PRICE = 0.001
 CAP = 5
@@ -60,36 +60,30 @@ def traffic(seed: int = 0, n: int = 120) -> list[Record]:
     return records
 
 
-def test_decisions_are_the_lessons_of_the_learner(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path, principal_cap=CAP) as rig:
-            await rig.append(*traffic())
-            assert await read(rig.log, **SETTINGS) != [], "windows close by the traffic that follows"
-            await rig.append(Tick(1e6))
-            await rig.learner.catch_up()
-            lessons = outcomes(rig)
-            found = await read(rig.log, **SETTINGS)
-            assert len(found) == len(lessons) > 80
-            for one, lesson in zip(found, lessons, strict=True):
-                assert one.features == lesson.features
-                assert one.share == lesson.weight
-            assert min(one.share for one in found) < 1.0
-            assert {one.acted for one in found} == {True, False}
-            assert await read(rig.log, **SETTINGS, latest=7) == found[-7:]
-
-    run(work)
+async def test_decisions_are_the_lessons_of_the_learner(tmp_path: Path) -> None:
+    async with Rig(tmp_path, principal_cap=CAP) as rig:
+        await rig.append(*traffic())
+        assert await read(rig.log, **SETTINGS) != [], "windows close by the traffic that follows"
+        await rig.append(Tick(1e6))
+        await rig.learner.catch_up()
+        lessons = outcomes(rig)
+        found = await read(rig.log, **SETTINGS)
+        assert len(found) == len(lessons) > 80
+        for one, lesson in zip(found, lessons, strict=True):
+            assert one.features == lesson.features
+            assert one.share == lesson.weight
+        assert min(one.share for one in found) < 1.0
+        assert {one.acted for one in found} == {True, False}
+        assert await read(rig.log, **SETTINGS, latest=7) == found[-7:]
 
 
-def test_windows_that_are_open_and_what_came_before_are_not_there(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.append(*(make_impression(f"q{n}", at=1000.0 + n) for n in range(4)))
-            assert await read(rig.log, **SETTINGS) == []
-            await rig.append(Tick(1000.0 + WINDOW + 1.5))
-            assert [one.query_id for one in await read(rig.log, **SETTINGS)] == ["q0", "q1"]
-            assert [one.query_id for one in await read(rig.log, **SETTINGS, after=1)] == ["q1"]
-
-    run(work)
+async def test_windows_that_are_open_and_what_came_before_are_not_there(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.append(*(make_impression(f"q{n}", at=1000.0 + n) for n in range(4)))
+        assert await read(rig.log, **SETTINGS) == []
+        await rig.append(Tick(1000.0 + WINDOW + 1.5))
+        assert [one.query_id for one in await read(rig.log, **SETTINGS)] == ["q0", "q1"]
+        assert [one.query_id for one in await read(rig.log, **SETTINGS, after=1)] == ["q1"]
 
 
 def decided(number: int = 0, **changes: Any) -> LoggedDecision:
@@ -250,13 +244,10 @@ def test_a_context_has_the_features_that_most_decisions_have() -> None:
     assert context(arrays([])).shape == (0, 0)
 
 
-def test_records_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Rig(tmp_path) as rig:
-            await rig.append(*(make_impression(f"q{n}", at=1000.0) for n in range(3)), Tick(1e6))
-            with sqlite3.connect(tmp_path / "log.db") as connection:
-                connection.execute("UPDATE log SET body = x'00' WHERE offset = 2")
-            connection.close()
-            assert [one.query_id for one in await read(rig.log, **SETTINGS)] == ["q0", "q2"]
-
-    run(work)
+async def test_records_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.append(*(make_impression(f"q{n}", at=1000.0) for n in range(3)), Tick(1e6))
+        with sqlite3.connect(tmp_path / "log.db") as connection:
+            connection.execute("UPDATE log SET body = x'00' WHERE offset = 2")
+        connection.close()
+        assert [one.query_id for one in await read(rig.log, **SETTINGS)] == ["q0", "q2"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,19 +49,16 @@ def history() -> tuple[list[Impression], dict[str, bytes]]:
     return impressions, snapshots
 
 
-def replayed(folder: Path, impressions: list[Impression], **known: Any) -> Report:
-    async def run() -> Report:
-        log = SqliteLog(folder / "log.sqlite")
-        try:
-            for number, impression in enumerate(impressions):
-                await log.append(impression)
-                if number == 0:
-                    await log.accept([(make_interaction(query_id=impression.query_id), "digest")])
-            return await replay(log, **known)
-        finally:
-            await log.close()
-
-    return asyncio.run(run())
+async def replayed(folder: Path, impressions: list[Impression], **known: Any) -> Report:
+    log = SqliteLog(folder / "log.sqlite")
+    try:
+        for number, impression in enumerate(impressions):
+            await log.append(impression)
+            if number == 0:
+                await log.accept([(make_interaction(query_id=impression.query_id), "digest")])
+        return await replay(log, **known)
+    finally:
+        await log.close()
 
 
 def loader(snapshots: Mapping[str, bytes]) -> Any:
@@ -72,20 +68,20 @@ def loader(snapshots: Mapping[str, bytes]) -> Any:
     return learned
 
 
-def test_every_decision_is_drawn_and_computed_again(
+async def test_every_decision_is_drawn_and_computed_again(
     tmp_path: Path, history: tuple[list[Impression], dict[str, bytes]]
 ) -> None:
     impressions, snapshots = history
-    report = replayed(tmp_path, impressions, static=STATIC, learned=loader(snapshots))
+    report = await replayed(tmp_path, impressions, static=STATIC, learned=loader(snapshots))
     assert (report.checked, report.drawn, report.recomputed, report.computed) == (90, 90, 90, 90)
     assert report.reproduced
     assert len({impression.decision.model_version for impression in impressions}) == 3  # two models, and none
 
 
-def test_without_snapshots_the_draws_are_still_checked(
+async def test_without_snapshots_the_draws_are_still_checked(
     tmp_path: Path, history: tuple[list[Impression], dict[str, bytes]]
 ) -> None:
-    report = replayed(tmp_path, history[0])
+    report = await replayed(tmp_path, history[0])
     assert (report.checked, report.drawn, report.recomputed) == (90, 90, 0)
     assert report.reproduced
 
@@ -96,7 +92,7 @@ def falsified(impression: Impression, **changes: Any) -> Impression:
     return replace(impression, decision=replace(impression.decision, arms=choices))
 
 
-def test_a_falsified_count_or_propensity_is_found(
+async def test_a_falsified_count_or_propensity_is_found(
     tmp_path: Path, history: tuple[list[Impression], dict[str, bytes]]
 ) -> None:
     good = history[0][0]
@@ -105,7 +101,7 @@ def test_a_falsified_count_or_propensity_is_found(
     bad_count = falsified(replace(good, query_id="bad1", root_id="bad1"), count=count, propensity=propensity)
     bad_propensity = falsified(replace(good, query_id="bad2", root_id="bad2"), propensity=0.123)
     empty = falsified(replace(good, query_id="bad3", root_id="bad3"), distribution=((0, 0.0), (10, 0.0)))
-    report = replayed(tmp_path, [good, bad_count, bad_propensity, empty])
+    report = await replayed(tmp_path, [good, bad_count, bad_propensity, empty])
     assert (report.checked, report.drawn) == (4, 1)
     assert {(m.query_id, m.arm, m.check) for m in report.mismatches} == {
         ("bad1", "lexical", "drawn"), ("bad2", "lexical", "drawn"), ("bad3", "lexical", "drawn"),
@@ -113,36 +109,36 @@ def test_a_falsified_count_or_propensity_is_found(
     assert not report.reproduced
 
 
-def test_a_distribution_that_the_model_does_not_give_is_found(
+async def test_a_distribution_that_the_model_does_not_give_is_found(
     tmp_path: Path, history: tuple[list[Impression], dict[str, bytes]]
 ) -> None:
     """Another model under the same version name, as after an unnoticed overwrite."""
     impressions, snapshots = history
     swapped = dict(zip(snapshots, reversed(snapshots.values()), strict=True))
     shadowed = [impression for impression in impressions if impression.decision.mode == "shadow"]
-    report = replayed(tmp_path, shadowed, static=STATIC, learned=loader(swapped))
+    report = await replayed(tmp_path, shadowed, static=STATIC, learned=loader(swapped))
     assert report.drawn == report.checked == len(shadowed)
     assert report.computed < report.recomputed
     assert {mismatch.check for mismatch in report.mismatches} == {"computed"}
 
 
-def test_listings_and_later_pages_are_no_decisions(
+async def test_listings_and_later_pages_are_no_decisions(
     tmp_path: Path, history: tuple[list[Impression], dict[str, bytes]]
 ) -> None:
     listing = make_impression(
         "l1", features={}, options=(), decision=Decision("none", "learned", None, 0, {"lexical": ArmChoice(0, 1.0, ())})
     )
     page = replace(history[0][0], query_id="page")
-    assert replayed(tmp_path, [listing, page]).checked == 0
+    assert (await replayed(tmp_path, [listing, page])).checked == 0
 
 
-def test_damaged_records_are_counted_and_passed(
+async def test_damaged_records_are_counted_and_passed(
     tmp_path: Path, history: tuple[list[Impression], dict[str, bytes]]
 ) -> None:
-    replayed(tmp_path, history[0][:10])
+    await replayed(tmp_path, history[0][:10])
     connection = sqlite3.connect(tmp_path / "log.sqlite")
     connection.execute("UPDATE log SET body = x'00' WHERE offset IN (3, 4)")
     connection.commit()
     connection.close()
-    report = replayed(tmp_path, [])
+    report = await replayed(tmp_path, [])
     assert (report.damaged, report.checked, report.drawn) == (2, 8, 8)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import eventually
-from tests.servers.plain_gateway import Gateway, free, plain
+from tests.servers.plain_gateway import free, plain
 
 CLIENTS = 16
 REQUEST = b"GET /answer?seconds=0.01 HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -85,8 +84,8 @@ async def until(look: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 class TestUnderLoad:
-    def test_without_a_balancer_no_request_that_was_accepted_fails(self, tmp_path: Path, workers: int) -> None:
-        async def scene(gateway: Gateway) -> Load:
+    async def test_without_a_balancer_no_request_that_was_accepted_fails(self, tmp_path: Path, workers: int) -> None:
+        with plain(tmp_path, workers) as gateway:
             load = Load(gateway.port)
             clients = asyncio.create_task(load.run())
             await until(lambda: load.answered >= 500)
@@ -94,18 +93,14 @@ class TestUnderLoad:
             assert await asyncio.to_thread(gateway.process.wait, 10) == 0
             load.stopped = True
             await clients
-            return load
-
-        with plain(tmp_path, workers) as gateway:
-            load = asyncio.run(scene(gateway))
             assert load.failed == []
             assert load.turned_away, "they went on asking after it had left"
             assert free(gateway.port)
 
-    def test_behind_a_balancer_that_heeds_readiness_nobody_is_even_turned_away(
+    async def test_behind_a_balancer_that_heeds_readiness_nobody_is_even_turned_away(
         self, tmp_path: Path, workers: int
     ) -> None:
-        async def scene(gateway: Gateway) -> tuple[Load, int, int]:
+        with plain(tmp_path, workers, drain=1.5) as gateway:
             load = Load(gateway.port)
             clients = asyncio.create_task(load.run())
             await until(lambda: load.answered >= 500)
@@ -119,20 +114,19 @@ class TestUnderLoad:
             load.stopped = True
             await clients
             assert await asyncio.to_thread(gateway.process.wait, 10) == 0
-            return load, noticed - start, load.answered - noticed
-
-        with plain(tmp_path, workers, drain=1.5) as gateway:
-            load, before, after = asyncio.run(scene(gateway))
+            before, after = noticed - start, load.answered - noticed
             assert load.failed == []
             assert load.turned_away == 0
             assert before < after, "it says at once that it leaves, and goes on answering"
 
 
-def test_draining_is_said_at_once_and_takes_as_long_as_set(tmp_path: Path) -> None:
+async def test_draining_is_said_at_once_and_takes_as_long_as_set(tmp_path: Path) -> None:
     with plain(tmp_path, 2, drain=1.0) as gateway:
         start = time.monotonic()
         gateway.process.send_signal(signal.SIGTERM)
-        eventually(lambda: not asyncio.run(ready(gateway.port)))
+        async with asyncio.timeout(20):
+            while await ready(gateway.port):
+                pass
         assert time.monotonic() - start < 0.5
         assert json.loads(gateway.get("/answer"))["pid"], "still answering"
         assert gateway.process.wait(10) == 0
@@ -140,8 +134,8 @@ def test_draining_is_said_at_once_and_takes_as_long_as_set(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_request_that_comes_late_in_an_idle_connection_is_answered(tmp_path: Path, workers: int) -> None:
-    async def scene(gateway: Gateway) -> None:
+async def test_a_request_that_comes_late_in_an_idle_connection_is_answered(tmp_path: Path, workers: int) -> None:
+    with plain(tmp_path, workers) as gateway:
         load = Load(gateway.port)
         idle = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(10)]
         for reader, writer in idle[:5]:
@@ -152,6 +146,3 @@ def test_a_request_that_comes_late_in_an_idle_connection_is_answered(tmp_path: P
             assert not await load._ask(reader, writer), "and told that it was the last one"
             writer.close()
         assert await asyncio.to_thread(gateway.process.wait, 10) == 0
-
-    with plain(tmp_path, workers) as gateway:
-        asyncio.run(scene(gateway))

@@ -6,7 +6,8 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -70,17 +71,15 @@ class Engine:
             writer.close()
 
 
-def play(story: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        before = asyncio.all_tasks()
-        await story()
-        for _ in range(200):
-            if asyncio.all_tasks() == before:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"left behind: {asyncio.all_tasks() - before}")
-
-    asyncio.run(main())
+@asynccontextmanager
+async def play() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(200):
+        if asyncio.all_tasks() == before:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"left behind: {asyncio.all_tasks() - before}")
 
 
 def counted(name: str, outcome: str) -> float:
@@ -110,77 +109,66 @@ async def failing(remote: Remote, engine: Engine, calls: int) -> list[str]:
     return reasons
 
 
-def test_an_answer_comes_back_and_is_counted() -> None:
-    async def story() -> None:
-        async with Engine("answer") as engine:
-            calm = remote("calm")
-            assert await calm.read(engine.ask, long()) == 1
-            assert await calm.write(engine.ask, 30.0) == 2
-            assert counted("calm", "ok") == 2
-            assert calm.state == "closed"
-            assert gauge("calm") == 0.0
-
-    play(story)
+async def test_an_answer_comes_back_and_is_counted() -> None:
+    async with play(), Engine("answer") as engine:
+        calm = remote("calm")
+        assert await calm.read(engine.ask, long()) == 1
+        assert await calm.write(engine.ask, 30.0) == 2
+        assert counted("calm", "ok") == 2
+        assert calm.state == "closed"
+        assert gauge("calm") == 0.0
 
 
-def test_work_is_told_the_time_that_is_left() -> None:
-    async def story() -> None:
+async def test_work_is_told_the_time_that_is_left() -> None:
+    async with play():
+
         async def told(seconds: float) -> float:
             return seconds
 
         assert 0.0 < await remote("told").read(told, Deadline.after(5.0)) <= 5.0
         assert 0.0 < await remote("told").write(told, 7.0) <= 7.0
 
-    play(story)
-
 
 @pytest.mark.parametrize("key", [None, "key"])
-def test_a_black_hole_costs_the_deadline_then_nothing(key: str | None) -> None:
-    async def story() -> None:
-        async with Engine("hang") as engine:
-            hole = remote(f"hole-{key}")
-            for _ in range(FAILURES_IN_A_ROW):
-                began = time.monotonic()
-                with pytest.raises(TimeoutError):
-                    await hole.read(engine.ask, Deadline.after(0.1), key)
-                assert 0.08 <= time.monotonic() - began < 0.1 + SLACK
-            assert engine.calls == FAILURES_IN_A_ROW, "timeouts are not tried again"
-            assert hole.state == "open"
-            assert gauge(f"hole-{key}") == 1.0
-            with pytest.raises(Unavailable) as caught:
+async def test_a_black_hole_costs_the_deadline_then_nothing(key: str | None) -> None:
+    async with play(), Engine("hang") as engine:
+        hole = remote(f"hole-{key}")
+        for _ in range(FAILURES_IN_A_ROW):
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
                 await hole.read(engine.ask, Deadline.after(0.1), key)
-            assert caught.value.reason == "circuit_open"
-            assert engine.calls == FAILURES_IN_A_ROW
-            assert counted(f"hole-{key}", "timeout") == FAILURES_IN_A_ROW
-            assert counted(f"hole-{key}", "circuit_open") == 1
-
-    play(story)
+            assert 0.08 <= time.monotonic() - began < 0.1 + SLACK
+        assert engine.calls == FAILURES_IN_A_ROW, "timeouts are not tried again"
+        assert hole.state == "open"
+        assert gauge(f"hole-{key}") == 1.0
+        with pytest.raises(Unavailable) as caught:
+            await hole.read(engine.ask, Deadline.after(0.1), key)
+        assert caught.value.reason == "circuit_open"
+        assert engine.calls == FAILURES_IN_A_ROW
+        assert counted(f"hole-{key}", "timeout") == FAILURES_IN_A_ROW
+        assert counted(f"hole-{key}", "circuit_open") == 1
 
 
 @pytest.mark.parametrize("key", [None, "key"])
-def test_callers_who_enforce_the_same_deadline_themselves_count_as_timeouts(key: str | None) -> None:
+async def test_callers_who_enforce_the_same_deadline_themselves_count_as_timeouts(key: str | None) -> None:
     """Their timer may ring first and cancel the call; the engine was slow all the same."""
-
-    async def story() -> None:
-        async with Engine("hang") as engine:
-            outer = remote(f"outer-{key}")
-            for _ in range(FAILURES_IN_A_ROW):
-                deadline = Deadline.after(0.1)
-                with pytest.raises(TimeoutError):
-                    async with deadline.enforced():
-                        await outer.read(engine.ask, deadline, key)
-            for _ in range(100):  # the shared call ends on its own, right after
-                if outer.state == "open":
-                    break
-                await asyncio.sleep(0.01)
-            assert outer.state == "open"
-
-    play(story)
+    async with play(), Engine("hang") as engine:
+        outer = remote(f"outer-{key}")
+        for _ in range(FAILURES_IN_A_ROW):
+            deadline = Deadline.after(0.1)
+            with pytest.raises(TimeoutError):
+                async with deadline.enforced():
+                    await outer.read(engine.ask, deadline, key)
+        for _ in range(100):  # the shared call ends on its own, right after
+            if outer.state == "open":
+                break
+            await asyncio.sleep(0.01)
+        assert outer.state == "open"
 
 
 @pytest.mark.parametrize("key", [None, "key"])
-def test_clients_that_go_away_early_say_nothing(key: str | None) -> None:
-    async def story() -> None:
+async def test_clients_that_go_away_early_say_nothing(key: str | None) -> None:
+    async with play():
         left = remote(f"left-{key}")
         for _ in range(3 * FAILURES_IN_A_ROW):
             async with Engine("hang") as engine:
@@ -193,49 +181,36 @@ def test_clients_that_go_away_early_say_nothing(key: str | None) -> None:
         assert left.state == "closed"
         assert counted(f"left-{key}", "cancelled") == 3 * FAILURES_IN_A_ROW
 
-    play(story)
 
-
-def test_too_little_time_is_not_the_engines_fault() -> None:
-    async def story() -> None:
-        async with Engine("hang") as engine:
-            hurried = remote("hurried")
-            for _ in range(3 * FAILURES_IN_A_ROW):
-                with pytest.raises(TimeoutError):
-                    await hurried.read(engine.ask, Deadline.after(0.01))
-            assert hurried.state == "closed"
-            calls = engine.calls
+async def test_too_little_time_is_not_the_engines_fault() -> None:
+    async with play(), Engine("hang") as engine:
+        hurried = remote("hurried")
+        for _ in range(3 * FAILURES_IN_A_ROW):
             with pytest.raises(TimeoutError):
-                await hurried.read(engine.ask, Deadline.after(-1.0))
-            assert engine.calls == calls, "no work starts after its deadline"
-
-    play(story)
-
-
-def test_a_reset_read_is_tried_once_more() -> None:
-    async def story() -> None:
-        async with Engine("reset", "answer") as engine:
-            assert await remote("reset").read(engine.ask, long()) == 2
-            assert metrics.ENGINE_RETRIES.labels("reset")._value.get() == 1
-
-    play(story)
+                await hurried.read(engine.ask, Deadline.after(0.01))
+        assert hurried.state == "closed"
+        calls = engine.calls
+        with pytest.raises(TimeoutError):
+            await hurried.read(engine.ask, Deadline.after(-1.0))
+        assert engine.calls == calls, "no work starts after its deadline"
 
 
-def test_resets_without_end_open_the_circuit_within_the_budget() -> None:
-    async def story() -> None:
-        async with Engine("reset") as engine:
-            broken = remote("broken")
-            reasons = await failing(broken, engine, 50)
-            assert engine.calls == FAILURES_IN_A_ROW, "one of them a second try"
-            assert reasons == ["unavailable"] * (FAILURES_IN_A_ROW - 1) + ["circuit_open"] * (
-                50 - FAILURES_IN_A_ROW + 1
-            )
-
-    play(story)
+async def test_a_reset_read_is_tried_once_more() -> None:
+    async with play(), Engine("reset", "answer") as engine:
+        assert await remote("reset").read(engine.ask, long()) == 2
+        assert metrics.ENGINE_RETRIES.labels("reset")._value.get() == 1
 
 
-def test_a_write_is_never_tried_twice() -> None:
-    async def story() -> None:
+async def test_resets_without_end_open_the_circuit_within_the_budget() -> None:
+    async with play(), Engine("reset") as engine:
+        broken = remote("broken")
+        reasons = await failing(broken, engine, 50)
+        assert engine.calls == FAILURES_IN_A_ROW, "one of them a second try"
+        assert reasons == ["unavailable"] * (FAILURES_IN_A_ROW - 1) + ["circuit_open"] * (50 - FAILURES_IN_A_ROW + 1)
+
+
+async def test_a_write_is_never_tried_twice() -> None:
+    async with play():
         async with Engine("reset", "answer") as engine:
             with pytest.raises(Unavailable):
                 await remote("write").write(engine.ask, 30.0)
@@ -246,11 +221,9 @@ def test_a_write_is_never_tried_twice() -> None:
             assert not isinstance(caught.value, Unavailable), "whether it was written is unknown"
             assert engine.calls == 1
 
-    play(story)
 
-
-def test_a_refused_connection_fails_at_once() -> None:
-    async def story() -> None:
+async def test_a_refused_connection_fails_at_once() -> None:
+    async with play():
         async with Engine("answer") as engine:
             pass
         began = time.monotonic()
@@ -259,27 +232,22 @@ def test_a_refused_connection_fails_at_once() -> None:
         assert caught.value.reason == "unavailable"
         assert time.monotonic() - began < SLACK
 
-    play(story)
+
+async def test_the_callers_own_mistakes_pass_through_and_open_nothing() -> None:
+    async with play(), Engine("refuse_request") as engine:
+        wrong = remote("wrong")
+        for _ in range(5 * FAILURES_IN_A_ROW):
+            with pytest.raises(ValueError, match="bad request"):
+                await wrong.read(engine.ask, long())
+            with pytest.raises(ValueError, match="bad request"):
+                await wrong.write(engine.ask, 30.0)
+        assert wrong.state == "closed"
+        assert engine.calls == 10 * FAILURES_IN_A_ROW, "nor are they tried again"
+        assert counted("wrong", "error") == 10 * FAILURES_IN_A_ROW
 
 
-def test_the_callers_own_mistakes_pass_through_and_open_nothing() -> None:
-    async def story() -> None:
-        async with Engine("refuse_request") as engine:
-            wrong = remote("wrong")
-            for _ in range(5 * FAILURES_IN_A_ROW):
-                with pytest.raises(ValueError, match="bad request"):
-                    await wrong.read(engine.ask, long())
-                with pytest.raises(ValueError, match="bad request"):
-                    await wrong.write(engine.ask, 30.0)
-            assert wrong.state == "closed"
-            assert engine.calls == 10 * FAILURES_IN_A_ROW, "nor are they tried again"
-            assert counted("wrong", "error") == 10 * FAILURES_IN_A_ROW
-
-    play(story)
-
-
-def test_identical_reads_are_one_call_and_each_keeps_its_deadline() -> None:
-    async def story() -> None:
+async def test_identical_reads_are_one_call_and_each_keeps_its_deadline() -> None:
+    async with play():
         async with Engine("answer") as engine:
             shared = remote("shared")
             assert set(await asyncio.gather(*(shared.read(engine.ask, long(), "q") for _ in range(200)))) == {1}
@@ -294,13 +262,10 @@ def test_identical_reads_are_one_call_and_each_keeps_its_deadline() -> None:
             first.cancel()
             await asyncio.wait([first])
 
-    play(story)
 
-
-def test_the_circuit_closes_after_the_engine_is_back() -> None:
+async def test_the_circuit_closes_after_the_engine_is_back() -> None:
     """By a clock that the test turns."""
-
-    async def story() -> None:
+    async with play():
         now = [0.0]
         async with Engine(*["reset"] * FAILURES_IN_A_ROW, "answer") as engine:
             back = remote("back", clock=lambda: now[0])
@@ -316,16 +281,14 @@ def test_the_circuit_closes_after_the_engine_is_back() -> None:
             assert back.state == "closed"
             assert await failing(back, engine, 10) == []
 
-    play(story)
 
-
-def test_an_engine_that_refuses_requests_is_there() -> None:
+async def test_an_engine_that_refuses_requests_is_there() -> None:
     """An empty engine that came back answers "no such index" until its index is built: so it can be built."""
 
     async def refused(_: float) -> None:
         raise ValueError
 
-    async def story() -> None:
+    async with play():
         now = [0.0]
         async with Engine(*["reset"] * FAILURES_IN_A_ROW) as engine:
             back = remote("refusing", clock=lambda: now[0])
@@ -336,5 +299,3 @@ def test_an_engine_that_refuses_requests_is_there() -> None:
                 with pytest.raises(ValueError):  # noqa: PT011
                     await back.read(refused, long())
             assert back.state == "closed"
-
-    play(story)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -36,17 +37,15 @@ class Calls:
         return number
 
 
-def play(story: Callable[[SingleFlight, Calls], Awaitable[None]]) -> None:
-    async def main() -> None:
-        flights = SingleFlight()
-        before = asyncio.all_tasks()
-        await story(flights, Calls())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == before, "a task was left behind"
-        assert not flights._flights
-
-    asyncio.run(main())
+@asynccontextmanager
+async def play() -> AsyncIterator[tuple[SingleFlight, Calls]]:
+    flights = SingleFlight()
+    before = asyncio.all_tasks()
+    yield flights, Calls()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before, "a task was left behind"
+    assert not flights._flights
 
 
 def long() -> Deadline:
@@ -59,8 +58,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_two_hundred_at_once_are_one_call() -> None:
-    async def story(flights: SingleFlight, calls: Calls) -> None:
+async def test_two_hundred_at_once_are_one_call() -> None:
+    async with play() as (flights, calls):
         asked = [asyncio.create_task(flights.run("key", calls, long())) for _ in range(200)]
         await calls.running.wait()
         await settle()
@@ -68,20 +67,16 @@ def test_two_hundred_at_once_are_one_call() -> None:
         assert await asyncio.gather(*asked) == [1] * 200
         assert await flights.run("key", calls, long()) == 2, "what is over is not shared"
 
-    play(story)
 
-
-def test_other_keys_are_other_calls() -> None:
-    async def story(flights: SingleFlight, calls: Calls) -> None:
+async def test_other_keys_are_other_calls() -> None:
+    async with play() as (flights, calls):
         calls.release.set()
         found = await asyncio.gather(*(flights.run(key, calls, long()) for key in ("a", "b", ("a", 1))))
         assert sorted(found) == [1, 2, 3]
 
-    play(story)
 
-
-def test_the_first_may_leave_without_failing_the_others() -> None:
-    async def story(flights: SingleFlight, calls: Calls) -> None:
+async def test_the_first_may_leave_without_failing_the_others() -> None:
+    async with play() as (flights, calls):
         first = asyncio.create_task(flights.run("key", calls, long()))
         await calls.running.wait()
         others = [asyncio.create_task(flights.run("key", calls, long())) for _ in range(3)]
@@ -93,11 +88,9 @@ def test_the_first_may_leave_without_failing_the_others() -> None:
         assert await asyncio.gather(*others) == [1, 1, 1]
         assert calls.cancelled == 0
 
-    play(story)
 
-
-def test_the_call_is_cancelled_when_the_last_one_left() -> None:
-    async def story(flights: SingleFlight, calls: Calls) -> None:
+async def test_the_call_is_cancelled_when_the_last_one_left() -> None:
+    async with play() as (flights, calls):
         asked = [asyncio.create_task(flights.run("key", calls, long())) for _ in range(3)]
         await calls.running.wait()
         await settle()
@@ -109,11 +102,9 @@ def test_the_call_is_cancelled_when_the_last_one_left() -> None:
         calls.release.set()
         assert await flights.run("key", calls, long()) == 2, "nobody joins what is being cancelled"
 
-    play(story)
 
-
-def test_nobody_joins_a_call_that_takes_its_time_to_be_cancelled() -> None:
-    async def story(flights: SingleFlight, calls: Calls) -> None:
+async def test_nobody_joins_a_call_that_takes_its_time_to_be_cancelled() -> None:
+    async with play() as (flights, calls):
         letting_go = asyncio.Event()
 
         async def clings(deadline: Deadline) -> int:
@@ -133,11 +124,9 @@ def test_nobody_joins_a_call_that_takes_its_time_to_be_cancelled() -> None:
         letting_go.set()
         await settle()
 
-    play(story)
 
-
-def test_everybody_keeps_their_own_deadline() -> None:
-    async def story(flights: SingleFlight, calls: Calls) -> None:
+async def test_everybody_keeps_their_own_deadline() -> None:
+    async with play() as (flights, calls):
         patient = asyncio.create_task(flights.run("key", calls, long()))
         await calls.running.wait()
         began = time.monotonic()
@@ -148,11 +137,9 @@ def test_everybody_keeps_their_own_deadline() -> None:
         assert await patient == 1
         assert calls.started == 1
 
-    play(story)
 
-
-def test_who_has_much_more_time_does_not_join_a_hurried_call() -> None:
-    async def story(flights: SingleFlight, calls: Calls) -> None:
+async def test_who_has_much_more_time_does_not_join_a_hurried_call() -> None:
+    async with play() as (flights, calls):
         hurried = asyncio.create_task(flights.run("key", calls, Deadline.after(0.1)))
         await calls.running.wait()
         patient = [asyncio.create_task(flights.run("key", calls, long())) for _ in range(5)]
@@ -161,11 +148,9 @@ def test_who_has_much_more_time_does_not_join_a_hurried_call() -> None:
         calls.release.set()
         assert await asyncio.gather(*patient) == [2] * 5, "they share one of their own"
 
-    play(story)
 
-
-def test_an_error_reaches_everybody_and_is_forgotten() -> None:
-    async def story(flights: SingleFlight, calls: Calls) -> None:
+async def test_an_error_reaches_everybody_and_is_forgotten() -> None:
+    async with play() as (flights, calls):
         calls.error = ValueError("bad request")
         calls.release.set()
         found = await asyncio.gather(*(flights.run("key", calls, long()) for _ in range(3)), return_exceptions=True)
@@ -173,13 +158,11 @@ def test_an_error_reaches_everybody_and_is_forgotten() -> None:
         calls.error = None
         assert await flights.run("key", calls, long()) == 2
 
-    play(story)
 
-
-def test_an_error_that_nobody_waits_for_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_that_nobody_waits_for_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     """The loop would log it, with a message that may quote the user."""
+    async with play() as (flights, _):
 
-    async def story(flights: SingleFlight, calls: Calls) -> None:
         async def stubborn(deadline: Deadline) -> None:
             try:
                 await asyncio.Event().wait()
@@ -189,6 +172,4 @@ def test_an_error_that_nobody_waits_for_is_not_reported(caplog: pytest.LogCaptur
         with pytest.raises(TimeoutError):
             await flights.run("key", stubborn, Deadline.after(0.01))
         await settle()
-
-    play(story)
     assert not caplog.records

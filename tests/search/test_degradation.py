@@ -318,22 +318,19 @@ async def engine_down(_: int) -> Any:
         (gives([]), 5.0, None, False),
     ],
 )
-def test_an_arm_that_keeps_failing_is_not_asked_for_a_while(
+async def test_an_arm_that_keeps_failing_is_not_asked_for_a_while(
     behave: Any, seconds: float, reason: str | None, opens: bool
 ) -> None:
-    async def story() -> None:
-        arm, circuits = Sick(behave), {"vector": Circuit()}
-
-        async def ask() -> list[Degraded]:
-            return (await retrieve([arm], {"vector": 5}, context, Deadline.after(seconds), circuits))[1]
-
-        for _ in range(FAILURES_IN_A_ROW):
-            assert await ask() == ([Degraded("vector", reason)] if reason else [])
-        assert await ask() == ([Degraded("vector", "circuit_open" if opens else reason)] if opens or reason else [])
-        assert arm.asked == (FAILURES_IN_A_ROW if opens else FAILURES_IN_A_ROW + 1)
-
     context = context_of(Query("winter song"), Understanding("winter song", (), (), None, "en", ()))
-    asyncio.run(story())
+    arm, circuits = Sick(behave), {"vector": Circuit()}
+
+    async def ask() -> list[Degraded]:
+        return (await retrieve([arm], {"vector": 5}, context, Deadline.after(seconds), circuits))[1]
+
+    for _ in range(FAILURES_IN_A_ROW):
+        assert await ask() == ([Degraded("vector", reason)] if reason else [])
+    assert await ask() == ([Degraded("vector", "circuit_open" if opens else reason)] if opens or reason else [])
+    assert arm.asked == (FAILURES_IN_A_ROW if opens else FAILURES_IN_A_ROW + 1)
 
 
 def test_clients_that_leave_leave_nothing_behind(service: Service) -> None:

@@ -259,13 +259,13 @@ def count(outcome: str) -> float:
     return float(metrics.SURVEYS.labels(outcome)._value.get())
 
 
-def test_a_survey_has_each_arms_places_and_no_names() -> None:
+async def test_a_survey_has_each_arms_places_and_no_names() -> None:
     lexical, vector = Listing("lexical", "a", "b", "c"), Listing("vector", "c", "d")
     memory, explore = Listing("memory", "a"), Listing("explore", "gone", "e")
     log, made = Log(), count("made")
     taking = surveyor(log, lexical, vector, memory, explore)
     taking.offer(answered("q1", "memory"), 1)
-    assert asyncio.run(taking.catch_up()) == 75, "what it cost: all that could be asked, in full"
+    assert await taking.catch_up() == 75, "what it cost: all that could be asked, in full"
     assert (lexical.asked, vector.asked, memory.asked, explore.asked) == ([25], [25], [], [25])
     # Fused: a .4, c .08 + .216, b .24, d .043, e; what is gone from the catalogue is no item.
     (survey,) = log
@@ -284,27 +284,27 @@ def test_a_survey_has_each_arms_places_and_no_names() -> None:
     assert count("made") == made + 1
 
 
-def test_nothing_to_be_found_is_a_survey_as_well() -> None:
+async def test_nothing_to_be_found_is_a_survey_as_well() -> None:
     log = Log()
     taking = surveyor(log, Listing("lexical"), Listing("vector"))
     taking.offer(answered("q1", "memory", "explore"), 1)
-    asyncio.run(taking.catch_up())
+    await taking.catch_up()
     facts = dict.fromkeys((*FACTS, "lexical_part", "vector_part"), ())
     assert log == [Survey("q1", 7.0, {"lexical": (), "vector": ()}, facts, (-1, -1, -1))]
 
 
 @pytest.mark.parametrize("error", [ArmFailed("unavailable"), TimeoutError(), RuntimeError("boom")])
-def test_one_arm_that_fails_leaves_no_record_and_the_next_answer_is_surveyed(error: Exception) -> None:
+async def test_one_arm_that_fails_leaves_no_record_and_the_next_answer_is_surveyed(error: Exception) -> None:
     log, before = Log(), (count("made"), count("incomplete"))
     taking = surveyor(log, Listing("lexical", "a"), Listing("vector", error=error))
     taking.offer(answered("q1", "memory", "explore"), 1)
     taking.offer(answered("q2", "memory", "explore", "vector"), 2)
-    asyncio.run(taking.catch_up())
+    await taking.catch_up()
     assert [survey.query_id for survey in log] == ["q2"]
     assert (count("made"), count("incomplete")) == (before[0] + 1, before[1] + 1)
 
 
-def test_a_log_that_fails_ends_nothing() -> None:
+async def test_a_log_that_fails_ends_nothing() -> None:
     class Full(Log):
         async def append(self, survey: Survey) -> int:
             if survey.query_id == "q1":
@@ -315,35 +315,31 @@ def test_a_log_that_fails_ends_nothing() -> None:
     taking = surveyor(log, Listing("lexical", "a"))
     for query_id in ("q1", "q2"):
         taking.offer(answered(query_id), 1)
-    asyncio.run(taking.catch_up())
+    await taking.catch_up()
     assert [survey.query_id for survey in log] == ["q2"]
     assert count("incomplete") == incomplete + 1
 
 
-def test_no_answer_waits_that_nobody_is_curious_about() -> None:
+async def test_no_answer_waits_that_nobody_is_curious_about() -> None:
     arm = Listing("lexical", "a")
     taking = surveyor(Log(), arm, curious=False)
     taking.offer(answered("q1"), 1)
-    assert asyncio.run(taking.catch_up()) == 0
+    assert await taking.catch_up() == 0
     assert arm.asked == []
 
 
-def test_what_waits_at_the_end_is_dropped() -> None:
+async def test_what_waits_at_the_end_is_dropped() -> None:
     """A process that is told to stop must not first ask all arms for all that waits."""
+    stop = asyncio.Event()
 
-    async def work() -> list[str]:
-        stop = asyncio.Event()
+    class Last(Log):
+        async def append(self, survey: Survey) -> int:
+            stop.set()
+            return await super().append(survey)
 
-        class Last(Log):
-            async def append(self, survey: Survey) -> int:
-                stop.set()
-                return await super().append(survey)
-
-        log = Last()
-        taking = surveyor(log, Listing("lexical", "a"))
-        for number in range(3):
-            taking.offer(answered(f"q{number}"), number)
-        await asyncio.wait_for(taking.run(stop), 10.0)
-        return [survey.query_id for survey in log]
-
-    assert asyncio.run(work()) == ["q0"]
+    log = Last()
+    taking = surveyor(log, Listing("lexical", "a"))
+    for number in range(3):
+        taking.offer(answered(f"q{number}"), number)
+    await asyncio.wait_for(taking.run(stop), 10.0)
+    assert [survey.query_id for survey in log] == ["q0"]

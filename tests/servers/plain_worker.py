@@ -82,7 +82,7 @@ def application() -> Any:
         return JSONResponse({"pid": os.getpid()})
 
     async def hang(request: Request) -> Response:
-        time.sleep(60)  # noqa: ASYNC251
+        time.sleep(60)
         return Response()
 
     async def prometheus(request: Request) -> Response:

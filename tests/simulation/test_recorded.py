@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -42,8 +41,8 @@ def context(text: str, recent: Sequence[tuple[str, float, float]] = (), **fields
     return Context(Query(text, **fields), understanding, 0.0, Person(recent=tuple(recent)))  # type: ignore[arg-type]
 
 
-def ids(arm: RecordedArm, asked: Context, count: int) -> list[str]:
-    return [c.object_id for c in asyncio.run(arm.retrieve(asked, count, Deadline.after(1.0)))]
+async def ids(arm: RecordedArm, asked: Context, count: int) -> list[str]:
+    return [c.object_id for c in await arm.retrieve(asked, count, Deadline.after(1.0))]
 
 
 Opened = Callable[[], Lists]
@@ -56,68 +55,64 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
         yield lambda: stack.enter_context(closing(Lists(tmp_path / "lists")))
 
 
-def test_an_arm_is_asked_once_a_query_and_at_its_full_depth() -> None:
+async def test_an_arm_is_asked_once_a_query_and_at_its_full_depth() -> None:
     inner = Asked("lexical")
     arm = RecordedArm(inner)
-    first = ids(arm, context("river"), 5)
-    whole = ids(arm, context("river"), 25)
+    first = await ids(arm, context("river"), 5)
+    whole = await ids(arm, context("river"), 25)
     assert len(whole) == 20
     assert first == whole[:5]
     for count in (5, 10, 25):
-        assert ids(arm, context("river"), count) == whole[:count]
+        assert await ids(arm, context("river"), count) == whole[:count]
     assert inner.asked == [("river", 25)]
-    assert ids(arm, context("winter"), 5)[0].startswith("winter")
+    assert (await ids(arm, context("winter"), 5))[0].startswith("winter")
     assert len(inner.asked) == 2
 
 
-def test_what_is_given_out_can_be_changed_without_harm() -> None:
+async def test_what_is_given_out_can_be_changed_without_harm() -> None:
     arm = RecordedArm(Asked("lexical"))
-
-    async def spoilt() -> None:
-        found = await arm.retrieve(context("river"), 25, Deadline.after(1.0))
-        found.clear()
-
-    asyncio.run(spoilt())
-    assert len(ids(arm, context("river"), 25)) == 20
+    found = await arm.retrieve(context("river"), 25, Deadline.after(1.0))
+    found.clear()
+    assert len(await ids(arm, context("river"), 25)) == 20
 
 
-def test_filters_make_another_list() -> None:
+async def test_filters_make_another_list() -> None:
     inner = Asked("lexical")
     arm = RecordedArm(inner)
-    ids(arm, context("river"), 5)
-    ids(arm, context("river", filters=(("year", 1990),)), 5)
+    await ids(arm, context("river"), 5)
+    await ids(arm, context("river", filters=(("year", 1990),)), 5)
     assert len(inner.asked) == 2
 
 
-def test_only_the_personal_arm_minds_who_asks() -> None:
+async def test_only_the_personal_arm_minds_who_asks() -> None:
     for name, times in (("personal", 2), ("lexical", 1)):
         inner = Asked(name)
         arm = RecordedArm(inner)
-        ids(arm, context("river", [("a", 1.0, 0.0)]), 5)
-        other = ids(arm, context("river", [("b", 1.0, 0.0)]), 5)
+        await ids(arm, context("river", [("a", 1.0, 0.0)]), 5)
+        other = await ids(arm, context("river", [("b", 1.0, 0.0)]), 5)
         assert len(inner.asked) == times
         assert ("b" in other[0].split("-")) is (name == "personal")
 
 
-def test_memory_is_never_kept() -> None:
+async def test_memory_is_never_kept() -> None:
     inner = Asked("memory")
     arm = RecordedArm(inner)
-    assert ids(arm, context("river"), 5) == ids(arm, context("river"), 10)[:5]
+    assert await ids(arm, context("river"), 5) == (await ids(arm, context("river"), 10))[:5]
     assert inner.asked == [("river", 5), ("river", 10)]
 
 
-def test_a_dead_arm_fails_even_where_its_list_is_known() -> None:
+async def test_a_dead_arm_fails_even_where_its_list_is_known() -> None:
     dead: set[str] = set()
     arm = RecordedArm(Asked("lexical"), dead=lambda: dead)
-    before = ids(arm, context("river"), 5)
+    before = await ids(arm, context("river"), 5)
     dead.add("lexical")
     assert arm.available(context("river")), "nobody knows before it is asked"
     with pytest.raises(ArmFailed, match="unavailable"):
-        ids(arm, context("river"), 5)
+        await ids(arm, context("river"), 5)
     dead.clear()
-    assert ids(arm, context("river"), 5) == before
+    assert await ids(arm, context("river"), 5) == before
     dead.add("vector")
-    assert ids(arm, context("river"), 5) == before
+    assert await ids(arm, context("river"), 5) == before
 
 
 def test_an_absent_arm_has_nothing_for_anybody() -> None:
@@ -129,19 +124,19 @@ def test_an_absent_arm_has_nothing_for_anybody() -> None:
     assert not arm.available(context("river"))
 
 
-def test_lists_are_forgotten_when_the_catalogue_changes(opened: Opened) -> None:
+async def test_lists_are_forgotten_when_the_catalogue_changes(opened: Opened) -> None:
     inner = Asked("lexical")
     lists = opened()
     arm = RecordedArm(inner, lists=lists)
-    before = ids(arm, context("river"), 5)
+    before = await ids(arm, context("river"), 5)
     inner.generation += 1
-    assert ids(arm, context("river"), 5) == before
+    assert await ids(arm, context("river"), 5) == before
     lists.forget()
-    assert ids(arm, context("river"), 5) != before
+    assert await ids(arm, context("river"), 5) != before
     asked = len(inner.asked)
-    ids(arm, context("river"), 5)
+    await ids(arm, context("river"), 5)
     assert len(inner.asked) == asked, "kept from now on, here"
-    assert ids(RecordedArm(inner, lists=opened()), context("river"), 5) == before, "and not there"
+    assert await ids(RecordedArm(inner, lists=opened()), context("river"), 5) == before, "and not there"
 
 
 def test_it_stands_for_the_arm_inside() -> None:
@@ -150,7 +145,7 @@ def test_it_stands_for_the_arm_inside() -> None:
 
 
 class TestOnDisk:
-    def test_another_run_finds_the_very_same_lists(self, opened: Opened) -> None:
+    async def test_another_run_finds_the_very_same_lists(self, opened: Opened) -> None:
         async def listed(inner: Asked) -> list[Candidate]:
             lists = opened()
             found = await RecordedArm(inner, lists=lists).retrieve(context("river"), 25, Deadline.after(1.0))
@@ -158,23 +153,23 @@ class TestOnDisk:
             return found
 
         one, other = Asked("lexical"), Asked("lexical")
-        assert asyncio.run(listed(one)) == asyncio.run(listed(other))
+        assert await listed(one) == await listed(other)
         assert (one.asked, other.asked) == ([("river", 25)], [])
 
-    def test_arms_and_queries_are_told_apart(self, opened: Opened) -> None:
+    async def test_arms_and_queries_are_told_apart(self, opened: Opened) -> None:
         lists = opened()
         arms = [Asked("lexical"), Asked("vector")]
         for arm in arms:
             for text in ("river", "winter"):
-                ids(RecordedArm(arm, lists=lists), context(text), 5)
+                await ids(RecordedArm(arm, lists=lists), context(text), 5)
         assert all(len(arm.asked) == 2 for arm in arms)
 
-    def test_lists_of_a_person_stay_in_the_run(self, opened: Opened) -> None:
+    async def test_lists_of_a_person_stay_in_the_run(self, opened: Opened) -> None:
         for _ in range(2):
             inner = Asked("personal")
             lists = opened()
-            ids(RecordedArm(inner, lists=lists), context("river"), 5)
-            ids(RecordedArm(inner, lists=lists), context("river"), 5)
+            await ids(RecordedArm(inner, lists=lists), context("river"), 5)
+            await ids(RecordedArm(inner, lists=lists), context("river"), 5)
             lists.close()
             assert len(inner.asked) == 1
 
@@ -195,20 +190,20 @@ class TestIndex:
             self.asked += 1
             return IndexResult((Candidate("a", 0.3),), 7 + query.offset, dict.fromkeys(query.facets, ()))
 
-    def test_what_matches_is_asked_once(self, opened: Opened) -> None:
+    async def test_what_matches_is_asked_once(self, opened: Opened) -> None:
         for _ in range(2):
             inner = self.Matching()
             lists = opened()
             index = RecordedIndex(inner, lists)
-            found = [asyncio.run(index.search(IndexQuery(offset=n), Deadline.after(1.0))) for n in (0, 1, 0)]
+            found = [await index.search(IndexQuery(offset=n), Deadline.after(1.0)) for n in (0, 1, 0)]
             assert found == [IndexResult((Candidate("a", 0.3),), total) for total in (7, 8, 7)]
             lists.close()
         assert inner.asked == 0
 
-    def test_facets_are_counted_anew(self) -> None:
+    async def test_facets_are_counted_anew(self) -> None:
         inner = self.Matching()
         index = RecordedIndex(inner, Lists())
         for _ in range(2):
-            found = asyncio.run(index.search(IndexQuery(facets=("year",)), Deadline.after(1.0)))
+            found = await index.search(IndexQuery(facets=("year",)), Deadline.after(1.0))
             assert found.facets == {"year": ()}
         assert inner.asked == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gzip
 import io
@@ -92,10 +91,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+async def prepared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("simulated") / "prepared"
     with Progress() as progress:
-        asyncio.run(prepare(SETTINGS, data, folder, train_encoders, progress))
+        await prepare(SETTINGS, data, folder, train_encoders, progress)
     return folder
 
 
@@ -130,7 +129,7 @@ class Watching:
         await self._service.learn(publish)
 
 
-def run_simulation(
+async def run_simulation(
     data: Path,
     prepared: Path,
     work: Path,
@@ -142,16 +141,12 @@ def run_simulation(
     """(what happened, what it came to, the policy at the end)."""
     world = world or World(1)
     queries = list(Dataset.open(data).queries("train"))
+    async with open_copy(SETTINGS, prepared, work, world) as (system, service):
+        watching = Watching(service)
 
-    async def live() -> tuple[Watching, RunMetrics, bytes]:
-        async with open_copy(SETTINGS, prepared, work, world) as (system, service):
-            watching = Watching(service)
-
-            metrics = await simulate(watching, Traffic(queries, 1), judge, impressions, progress=partial(after, world))
-            await service.learn()
-            return watching, metrics, system.learner._policy.dump()  # type: ignore[union-attr]
-
-    return asyncio.run(live())
+        metrics = await simulate(watching, Traffic(queries, 1), judge, impressions, progress=partial(after, world))
+        await service.learn()
+        return watching, metrics, system.learner.policy.policy.dump()  # type: ignore[union-attr]
 
 
 def command(data: Path, folder: Path, *more: str) -> tuple[str | Path, ...]:
@@ -288,12 +283,12 @@ class TestCommand:
         assert _rows("all") == (*DEFAULT_ROWS, *BASELINES)
 
 
-def test_what_runs_share_is_there_before_they_begin(prepared: Path, data: Path) -> None:
+async def test_what_runs_share_is_there_before_they_begin(prepared: Path, data: Path) -> None:
     """Two that make it at the same time lock each other out."""
     for path in prepared.glob(f"{simulation.LISTS}*"):
         path.unlink()
     with Progress() as progress:
-        asyncio.run(prepare(SETTINGS, data, prepared, train_encoders, progress))
+        await prepare(SETTINGS, data, prepared, train_encoders, progress)
     assert (prepared / simulation.LISTS).exists()
 
 
@@ -383,7 +378,7 @@ class TestRuns:
         assert set(spread["structured"]) == {"0", "100"}
         assert spread["lexical"] == {"0": spread["structured"]["100"], "5": spread["structured"]["0"]}
 
-    def test_lists_can_be_put_together_by_ranks_alone(self, prepared: Path, tmp_path: Path) -> None:
+    async def test_lists_can_be_put_together_by_ranks_alone(self, prepared: Path, tmp_path: Path) -> None:
         async def orders(world: World) -> tuple[list[str], list[str]]:
             async with open_copy(SETTINGS, prepared, tmp_path / "work", world, fixed_policy(SETTINGS)) as (system, _):
                 found = await PolicySearch(system, fixed_policy(SETTINGS)).collect(
@@ -392,9 +387,9 @@ class TestRuns:
                 by_ranks = reciprocal_rank_fusion(found.lists)
                 return [p.object_id for p in found.pool], [p.object_id for p in by_ranks]
 
-        pool, by_ranks = asyncio.run(orders(World(1, fuse_by_rank=True)))
+        pool, by_ranks = await orders(World(1, fuse_by_rank=True))
         assert pool[: len(by_ranks)] == by_ranks
-        usual, _ = asyncio.run(orders(World(1)))
+        usual, _ = await orders(World(1))
         assert usual != pool
         assert sorted(usual) == sorted(pool)
 
@@ -426,15 +421,15 @@ class TestRuns:
 class TestSpared:
     """What a simulation leaves out changes nothing of what is served."""
 
-    def test_whole_rows_and_highlights_would_give_the_same(
+    async def test_whole_rows_and_highlights_would_give_the_same(
         self, data: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def taken_down() -> list[tuple[Any, ...]]:
+        async def taken_down() -> list[tuple[Any, ...]]:
             judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
-            watching, metrics, _ = run_simulation(data, prepared, tmp_path / "work", judge, 60)
+            watching, metrics, _ = await run_simulation(data, prepared, tmp_path / "work", judge, 60)
             return [(shown.slate, shown.counts) for shown in watching.shown] + [tuple(metrics.reward)]
 
-        spared = taken_down()
+        spared = await taken_down()
         spec: set[str] = set()
         real = simulation.rows
 
@@ -450,7 +445,7 @@ class TestSpared:
         monkeypatch.setattr(simulation, "rows", whole)
         monkeypatch.setattr(simulation, "_without_highlights", presented)
         monkeypatch.setattr(simulation, "LISTS", "other.sqlite3")
-        assert taken_down() == spared
+        assert await taken_down() == spared
         assert spec == {"rows", "slate"}
         assert (prepared / "lists.sqlite3").exists()
         assert (prepared / "other.sqlite3").exists()
@@ -481,7 +476,7 @@ class TestChanges:
         assert degraded["LTRR"] > 10
         assert degraded["LTRR-unharmed"] == degraded["LTRR-without-lexical"] == 0
 
-    def test_items_arrive_in_waves(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+    async def test_items_arrive_in_waves(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         changes = Changes(new_items=0.5)
         dataset = Dataset.open(data)
         drift = changes.drift(dataset, 100)
@@ -502,7 +497,7 @@ class TestChanges:
                     found.append((await system.items.count(), hits, answer.total))
             return found
 
-        found = asyncio.run(there())
+        found = await there()
         for (count, hits, _), index in zip(found, (0, 20, 79, 80), strict=True):
             absent = drift.missing_items(index)
             assert count == len(TRACKS) - len(absent)
@@ -545,7 +540,7 @@ class TestChanges:
         ):
             assert not is_finished(other, STATIC, 1)
 
-    def test_runs_on_data_that_has_changed_are_run_again_and_so_is_its_preparation(
+    async def test_runs_on_data_that_has_changed_are_run_again_and_so_is_its_preparation(
         self, data: Path, spec: RunSpec, tmp_path: Path
     ) -> None:
         run(SETTINGS, spec, STATIC, 1)
@@ -556,7 +551,7 @@ class TestChanges:
         folder = shutil.copytree(spec.prepared, tmp_path / "prepared")
         before = (folder / "prepared").read_text()
         with Progress() as progress:
-            asyncio.run(prepare(SETTINGS, changed, folder, train_encoders, progress))
+            await prepare(SETTINGS, changed, folder, train_encoders, progress)
         assert (folder / "prepared").read_text() != before
 
     def test_wrong_use_is_refused(self, data: Path, tmp_path: Path) -> None:
@@ -612,36 +607,32 @@ class Priced:
 
 
 class TestFrontier:
-    def test_what_plans_find_and_cost_is_what_the_live_path_finds_and_asks_for(
+    async def test_what_plans_find_and_cost_is_what_the_live_path_finds_and_asks_for(
         self, data: Path, prepared: Path, tmp_path: Path
     ) -> None:
         dataset = Dataset.open(data)
         judge = Judge.from_dataset(dataset, click_model("position"), 1)
         policies = [FixedPolicy({"lexical": 5, "personal": 5}), FixedPolicy({"structured": 10, "lexical": 10})]
+        async with open_copy(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, _):
+            queries = [q for q in dataset.queries("test") if judge.has_relevant(q.query_id)]
+            known = await probe_queries(system, queries)
+            for policy in policies:
+                searched = PolicySearch(system, policy)
+                for one in known:
+                    live = await searched.collect(one.query)
+                    held = {c.object_id for listed in live.lists.values() for c in listed}
+                    spec = sum(choice.count for choice in live.decision.arms.values())
+                    found = policy_point(judge, 0, [one], policy)
+                    recall = judge.measures(list(held), one.query.query_id, 0, ("capped_recall@10",))
+                    assert found == Point(pytest.approx(recall["capped_recall@10"]), pytest.approx(spec))
+                    choices = policy.decide(one.features, one.options, 0)
+                    plan = np.array([[max(5, choices[o.name].count) for o in one.options]], dtype=np.int32)
+                    _, costs, _ = simulated_frontier._table(judge, 0, [one], plan)
+                    able = [len(o.counts) > 1 for o in one.options]
+                    assert costs[0, 0] == plan[0][able].sum()
+            assert {len(o.counts) > 1 for one in known for o in one.options} == {True, False}
 
-        async def compared() -> None:
-            async with open_copy(SETTINGS, prepared, tmp_path / "work", World(1)) as (system, _):
-                queries = [q for q in dataset.queries("test") if judge.has_relevant(q.query_id)]
-                known = await probe_queries(system, queries)
-                for policy in policies:
-                    searched = PolicySearch(system, policy)
-                    for one in known:
-                        live = await searched.collect(one.query)
-                        held = {c.object_id for listed in live.lists.values() for c in listed}
-                        spec = sum(choice.count for choice in live.decision.arms.values())
-                        found = policy_point(judge, 0, [one], policy)
-                        recall = judge.measures(list(held), one.query.query_id, 0, ("capped_recall@10",))
-                        assert found == Point(pytest.approx(recall["capped_recall@10"]), pytest.approx(spec))
-                        choices = policy.decide(one.features, one.options, 0)
-                        plan = np.array([[max(5, choices[o.name].count) for o in one.options]], dtype=np.int32)
-                        _, costs, _ = simulated_frontier._table(judge, 0, [one], plan)
-                        able = [len(o.counts) > 1 for o in one.options]
-                        assert costs[0, 0] == plan[0][able].sum()
-                assert {len(o.counts) > 1 for one in known for o in one.options} == {True, False}
-
-        asyncio.run(compared())
-
-    def test_a_policy_that_can_be_priced_has_a_point_for_every_budget(
+    async def test_a_policy_that_can_be_priced_has_a_point_for_every_budget(
         self, data: Path, prepared: Path, tmp_path: Path
     ) -> None:
         judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
@@ -656,7 +647,7 @@ class TestFrontier:
                 assert frontier(judge, 0, validation[:1], known, Priced()) == [], "validation lacks a slice"
                 return frontier(judge, 0, validation, known, Priced())
 
-        found = {(line["budget"], line["by"]): line for line in asyncio.run(lines())}
+        found = {(line["budget"], line["by"]): line for line in await lines()}
         for budget in (10, 25, 50, 100):
             assert found[budget, "learned, priced"]["candidates"] == pytest.approx(budget)
             assert found[budget, "learned, priced"]["recall"] <= found[budget, "oracle a query"]["recall"] + 1e-9
@@ -697,18 +688,18 @@ class TestHttp:
 
 class TestService:
     def test_the_service_is_blind_to_grades(self, data: Path, prepared: Path, tmp_path: Path) -> None:
-        def whole(judge: Judge) -> bytes:
-            watching, metrics, policy = run_simulation(data, prepared, tmp_path / "work", judge, 60)
+        async def whole(judge: Judge) -> bytes:
+            watching, metrics, policy = await run_simulation(data, prepared, tmp_path / "work", judge, 60)
             spread = metrics.count_shares()
             assert len({len(counts) for counts in spread.values()}) > 1, "it explores"
             return orjson.dumps([[(s.slate, s.counts) for s in watching.shown], policy.hex()])
 
         assert_blind_to_grades(whole, Dataset.open(data).judgments())
 
-    def test_clicks_are_remembered_and_learned(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+    async def test_clicks_are_remembered_and_learned(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         judge = Judge.from_dataset(Dataset.open(data), click_model("position", noise=0.0), 1)
         world = World(1)
-        watching, metrics, policy = run_simulation(data, prepared, tmp_path / "work", judge, 240, world)
+        watching, metrics, policy = await run_simulation(data, prepared, tmp_path / "work", judge, 240, world)
         assert sum(metrics.clicks) > 60
         times = [search.at for search in watching.searches]
         assert times == sorted(times)
@@ -716,38 +707,34 @@ class TestService:
         first, last = np.mean(metrics.reward[:80]), np.mean(metrics.reward[-80:])
         assert last > first + 0.1, "memory finds what people took, although others answer better to the words"
         assert metrics.degraded == 0
-        _, _, before = run_simulation(data, prepared, tmp_path / "work", judge, 40)
+        _, _, before = await run_simulation(data, prepared, tmp_path / "work", judge, 40)
         assert policy != before
 
-    def test_policies_are_told_of_the_request_unless_blind(self, prepared: Path, tmp_path: Path) -> None:
+    async def test_policies_are_told_of_the_request_unless_blind(self, prepared: Path, tmp_path: Path) -> None:
         async def told(world: World) -> Mapping[str, float]:
             async with open_copy(SETTINGS, prepared, tmp_path / "work", world) as (system, _):
                 return (await system.search.collect(Query("river winter", timeout=10.0), system.switch)).features
 
-        assert asyncio.run(told(World(1)))
-        assert asyncio.run(told(World(1, hide_context=True))) == {}
+        assert await told(World(1))
+        assert await told(World(1, hide_context=True)) == {}
 
-    def test_a_dead_arm_is_censored(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+    async def test_a_dead_arm_is_censored(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         """Answers that lack an arm are not surveyed, and those that are tell of the arm what it really has."""
         judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
         world = World(1)
         outcomes: list[Outcome] = []
         settings = SETTINGS.model_copy(update={"survey_share": 1.0})
+        async with open_copy(settings, prepared, tmp_path / "work", world) as (system, service):
+            policy = system.learner.policy.policy  # type: ignore[union-attr]
+            real = policy.learn
+            policy.learn = lambda outcome: (outcomes.append(outcome), real(outcome))  # type: ignore[method-assign]
 
-        async def live() -> None:
-            async with open_copy(settings, prepared, tmp_path / "work", world) as (system, service):
-                policy = system.learner._policy  # type: ignore[union-attr]
-                real = policy.learn
-                policy.learn = lambda outcome: (outcomes.append(outcome), real(outcome))  # type: ignore[method-assign]
+            async def before(search: Search) -> None:
+                world.failed_arms = {"structured"} if search.index < 20 else ()
 
-                async def before(search: Search) -> None:
-                    world.failed_arms = {"structured"} if search.index < 20 else ()
-
-                traffic = Traffic(list(Dataset.open(data).queries("train")), 1)
-                await simulate(service, traffic, judge, 60, before=before)
-                await service.learn()
-
-        asyncio.run(live())
+            traffic = Traffic(list(Dataset.open(data).queries("train")), 1)
+            await simulate(service, traffic, judge, 60, before=before)
+            await service.learn()
         could = [outcome.features.get("has_structured", 0.0) > 0.0 for outcome in outcomes]
         surveys = [outcome.survey for outcome in outcomes]
         assert any(could[20:])
@@ -758,13 +745,13 @@ class TestService:
                 assert ("structured" in survey.ranks) == able
                 assert not able or any(survey.ranks["structured"])
 
-    def test_an_arm_that_dies_comes_back(self, data: Path, prepared: Path, tmp_path: Path) -> None:
+    async def test_an_arm_that_dies_comes_back(self, data: Path, prepared: Path, tmp_path: Path) -> None:
         def outage(world: World, done: int) -> None:
             world.failed_arms = {"structured"} if 30 <= done < 60 else ()
 
         judge = Judge.from_dataset(Dataset.open(data), click_model("position"), 1)
         world = World(1)
-        watching, _, _ = run_simulation(data, prepared, tmp_path / "work", judge, 120, world, outage)
+        watching, _, _ = await run_simulation(data, prepared, tmp_path / "work", judge, 120, world, outage)
         degraded = [shown.degraded for shown in watching.shown]
         assert not any(degraded[:30])
         assert any(degraded[30:60])
@@ -793,19 +780,21 @@ class Training:
         return self.refuse
 
 
-def ranked(data: Path, prepared: Path, train: Training, impressions: int = RANKER_IMPRESSIONS) -> tuple[Path, int]:
+async def ranked(
+    data: Path, prepared: Path, train: Training, impressions: int = RANKER_IMPRESSIONS
+) -> tuple[Path, int]:
     """(the folder, searches that it took)."""
     done = [0]
     spec = RunSpec(data, prepared, prepared.parent, prepared.parent, 1, ranker=impressions)
-    folder = asyncio.run(with_ranker(SETTINGS, spec, train, done.append))
+    folder = await with_ranker(SETTINGS, spec, train, done.append)
     return folder, done[-1]
 
 
-def test_every_run_has_the_ranker_and_the_folder_before_stays_as_it_was(
+async def test_every_run_has_the_ranker_and_the_folder_before_stays_as_it_was(
     data: Path, prepared: Path, tmp_path: Path
 ) -> None:
     train = Training()
-    folder, searches = ranked(data, prepared, train)
+    folder, searches = await ranked(data, prepared, train)
     assert (searches, train.times) == (RANKER_IMPRESSIONS, 1)
 
     async def ranker_of(where: Path, world: World) -> bool:
@@ -814,16 +803,18 @@ def test_every_run_has_the_ranker_and_the_folder_before_stays_as_it_was(
 
     for where, expected in ((folder, True), (prepared, False)):
         world = World(1)
-        assert asyncio.run(ranker_of(where, world)) is expected
+        assert await ranker_of(where, world) is expected
         assert world.has_ranker is expected, "its features are computed only where it looks at them"
-    assert ranked(data, prepared, train) == (folder, 0), "the same command finds it there"
+    assert await ranked(data, prepared, train) == (folder, 0), "the same command finds it there"
     assert train.times == 1
-    assert ranked(data, prepared, train, RANKER_IMPRESSIONS + 20)[1] == RANKER_IMPRESSIONS + 20, "another one does not"
+    assert (await ranked(data, prepared, train, RANKER_IMPRESSIONS + 20))[1] == RANKER_IMPRESSIONS + 20, (
+        "another one does not"
+    )
 
 
-def test_a_ranker_that_is_refused_is_not_used(data: Path, prepared: Path) -> None:
+async def test_a_ranker_that_is_refused_is_not_used(data: Path, prepared: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"not better than the fused order \(worse by 3\)"):
-        ranked(data, prepared, Training("worse by 3"), RANKER_IMPRESSIONS + 40)
-    assert ranked(data, prepared, Training(), RANKER_IMPRESSIONS + 40)[1] == RANKER_IMPRESSIONS + 40, (
+        await ranked(data, prepared, Training("worse by 3"), RANKER_IMPRESSIONS + 40)
+    assert (await ranked(data, prepared, Training(), RANKER_IMPRESSIONS + 40))[1] == RANKER_IMPRESSIONS + 40, (
         "nothing of it is left"
     )

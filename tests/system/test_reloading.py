@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -28,20 +29,18 @@ class Taken:
         self.times += 1
 
 
-def run(path: Path, work: Callable[[ModelStore, Taken, Taken, Reloader], Awaitable[None]]) -> None:
-    async def main() -> None:
-        store, one, two = ModelStore(path), Taken(), Taken()
-        await work(store, one, two, Reloader(store, {"one": one, "two": two}))
-
-    asyncio.run(main())
+@asynccontextmanager
+async def run(path: Path) -> AsyncIterator[tuple[ModelStore, Taken, Taken, Reloader]]:
+    store, one, two = ModelStore(path), Taken(), Taken()
+    yield store, one, two, Reloader(store, {"one": one, "two": two})
 
 
 def promote(store: ModelStore, kind: str, content: bytes) -> None:
     store.promote(kind, store.publish(kind, {"file": content}, {}), "test")
 
 
-def test_what_stands_in_for_no_model_is_taken_up_once(tmp_path: Path) -> None:
-    async def work(store: ModelStore, one: Taken, two: Taken, reloader: Reloader) -> None:
+async def test_what_stands_in_for_no_model_is_taken_up_once(tmp_path: Path) -> None:
+    async with run(tmp_path) as (store, one, two, reloader):
         await reloader.reload_all()
         await reloader.reload_all()
         assert (one.times, two.times) == (1, 1)
@@ -49,11 +48,9 @@ def test_what_stands_in_for_no_model_is_taken_up_once(tmp_path: Path) -> None:
         await reloader.reload_all()
         assert (one.times, two.times) == (2, 1)
 
-    run(tmp_path, work)
 
-
-def test_a_kind_that_takes_long_holds_up_no_other(tmp_path: Path) -> None:
-    async def work(store: ModelStore, one: Taken, two: Taken, reloader: Reloader) -> None:
+async def test_a_kind_that_takes_long_holds_up_no_other(tmp_path: Path) -> None:
+    async with run(tmp_path) as (store, one, two, reloader):
         one.go.clear()
         stop = asyncio.Event()
         running = asyncio.create_task(reloader.run(stop))
@@ -66,11 +63,9 @@ def test_a_kind_that_takes_long_holds_up_no_other(tmp_path: Path) -> None:
         await asyncio.wait_for(running, 5.0)
         assert one.times == 1
 
-    run(tmp_path, work)
 
-
-def test_a_version_that_cannot_be_taken_up_is_tried_again(tmp_path: Path) -> None:
-    async def work(store: ModelStore, one: Taken, two: Taken, reloader: Reloader) -> None:
+async def test_a_version_that_cannot_be_taken_up_is_tried_again(tmp_path: Path) -> None:
+    async with run(tmp_path) as (_, one, two, reloader):
         one.failure = OSError("the engine is away")
         with pytest.raises(OSError, match="away"):
             await reloader.reload_all()
@@ -78,5 +73,3 @@ def test_a_version_that_cannot_be_taken_up_is_tried_again(tmp_path: Path) -> Non
         one.failure = None
         await reloader.reload_all()
         assert (one.times, two.times) == (1, 1)
-
-    run(tmp_path, work)

@@ -157,21 +157,18 @@ class TestNothingBreaksALine:
         assert "test_errors_say_type_and_place" in lines(stream)[0]
         assert "winter" not in stream.getvalue()
 
-    def test_what_asyncio_tells_of_a_lost_task_quotes_nothing(self, stream: io.StringIO) -> None:
+    async def test_what_asyncio_tells_of_a_lost_task_quotes_nothing(self, stream: io.StringIO) -> None:
         configured(stream, log_format="json")
 
         async def fail() -> None:
             raise RuntimeError(EVIL)
 
-        async def main() -> None:
-            task = asyncio.create_task(fail(), name=EVIL)
-            await asyncio.wait([task])
-            del task
-            gc.collect()
-            asyncio.get_running_loop().call_soon(int, EVIL)
-            await asyncio.sleep(0)
-
-        asyncio.run(main())
+        task = asyncio.create_task(fail(), name=EVIL)
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+        asyncio.get_running_loop().call_soon(int, EVIL)
+        await asyncio.sleep(0)
         told = events(stream)
         assert [event["message"] for event in told] == [
             "Task exception was never retrieved",
@@ -271,7 +268,9 @@ class TestRequests:
 
     @pytest.mark.parametrize("allowed", [True, False])
     @pytest.mark.parametrize("form", ["text", "json"])
-    def test_queries_are_logged_only_where_they_may_be(self, stream: io.StringIO, allowed: bool, form: str) -> None:
+    async def test_queries_are_logged_only_where_they_may_be(
+        self, stream: io.StringIO, allowed: bool, form: str
+    ) -> None:
         configured(stream, log_format=form, log_queries=allowed)
 
         async def noting(scope: Scope, receive: Receive, send: Send) -> None:
@@ -279,7 +278,7 @@ class TestRequests:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body"})
 
-        assert asyncio.run(got(Measure(noting, log_queries=allowed))).status_code == 200
+        assert (await got(Measure(noting, log_queries=allowed))).status_code == 200
         assert len(lines(stream)) == 1
         assert ("winter" in stream.getvalue()) is allowed
         if form == "json":
@@ -317,28 +316,25 @@ async def got(app: ASGIApp) -> httpx.Response:
         return await client.get("/")
 
 
-def test_the_server_logs_like_everybody_when_it_configures_nothing(stream: io.StringIO) -> None:
+async def test_the_server_logs_like_everybody_when_it_configures_nothing(stream: io.StringIO) -> None:
     """Bytes that are no request, over a real socket."""
     configured(stream, log_format="json")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError(EVIL)
 
-    async def main() -> None:
-        server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", access_log=False, log_config=None))
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - the server has no event for it
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        for sent in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(sent)
-            await reader.readline()
-            writer.close()
-        server.should_exit = True
-        await serving
-
-    asyncio.run(main())
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", access_log=False, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - the server has no event for it
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    for sent in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        await reader.readline()
+        writer.close()
+    server.should_exit = True
+    await serving
     told = events(stream)
     assert {"Invalid HTTP request received.", "Exception in ASGI application\n"} <= {e["message"] for e in told}
     assert "winter" not in stream.getvalue()

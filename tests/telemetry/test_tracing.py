@@ -106,16 +106,6 @@ def collected(**given: Any) -> Iterator[tuple[Collector, Settings]]:
         yield collector, Settings.load({}, otlp_endpoint=collector.endpoint, **given)
 
 
-def traced(settings: Settings, work: Any) -> None:
-    """Run `work()` while traces are exported; all of them are sent in the end."""
-
-    async def main() -> None:
-        async with tracing.exporting(settings):
-            await work()
-
-    asyncio.run(main())
-
-
 class Stub:
     counts = (0, 5)
 
@@ -170,11 +160,12 @@ async def ask(app: Any, path: str = "/", **headers: str) -> httpx.Response:
         return await client.get(path, headers=headers)
 
 
-def test_a_request_its_stage_its_arms_side_by_side_and_the_engine_below() -> None:
+async def test_a_request_its_stage_its_arms_side_by_side_and_the_engine_below() -> None:
     sent: list[dict[str, str]] = []
     with collected() as (collector, settings):
         app = Measure(application(sent))
-        traced(settings, lambda: ask(app))
+        async with tracing.exporting(settings):
+            await ask(app)
     assert set(collector.paths) == {"/v1/traces"}
     assert collector.resources[0]["service.name"] == "ltrr"
     request, stage, engine = (collector.named(name) for name in ("GET other", "retrieve", "redis"))
@@ -202,24 +193,22 @@ def test_a_request_its_stage_its_arms_side_by_side_and_the_engine_below() -> Non
     assert "winter" not in str(collector.spans), "neither queries nor messages of errors"
 
 
-def test_queries_are_in_traces_only_where_they_may_be() -> None:
+async def test_queries_are_in_traces_only_where_they_may_be() -> None:
     with collected(log_queries=True) as (collector, settings):
         app = Measure(application([]), log_queries=settings.log_queries)
-        traced(settings, lambda: ask(app))
+        async with tracing.exporting(settings):
+            await ask(app)
     assert values(collector.named("GET other").attributes)["ltrr.query"] == "winter song"
 
 
-def test_the_trace_of_the_caller_goes_on_and_is_named_to_him_and_in_the_log() -> None:
+async def test_the_trace_of_the_caller_goes_on_and_is_named_to_him_and_in_the_log() -> None:
     stream = io.StringIO()
     answers = []
     with collected() as (collector, settings), logs.logging_to(stream):
         logs.configure(settings, stream)
-
-        async def work() -> None:
+        async with tracing.exporting(settings):
             app = Measure(application([]))
             answers.append(await ask(app, "/broken", traceparent=f"00-{TRACE}-{CALLER}-01", tracestate="a=1"))
-
-        traced(settings, work)
     request = collector.named("GET other")
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, CALLER)
     assert request.trace_state == "a=1"
@@ -231,41 +220,43 @@ def test_the_trace_of_the_caller_goes_on_and_is_named_to_him_and_in_the_log() ->
 @pytest.mark.parametrize(
     ("ratio", "flags", "recorded"), [(0.0, "01", True), (1.0, "00", False), (0.0, None, False), (1.0, None, True)]
 )
-def test_the_caller_decides_what_is_sampled_and_else_the_ratio(ratio: float, flags: str | None, recorded: bool) -> None:
+async def test_the_caller_decides_what_is_sampled_and_else_the_ratio(
+    ratio: float, flags: str | None, recorded: bool
+) -> None:
     sent: list[dict[str, str]] = []
     headers = {} if flags is None else {"traceparent": f"00-{TRACE}-{CALLER}-{flags}"}
     with collected(trace_ratio=ratio) as (collector, settings):
         app = Measure(application(sent))
-        traced(settings, lambda: ask(app, **headers))
+        async with tracing.exporting(settings):
+            await ask(app, **headers)
     assert bool(collector.spans) is recorded
     assert sampled(sent[0]) is recorded, "engines are told"
 
 
 @pytest.mark.parametrize("traceparent", ["", "00-", f"00-{'0' * 32}-{CALLER}-01", "ff-\u007f-1", "winter\t" * 100])
-def test_a_traceparent_that_is_none_begins_a_new_trace(traceparent: str) -> None:
+async def test_a_traceparent_that_is_none_begins_a_new_trace(traceparent: str) -> None:
     with collected() as (collector, settings):
         app = Measure(application([]))
-        traced(settings, lambda: ask(app, traceparent=traceparent.strip()))
+        async with tracing.exporting(settings):
+            await ask(app, traceparent=traceparent.strip())
     assert collector.named("GET other").parent_span_id == b""
 
 
-def test_an_engine_that_fails_or_is_not_in_time_says_so() -> None:
+async def test_an_engine_that_fails_or_is_not_in_time_says_so() -> None:
     async def refuse(seconds: float) -> None:
         raise ConnectionRefusedError("user:password@host")
 
     async def never(seconds: float) -> None:
         await asyncio.Event().wait()
 
-    async def work() -> None:
-        for remote, call, expected in (
-            (Remote("qdrant", (ConnectionError,)), refuse, Unavailable),
-            (Remote("opensearch"), never, TimeoutError),
-        ):
-            with pytest.raises(expected):
-                await remote.read(call, Deadline.after(0.1))
-
     with collected() as (collector, settings):
-        traced(settings, work)
+        async with tracing.exporting(settings):
+            for remote, call, expected in (
+                (Remote("qdrant", (ConnectionError,)), refuse, Unavailable),
+                (Remote("opensearch"), never, TimeoutError),
+            ):
+                with pytest.raises(expected):
+                    await remote.read(call, Deadline.after(0.1))
     assert {values(one.attributes)["ltrr.outcome"] for one in collector.spans if one.name == "qdrant"} == {
         "unavailable"
     }
@@ -275,49 +266,39 @@ def test_an_engine_that_fails_or_is_not_in_time_says_so() -> None:
 
 
 @pytest.mark.parametrize("collector", [{"hang": True}, {"status": 503}, None])
-def test_a_collector_that_is_sick_costs_no_request_and_not_the_end(
+async def test_a_collector_that_is_sick_costs_no_request_and_not_the_end(
     collector: dict[str, Any] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The end waits for it for some seconds, not for ever."""
-    took = []
-
-    async def work() -> None:
-        app = Measure(application([]))
-        began = time.monotonic()
-        for _ in range(3):
-            assert (await ask(app)).status_code == 200
-        took.append(time.monotonic() - began)
-
     with Collector(**(collector or {})) as sick:
         endpoint = sick.endpoint if collector else "http://127.0.0.1:1"
         began = time.monotonic()
-        traced(Settings.load({}, otlp_endpoint=endpoint), work)
+        async with tracing.exporting(Settings.load({}, otlp_endpoint=endpoint)):
+            app = Measure(application([]))
+            asked = time.monotonic()
+            for _ in range(3):
+                assert (await ask(app)).status_code == 200
+            took = time.monotonic() - asked
         assert time.monotonic() - began < 3 * 0.2 + 2 * tracing.EXPORT_SECONDS + 5.0
-    assert took[0] < 3 * 0.2 + 3.0
+    assert took < 3 * 0.2 + 3.0
 
 
-def test_a_long_queue_for_a_collector_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_queue_for_a_collector_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "EXPORT_SECONDS", 1.0)
-
-    async def work() -> None:
-        for _ in range(2000):  # four batches of what is sent at once
-            with span("some"):
-                pass
-
     with Collector(hang=True) as sick:
         began = time.monotonic()
-        traced(Settings.load({}, otlp_endpoint=sick.endpoint), work)
+        async with tracing.exporting(Settings.load({}, otlp_endpoint=sick.endpoint)):
+            for _ in range(2000):  # four batches of what is sent at once
+                with span("some"):
+                    pass
         assert time.monotonic() - began < 3.5
 
 
-def test_without_a_collector_nothing_is_traced_and_nothing_is_loaded() -> None:
+async def test_without_a_collector_nothing_is_traced_and_nothing_is_loaded() -> None:
     sent: list[dict[str, str]] = []
     answers = []
-
-    async def work() -> None:
+    async with tracing.exporting(Settings.load({})):
         answers.append(await ask(Measure(application(sent)), traceparent=f"00-{TRACE}-{CALLER}-01"))
-
-    traced(Settings.load({}), work)
     assert sent == [{}]
     assert "traceparent" not in answers[0].headers
     assert span("any", engine="redis") is NOTHING
@@ -339,9 +320,10 @@ def test_what_is_off_costs_less_than_a_microsecond() -> None:
     assert min(cost() for _ in range(5)) < 1e-6
 
 
-def test_after_the_end_nothing_is_traced_any_more() -> None:
+async def test_after_the_end_nothing_is_traced_any_more() -> None:
     with collected() as (collector, settings):
-        traced(settings, lambda: asyncio.sleep(0))
+        async with tracing.exporting(settings):
+            await asyncio.sleep(0)
         with span("late"), metrics.stage("late"):
             pass
         assert outgoing_headers() == {}

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,23 +50,17 @@ def opened(namespace: str, schema: Schema = SCHEMA, **options: Any) -> OpenSearc
     return OpenSearchIndex(shared_node().url, namespace, schema, **options)
 
 
-def on_node(
-    namespace: str,
-    story: Callable[[OpenSearchIndex], Awaitable[T]],
-    documents: list[Document] | None = None,
-    **options: Any,
-) -> T:
-    """`story` on an index of `documents` (the contract's films when None)."""
-
-    async def main() -> T:
-        index = opened(namespace, **options)
-        try:
-            await index.rebuild(SCHEMA, FILMS if documents is None else documents)
-            return await story(index)
-        finally:
-            await index.close()
-
-    return asyncio.run(main())
+@asynccontextmanager
+async def on_node(
+    namespace: str, documents: list[Document] | None = None, **options: Any
+) -> AsyncIterator[OpenSearchIndex]:
+    """An index of `documents` (the contract's films when None)."""
+    index = opened(namespace, **options)
+    try:
+        await index.rebuild(SCHEMA, FILMS if documents is None else documents)
+        yield index
+    finally:
+        await index.close()
 
 
 def asked(method: str, path: str, body: Any = None) -> Any:
@@ -86,10 +80,9 @@ def indexes(namespace: str) -> dict[str, set[str]]:
 # --- faults of a real node (first, while it has few indexes to recover) -----------------------------------------------
 
 
-def test_a_node_that_dies_fails_calls_and_works_again_when_it_is_back(namespace: str) -> None:
+async def test_a_node_that_dies_fails_calls_and_works_again_when_it_is_back(namespace: str) -> None:
     node = shared_node()
-
-    async def story(index: OpenSearchIndex) -> None:
+    async with on_node(namespace) as index:
         await index.apply([film("new", "Zodiac", 2007, 5, 7.7)], [])
         node.kill()
         try:
@@ -105,13 +98,10 @@ def test_a_node_that_dies_fails_calls_and_works_again_when_it_is_back(namespace:
         await until(lambda: index.apply([film("newer", "Zodiac", 2007, 4, 7.7)], []))
         assert set(ids(await index.search(IndexQuery(text=words("zodiac")), soon()))) == {"new", "newer"}
 
-    on_node(namespace, story)
 
-
-def test_a_node_that_hangs_costs_no_more_than_the_deadline(namespace: str) -> None:
+async def test_a_node_that_hangs_costs_no_more_than_the_deadline(namespace: str) -> None:
     node = shared_node()
-
-    async def story(index: OpenSearchIndex) -> None:
+    async with on_node(namespace) as index:
         node.pause()
         try:
             start = time.monotonic()
@@ -121,8 +111,6 @@ def test_a_node_that_hangs_costs_no_more_than_the_deadline(namespace: str) -> No
         finally:
             node.resume()
         assert (await until(lambda: index.search(IndexQuery(), soon()))).total == len(FILMS)
-
-    on_node(namespace, story)
 
 
 async def until(work: Callable[[], Awaitable[T]]) -> T:
@@ -148,44 +136,38 @@ class TestOpenSearchIndex(LexicalIndexContract):
 # --- whose index it is ------------------------------------------------------------------------------------------------
 
 
-def test_it_is_stale_until_built_and_under_another_schema_but_not_other_synonyms(namespace: str) -> None:
-    async def story() -> None:
-        first = opened(namespace)
-        assert await first.stale()
-        await first.rebuild(SCHEMA, FILMS)
-        assert not await first.stale()
-        await first.close()
-        for schema, expected in (
-            (SCHEMA, False),
-            (replace(SCHEMA, synonyms={"scary": ("Horror",)}), False),
-            (OTHER, True),
-        ):
-            second = opened(namespace, schema)
-            assert await second.stale() is expected
-            await second.close()
-
-    asyncio.run(story())
+async def test_it_is_stale_until_built_and_under_another_schema_but_not_other_synonyms(namespace: str) -> None:
+    first = opened(namespace)
+    assert await first.stale()
+    await first.rebuild(SCHEMA, FILMS)
+    assert not await first.stale()
+    await first.close()
+    for schema, expected in (
+        (SCHEMA, False),
+        (replace(SCHEMA, synonyms={"scary": ("Horror",)}), False),
+        (OTHER, True),
+    ):
+        second = opened(namespace, schema)
+        assert await second.stale() is expected
+        await second.close()
 
 
-def test_before_it_is_built_nothing_is_found_or_written_and_no_index_appears(namespace: str) -> None:
-    async def story() -> None:
-        index = opened(namespace)
-        for work in (
-            index.search(IndexQuery(), soon()),
-            index.titles("the", 5, soon()),
-            index.apply(FILMS[:1], []),
-            index.documents(["f1"], soon()),
-        ):
-            with pytest.raises(StorageFailed):
-                await work
-        await index.close()
-
-    asyncio.run(story())
+async def test_before_it_is_built_nothing_is_found_or_written_and_no_index_appears(namespace: str) -> None:
+    index = opened(namespace)
+    for work in (
+        index.search(IndexQuery(), soon()),
+        index.titles("the", 5, soon()),
+        index.apply(FILMS[:1], []),
+        index.documents(["f1"], soon()),
+    ):
+        with pytest.raises(StorageFailed):
+            await work
+    await index.close()
     assert indexes(namespace) == {}
 
 
-def test_who_has_another_schema_in_mind_is_refused_until_it_follows(namespace: str) -> None:
-    async def story(index: OpenSearchIndex) -> None:
+async def test_who_has_another_schema_in_mind_is_refused_until_it_follows(namespace: str) -> None:
+    async with on_node(namespace) as index:
         behind = opened(namespace, SCHEMA)
         await behind.search(IndexQuery(), soon())
         await index.rebuild(OTHER, [{**document, "more": "yes"} for document in FILMS])
@@ -209,19 +191,14 @@ def test_who_has_another_schema_in_mind_is_refused_until_it_follows(namespace: s
             await behind.search(IndexQuery(), soon())
         await behind.close()
 
-    on_node(namespace, story)
 
-
-def test_one_index_remains_of_many_rebuilds_and_left_overs_of_broken_ones_go(namespace: str) -> None:
+async def test_one_index_remains_of_many_rebuilds_and_left_overs_of_broken_ones_go(namespace: str) -> None:
     asked("PUT", f"/{namespace}-items-g0badbad")  # a rebuild that broke off
     asked("PUT", f"/{namespace}-items-g1-items-g0")  # of a namespace that is called so
     asked("PUT", f"/{namespace}-ubi")
-
-    async def story(index: OpenSearchIndex) -> None:
+    async with on_node(namespace) as index:
         await index.rebuild(OTHER, FILMS)
         await index.rebuild(SCHEMA, FILMS)
-
-    on_node(namespace, story)
     found = indexes(namespace)
     assert {f"{namespace}-items-g1-items-g0", f"{namespace}-ubi"} < set(found)
     (mine,) = set(found) - {f"{namespace}-items-g1-items-g0", f"{namespace}-ubi"}
@@ -229,8 +206,8 @@ def test_one_index_remains_of_many_rebuilds_and_left_overs_of_broken_ones_go(nam
     assert found[mine] == {f"{namespace}-items{suffix}" for suffix in ("", f"-of-{built}", f"-into-{built}")}
 
 
-def test_a_rebuild_that_breaks_off_leaves_no_index_behind(namespace: str) -> None:
-    async def story(index: OpenSearchIndex) -> None:
+async def test_a_rebuild_that_breaks_off_leaves_no_index_behind(namespace: str) -> None:
+    async with on_node(namespace) as index:
         before = indexes(namespace)
         with pytest.raises(KeyError):
             await index.rebuild(SCHEMA, [FILMS[0], {"title": "no id"}])
@@ -238,11 +215,9 @@ def test_a_rebuild_that_breaks_off_leaves_no_index_behind(namespace: str) -> Non
             await index.rebuild(SCHEMA, [FILMS[0], film("x", "Not Taken", 2000, 1, 5) | NOT_TAKEN])
         assert indexes(namespace) == before
 
-    on_node(namespace, story)
 
-
-def test_no_search_fails_while_it_is_rebuilt_again_and_again(namespace: str) -> None:
-    async def story(index: OpenSearchIndex) -> None:
+async def test_no_search_fails_while_it_is_rebuilt_again_and_again(namespace: str) -> None:
+    async with on_node(namespace) as index:
         rebuilt = asyncio.Event()
         answered = 0
 
@@ -259,21 +234,18 @@ def test_no_search_fails_while_it_is_rebuilt_again_and_again(namespace: str) -> 
         await asyncio.gather(*looking)
         assert answered > 20
 
-    on_node(namespace, story)
-
 
 # --- items ------------------------------------------------------------------------------------------------------------
 
 
-def test_items_come_back_as_they_were_whatever_they_hold(namespace: str) -> None:
+async def test_items_come_back_as_they_were_whatever_they_hold(namespace: str) -> None:
     odd: list[Document] = [
         {"id": "1", "title": "Dots", "a.b": {"": [1, {".": "", "*": None}]}, "_id": 7, "n0": [], "item": {"item": 1}},
         {"id": "2", "title": 5, "big": 2**63 - 1, "small": -5e-324, "huge": 1.7e308, "float": 2.0, "nested": [[[1]]]},
         {"id": "𝕏" * 128, "title": '\x00\x1f\u2028 "\\{}', "words": {"title": True}},
         {"id": "../_all,*?#%20&_source=x", "title": "", "genres": "not a list"},
     ]
-
-    async def story(index: OpenSearchIndex) -> None:
+    async with on_node(namespace, odd) as index:
         assert (await index.search(IndexQuery(), soon())).total == len(odd)
         wanted = [document["id"] for document in odd]
         assert list((await index.documents([*wanted, *wanted, "not there"], soon())).values()) == odd
@@ -281,11 +253,9 @@ def test_items_come_back_as_they_were_whatever_they_hold(namespace: str) -> None
         await index.apply([], wanted[2:])
         assert set(await index.documents(wanted, soon())) == {"1", "2"}
 
-    on_node(namespace, story, odd)
 
-
-def test_one_item_that_fails_fails_the_write_by_number_alone(namespace: str) -> None:
-    async def story(index: OpenSearchIndex) -> None:
+async def test_one_item_that_fails_fails_the_write_by_number_alone(namespace: str) -> None:
+    async with on_node(namespace) as index:
         good, bad = film("new", "Zodiac", 2007, 5, 7.7), film("secret", "Not Taken", 2000, 1, 5) | NOT_TAKEN
         with pytest.raises(StorageFailed, match="1 of 3") as caught:
             await index.apply([good, bad], ["f1"])
@@ -293,39 +263,31 @@ def test_one_item_that_fails_fails_the_write_by_number_alone(namespace: str) -> 
         await index.apply([good], ["f1"])
         assert ids(await index.search(IndexQuery(text=words("zodiac")), soon())) == ["new"]
 
-    on_node(namespace, story)
 
-
-def test_an_item_that_cannot_be_indexed_stops_the_write_before_it_begins(namespace: str) -> None:
-    async def story(index: OpenSearchIndex) -> None:
+async def test_an_item_that_cannot_be_indexed_stops_the_write_before_it_begins(namespace: str) -> None:
+    async with on_node(namespace) as index:
         for broken, error in (({"title": "no id"}, KeyError), ({"id": "x", "title": object()}, StorageFailed)):
             with pytest.raises(error):
                 await index.apply([{"id": "new", "title": "Zodiac"}, broken], ["f1"])
         assert (await index.search(IndexQuery(), soon())).total == len(FILMS)
 
-    on_node(namespace, story)
 
-
-def test_many_items_go_in_several_requests(namespace: str) -> None:
+async def test_many_items_go_in_several_requests(namespace: str) -> None:
     large = [film(f"n{i}", "Large", 2000, i, 5, note="x" * 50_000) for i in range(50)]
     many = [film(f"m{i}", "Many", 2000, i, 5) for i in range(600)]
-
-    async def story(index: OpenSearchIndex) -> None:
+    async with on_node(namespace, [*large, *FILMS]) as index:
         assert (await index.search(IndexQuery(), soon())).total == len(large) + 10
         await index.apply(many, [document["id"] for document in large])
         assert (await index.search(IndexQuery(), soon())).total == len(many) + 10
 
-    on_node(namespace, story, [*large, *FILMS])
 
-
-def test_very_long_values(namespace: str) -> None:
+async def test_very_long_values(namespace: str) -> None:
     long = "x" * (MAX_TERM_BYTES * 70)
     items: list[Document] = [
         {"id": "a", "title": f"{long} tale", "genres": [long, "short"]},
         {"id": "b", "title": f"{long}y", "genres": ["short"]},
     ]
-
-    async def story(index: OpenSearchIndex) -> None:
+    async with on_node(namespace, items) as index:
         for value, expected in ((long, ["a"]), (f"{long}x", [])):
             query = IndexQuery(filters=(Condition("genres", any_of=(value,)),), sort=Sort("genres"))
             assert ids(await index.search(query, soon())) == expected
@@ -333,38 +295,30 @@ def test_very_long_values(namespace: str) -> None:
         assert found.candidates[0].object_id == "a"
         assert [(facet.value, facet.count) for facet in found.facets["genres"]] == [("short", 2)]
 
-    on_node(namespace, story, items)
 
-
-def test_several_shards_rank_and_count_as_one(namespace: str) -> None:
+async def test_several_shards_rank_and_count_as_one(namespace: str) -> None:
     queries = [
         IndexQuery(text=words("dark knight", 1.0, True), facets=("genres",)),
         IndexQuery(slots=SlotMatch((Constraint("director", 0.9, "christopher nolan"),))),
         IndexQuery(sort=Sort("votes"), limit=4),
     ]
 
-    async def story(index: OpenSearchIndex) -> list[Any]:
-        return [await index.search(query, soon()) for query in queries]
-
-    for one, several in zip(
-        on_node(namespace, story), on_node(f"{namespace}several", story, shards=3, replicas=0), strict=True
-    ):
-        assert ids(one) == ids(several)
-        assert [c.score for c in one.candidates] == pytest.approx([c.score for c in several.candidates], rel=1e-5)
-        assert (one.total, one.facets) == (several.total, several.facets)
+    async with on_node(namespace) as whole, on_node(f"{namespace}several", shards=3, replicas=0) as split:
+        for query in queries:
+            one, several = await whole.search(query, soon()), await split.search(query, soon())
+            assert ids(one) == ids(several)
+            assert [c.score for c in one.candidates] == pytest.approx([c.score for c in several.candidates], rel=1e-5)
+            assert (one.total, one.facets) == (several.total, several.facets)
 
 
-def test_long_queries_stay_within_what_the_engine_takes(namespace: str) -> None:
+async def test_long_queries_stay_within_what_the_engine_takes(namespace: str) -> None:
     many = tuple(tuple(Alternative(f"word{i} {j} more words", 1.0 / (j + 1)) for j in range(9)) for i in range(60))
     constraints = tuple(Constraint("director", 0.1, f"name {i}", group=i // 3) for i in range(9))
     filters = tuple(Condition("genres", any_of=tuple(f"g{i}" for i in range(100))) for _ in range(20))
     raw = " ".join(f"some{i}thing" for i in range(60))
-
-    async def story(index: OpenSearchIndex) -> None:
+    async with on_node(namespace) as index:
         query = IndexQuery(TextMatch(many, raw, 1.0, True), SlotMatch(constraints), filters)
         assert (await index.search(query, soon())).total == 0
-
-    on_node(namespace, story)
 
 
 # --- answers that are none --------------------------------------------------------------------------------------------
@@ -403,19 +357,16 @@ KNIGHT = IndexQuery(text=words("knight"), facets=("genres",), limit=3)
 COUNTED = {"aggregations": {"f0": {"buckets": [{"key": "Action", "doc_count": 1}]}}}
 
 
-def test_a_sound_answer_of_the_stub_is_taken() -> None:
-    async def story() -> None:
-        async with against(Answer(hits(hit(), **COUNTED))) as (index, stub):
-            found = await index.search(KNIGHT, soon())
-            assert ids(found) == ["f1"]
-            assert found.facets["genres"][0].value == "Action"
-            ((line, _, body),) = stub.requests
-            assert line.startswith("POST /test-items-of-")
-            assert "allow_partial_search_results=false" in line
-            assert "cancel_after_time_interval=" in line
-            assert 0 < int(json.loads(body)["timeout"].removesuffix("ms")) <= 10_000
-
-    asyncio.run(story())
+async def test_a_sound_answer_of_the_stub_is_taken() -> None:
+    async with against(Answer(hits(hit(), **COUNTED))) as (index, stub):
+        found = await index.search(KNIGHT, soon())
+        assert ids(found) == ["f1"]
+        assert found.facets["genres"][0].value == "Action"
+        ((line, _, body),) = stub.requests
+        assert line.startswith("POST /test-items-of-")
+        assert "allow_partial_search_results=false" in line
+        assert "cancel_after_time_interval=" in line
+        assert 0 < int(json.loads(body)["timeout"].removesuffix("ms")) <= 10_000
 
 
 @pytest.mark.parametrize(
@@ -449,15 +400,12 @@ def test_a_sound_answer_of_the_stub_is_taken() -> None:
         Answer(hits(hit(), aggregations={"f0": {"buckets": [{"key": "x"}]}})),
     ],
 )
-def test_garbage_is_a_failure_and_never_a_list(answer: Answer) -> None:
-    async def story() -> None:
-        async with against(answer) as (index, stub):
-            with pytest.raises(StorageFailed) as caught:
-                await index.search(KNIGHT, soon())
-            assert "nonsense" not in str(caught.value)
-            assert len(stub.requests) <= 2
-
-    asyncio.run(story())
+async def test_garbage_is_a_failure_and_never_a_list(answer: Answer) -> None:
+    async with against(answer) as (index, stub):
+        with pytest.raises(StorageFailed) as caught:
+            await index.search(KNIGHT, soon())
+        assert "nonsense" not in str(caught.value)
+        assert len(stub.requests) <= 2
 
 
 @pytest.mark.parametrize(
@@ -476,35 +424,29 @@ def test_garbage_is_a_failure_and_never_a_list(answer: Answer) -> None:
         (Answer({"error": "user:password"}, 404), StorageFailed, 1),
     ],
 )
-def test_failures_have_names_and_are_tried_again_once_at_most(
+async def test_failures_have_names_and_are_tried_again_once_at_most(
     answer: Answer, error: type[Exception], calls: int
 ) -> None:
-    async def story() -> None:
-        async with against(answer) as (index, stub):
-            start = time.monotonic()
-            with pytest.raises(error) as caught:
-                await index.search(IndexQuery(), Deadline.after(0.3 if answer is HANG else 3.0))
-            assert time.monotonic() - start < 4.0
-            assert "password" not in told(caught.value)
-            assert len(stub.requests) == calls
-            # Further ones have no budget for second tries.
-            for _ in range(3):
-                with pytest.raises(error):
-                    await index.search(IndexQuery(), Deadline.after(0.2 if answer is HANG else 3.0))
-            assert len(stub.requests) == calls + 3
-
-    asyncio.run(story())
+    async with against(answer) as (index, stub):
+        start = time.monotonic()
+        with pytest.raises(error) as caught:
+            await index.search(IndexQuery(), Deadline.after(0.3 if answer is HANG else 3.0))
+        assert time.monotonic() - start < 4.0
+        assert "password" not in told(caught.value)
+        assert len(stub.requests) == calls
+        # Further ones have no budget for second tries.
+        for _ in range(3):
+            with pytest.raises(error):
+                await index.search(IndexQuery(), Deadline.after(0.2 if answer is HANG else 3.0))
+        assert len(stub.requests) == calls + 3
 
 
 @pytest.mark.parametrize("answer", [RESET, Answer({}, 503), Answer({}, 429), Answer({}), Answer({"items": []})])
-def test_a_write_is_sent_once(answer: Answer) -> None:
-    async def story() -> None:
-        async with against(answer) as (index, stub):
-            with pytest.raises(StorageFailed):
-                await index.apply(FILMS[:1], [])
-            assert len(stub.requests) == 1
-
-    asyncio.run(story())
+async def test_a_write_is_sent_once(answer: Answer) -> None:
+    async with against(answer) as (index, stub):
+        with pytest.raises(StorageFailed):
+            await index.apply(FILMS[:1], [])
+        assert len(stub.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -526,18 +468,15 @@ def test_a_write_is_sent_once(answer: Answer) -> None:
         ([None, None], False),
     ],
 )
-def test_every_item_of_a_bulk_request_is_looked_at(items: list[Any], sound: bool) -> None:
-    async def story() -> None:
-        # Whatever it says of errors as a whole.
-        async with against(Answer({"errors": False, "items": items})) as (index, _):
-            if sound:
-                await index.apply(FILMS[:1], ["f2"])
-                return
-            with pytest.raises(StorageFailed) as caught:
-                await index.apply(FILMS[:1], ["f2"])
-            assert "secret" not in str(caught.value)
-
-    asyncio.run(story())
+async def test_every_item_of_a_bulk_request_is_looked_at(items: list[Any], sound: bool) -> None:
+    # Whatever it says of errors as a whole.
+    async with against(Answer({"errors": False, "items": items})) as (index, _):
+        if sound:
+            await index.apply(FILMS[:1], ["f2"])
+            return
+        with pytest.raises(StorageFailed) as caught:
+            await index.apply(FILMS[:1], ["f2"])
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -550,30 +489,24 @@ def test_every_item_of_a_bulk_request_is_looked_at(items: list[Any], sound: bool
         {"docs": [None]},
     ],
 )
-def test_items_that_are_none(answer: Any) -> None:
-    async def story() -> None:
-        async with against(Answer(answer)) as (index, _):
-            with pytest.raises(StorageFailed):
-                await index.documents(["f1"], soon())
-
-    asyncio.run(story())
+async def test_items_that_are_none(answer: Any) -> None:
+    async with against(Answer(answer)) as (index, _):
+        with pytest.raises(StorageFailed):
+            await index.documents(["f1"], soon())
 
 
-def test_user_and_password_are_sent_and_in_no_error() -> None:
-    async def story() -> None:
-        async with Stub([Answer({}, 401)]) as stub:
-            url = stub.url.replace("://", "://ltrr:p%40ss@")
-            index = OpenSearchIndex(url, "test", SCHEMA)
-            with pytest.raises(StorageFailed) as caught:
-                await index.ping(soon())
-            assert stub.requests[0][1]["authorization"] == "Basic bHRycjpwQHNz"
-            assert "p@ss" not in told(caught.value)
-            await index.close()
-
-    asyncio.run(story())
+async def test_user_and_password_are_sent_and_in_no_error() -> None:
+    async with Stub([Answer({}, 401)]) as stub:
+        url = stub.url.replace("://", "://ltrr:p%40ss@")
+        index = OpenSearchIndex(url, "test", SCHEMA)
+        with pytest.raises(StorageFailed) as caught:
+            await index.ping(soon())
+        assert stub.requests[0][1]["authorization"] == "Basic bHRycjpwQHNz"
+        assert "p@ss" not in told(caught.value)
+        await index.close()
 
 
-def test_certificates_are_checked_against_the_given_ones(tmp_path: Path) -> None:
+async def test_certificates_are_checked_against_the_given_ones(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
@@ -581,36 +514,29 @@ def test_certificates_are_checked_against_the_given_ones(tmp_path: Path) -> None
     subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
-
-    async def story() -> None:
-        async with Stub([Answer(hits())], secure=context) as stub:
-            trusting, wary = (OpenSearchIndex(stub.url, "test", SCHEMA, ca=ca) for ca in (certificate, None))
-            assert (await trusting.search(IndexQuery(), soon())).total == 0
-            with pytest.raises(Unavailable):
-                await wary.search(IndexQuery(), soon())
-            await trusting.close()
-            await wary.close()
-        for broken in (key, tmp_path / "absent.pem"):
-            with pytest.raises(SettingsInvalid):
-                OpenSearchIndex(stub.url, "test", SCHEMA, ca=broken)
-
-    asyncio.run(story())
+    async with Stub([Answer(hits())], secure=context) as stub:
+        trusting, wary = (OpenSearchIndex(stub.url, "test", SCHEMA, ca=ca) for ca in (certificate, None))
+        assert (await trusting.search(IndexQuery(), soon())).total == 0
+        with pytest.raises(Unavailable):
+            await wary.search(IndexQuery(), soon())
+        await trusting.close()
+        await wary.close()
+    for broken in (key, tmp_path / "absent.pem"):
+        with pytest.raises(SettingsInvalid):
+            OpenSearchIndex(stub.url, "test", SCHEMA, ca=broken)
 
 
-def test_versions(namespace: str) -> None:
-    async def story() -> None:
-        index = opened(namespace)
-        await index.ping(soon())
-        assert (await index.version(soon())).startswith("3.")
-        await index.close()
-        await index.close()
+async def test_versions(namespace: str) -> None:
+    index = opened(namespace)
+    await index.ping(soon())
+    assert (await index.version(soon())).startswith("3.")
+    await index.close()
+    await index.close()
+    with pytest.raises(StorageFailed):
+        await index.search(IndexQuery(), soon())
+    async with against(Answer({"version": {"number": "8.1.0", "build_flavor": "default"}})) as (index, _):
         with pytest.raises(StorageFailed):
-            await index.search(IndexQuery(), soon())
-        async with against(Answer({"version": {"number": "8.1.0", "build_flavor": "default"}})) as (index, _):
-            with pytest.raises(StorageFailed):
-                await index.version(soon())
-
-    asyncio.run(story())
+            await index.version(soon())
 
 
 # --- values are never syntax ------------------------------------------------------------------------------------------

@@ -84,20 +84,17 @@ def test_a_url_that_cannot_be_is_refused() -> None:
             Redis(url)
 
 
-def test_options_of_the_url_do_not_undo_ours(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(f"{server.url}?decode_responses=true&socket_timeout=0.000001") as redis:
-            await redis.write(lambda c: c.set(redis.key("a"), b"\xff"))
-            assert await redis.read(lambda c: c.get(redis.key("a"))) == b"\xff"
-
-    asyncio.run(main())
+async def test_options_of_the_url_do_not_undo_ours(server: RedisServer) -> None:
+    async with connected(f"{server.url}?decode_responses=true&socket_timeout=0.000001") as redis:
+        await redis.write(lambda c: c.set(redis.key("a"), b"\xff"))
+        assert await redis.read(lambda c: c.get(redis.key("a"))) == b"\xff"
 
 
 # --- deadlines ---
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.6])
-def test_a_server_that_never_answers_costs_the_deadline_and_one_connection(seconds: float) -> None:
+async def test_a_server_that_never_answers_costs_the_deadline_and_one_connection(seconds: float) -> None:
     async def late(call: Awaitable[object]) -> float:
         """Seconds by which `call` ends later than a timer of `seconds` that was set when it began."""
         rung = 0.0
@@ -115,36 +112,30 @@ def test_a_server_that_never_answers_costs_the_deadline_and_one_connection(secon
         await timer
         return ended - rung if rung <= ended else 0.0
 
-    async def main() -> None:
-        async with BlackHole() as hole, connected(hole.url) as redis:
-            for calls in range(1, 4):
-                assert await late(redis.read(lambda c: c.get("a"), Deadline.after(seconds))) < 0.02
-                assert hole.connections == calls
-            with pytest.raises(TimeoutError):
-                await redis.read(lambda c: c.get("a"), Deadline.after(seconds))
-            assert await late(redis.write(lambda c: c.set("a", "b"), seconds)) < 0.02
-            assert hole.connections == 5
-
-    asyncio.run(main())
+    async with BlackHole() as hole, connected(hole.url) as redis:
+        for calls in range(1, 4):
+            assert await late(redis.read(lambda c: c.get("a"), Deadline.after(seconds))) < 0.02
+            assert hole.connections == calls
+        with pytest.raises(TimeoutError):
+            await redis.read(lambda c: c.get("a"), Deadline.after(seconds))
+        assert await late(redis.write(lambda c: c.set("a", "b"), seconds)) < 0.02
+        assert hole.connections == 5
 
 
-def test_the_same_read_asked_at_once_by_many_goes_out_once(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(server.url) as redis:
-            await redis.write(lambda c: c.set("same", "value"))
-            await redis.write(lambda c: c.config_resetstat())
-            values = await asyncio.gather(
-                *(redis.read(lambda c: c.get("same"), Deadline.after(5), key="same") for _ in range(50))
-            )
-            assert values == [b"value"] * 50
-            told: Any = await redis.read(lambda c: c.info("commandstats"))
-            assert told["cmdstat_get"]["calls"] == 1
-
-    asyncio.run(main())
+async def test_the_same_read_asked_at_once_by_many_goes_out_once(server: RedisServer) -> None:
+    async with connected(server.url) as redis:
+        await redis.write(lambda c: c.set("same", "value"))
+        await redis.write(lambda c: c.config_resetstat())
+        values = await asyncio.gather(
+            *(redis.read(lambda c: c.get("same"), Deadline.after(5), key="same") for _ in range(50))
+        )
+        assert values == [b"value"] * 50
+        told: Any = await redis.read(lambda c: c.info("commandstats"))
+        assert told["cmdstat_get"]["calls"] == 1
 
 
-def test_the_password_of_the_url_is_used_and_never_told() -> None:
-    async def main(server: RedisServer) -> None:
+async def test_the_password_of_the_url_is_used_and_never_told() -> None:
+    with RedisServer(requirepass="right") as server:
         for password in ("right", "wrong"):
             async with connected(server.url.replace("//", f"//:{password}@")) as redis:
                 if password == "right":
@@ -154,72 +145,58 @@ def test_the_password_of_the_url_is_used_and_never_told() -> None:
                     await redis.write(lambda c: c.set("a", "b"))
                 assert password not in str(caught.value)
 
-    with RedisServer(requirepass="right") as server:
-        asyncio.run(main(server))
+
+async def test_nothing_begins_after_its_deadline(server: RedisServer) -> None:
+    async with connected(server.url) as redis:
+        with pytest.raises(TimeoutError):
+            await redis.read(lambda c: pytest.fail("begun"), Deadline.after(-1.0))
 
 
-def test_nothing_begins_after_its_deadline(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(server.url) as redis:
-            with pytest.raises(TimeoutError):
-                await redis.read(lambda c: pytest.fail("begun"), Deadline.after(-1.0))
-
-    asyncio.run(main())
-
-
-def test_an_absent_server_is_said_at_once() -> None:
-    async def main() -> None:
-        async with connected("redis://user:secret@127.0.0.1:1") as redis:
-            start = time.perf_counter()
-            with pytest.raises(Unavailable) as caught:
-                await redis.read(lambda c: c.get("a"))
-            with pytest.raises(StorageFailed):
-                await redis.write(lambda c: c.set("a", "b"))
-            assert time.perf_counter() - start < 0.5
-            assert "secret" not in str(caught.value)
-
-    asyncio.run(main())
+async def test_an_absent_server_is_said_at_once() -> None:
+    async with connected("redis://user:secret@127.0.0.1:1") as redis:
+        start = time.perf_counter()
+        with pytest.raises(Unavailable) as caught:
+            await redis.read(lambda c: c.get("a"))
+        with pytest.raises(StorageFailed):
+            await redis.write(lambda c: c.set("a", "b"))
+        assert time.perf_counter() - start < 0.5
+        assert "secret" not in str(caught.value)
 
 
-def test_who_waits_for_a_free_connection_waits_no_longer_than_the_deadline(
+async def test_who_waits_for_a_free_connection_waits_no_longer_than_the_deadline(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_CONNECTIONS", 4)
+    async with connected(server.url) as redis:
+        before = await connections(redis)
+        free = asyncio.Event()
 
-    async def main() -> None:
-        async with connected(server.url) as redis:
-            before = await connections(redis)
-            free = asyncio.Event()
+        async def hold() -> None:
+            await redis.read(lambda c: free.wait())
 
-            async def hold() -> None:
-                await redis.read(lambda c: free.wait())
-
-            holders = [asyncio.create_task(hold()) for _ in range(4)]
-            await asyncio.sleep(0)
-            with pytest.raises(TimeoutError):
-                await redis.read(lambda c: c.get("a"), Deadline.after(0.05))
-            with pytest.raises(StorageFailed, match="busy"):
-                await redis.write(lambda c: c.set("a", "b"), 0.05)
-            waiting = [asyncio.create_task(redis.read(lambda c: c.get("a"))) for _ in range(20)]
-            await asyncio.sleep(0)
-            for task in waiting[::2]:
-                task.cancel()
-            free.set()
-            await asyncio.gather(*holders, *waiting[1::2])
-            # Our own crowd says nothing about the server: its circuit stays closed, and so does the number of sockets.
-            await asyncio.gather(*(redis.read(lambda c: c.get("a")) for _ in range(200)))
-            assert await connections(redis) - before <= 4
-
-    asyncio.run(main())
+        holders = [asyncio.create_task(hold()) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            await redis.read(lambda c: c.get("a"), Deadline.after(0.05))
+        with pytest.raises(StorageFailed, match="busy"):
+            await redis.write(lambda c: c.set("a", "b"), 0.05)
+        waiting = [asyncio.create_task(redis.read(lambda c: c.get("a"))) for _ in range(20)]
+        await asyncio.sleep(0)
+        for task in waiting[::2]:
+            task.cancel()
+        free.set()
+        await asyncio.gather(*holders, *waiting[1::2])
+        # Our own crowd says nothing about the server: its circuit stays closed, and so does the number of sockets.
+        await asyncio.gather(*(redis.read(lambda c: c.get("a")) for _ in range(200)))
+        assert await connections(redis) - before <= 4
 
 
 # --- cancellation ---
 
 
-def test_no_reply_ever_goes_to_another_request() -> None:
+async def test_no_reply_ever_goes_to_another_request() -> None:
     """2,000 reads given up at every possible moment, beside reads that are not: each gets its own key's value."""
-
-    async def main(server: RedisServer) -> None:
+    with RedisServer() as server:
         async with connected(server.url) as redis:
             await redis.write(lambda c: c.mset({f"k{n}": f"v{n}" for n in range(100)}))
             wrong = cancelled = 0
@@ -243,15 +220,12 @@ def test_no_reply_ever_goes_to_another_request() -> None:
             assert wrong == 0
             assert not redis._client.connection_pool._in_use_connections
 
-    with RedisServer() as server:
-        asyncio.run(main(server))
-
 
 # --- lost connections ---
 
 
-def test_connections_that_died_while_idle_fail_no_call() -> None:
-    async def main(server: RedisServer) -> None:
+async def test_connections_that_died_while_idle_fail_no_call() -> None:
+    with RedisServer() as server:
         async with connected(server.url) as redis:
             count = 0
 
@@ -269,77 +243,67 @@ def test_connections_that_died_while_idle_fail_no_call() -> None:
             await asyncio.gather(*(write(1000 + n) for n in range(8)))
             assert await redis.read(lambda c: c.scard("seen")) == count == 48
 
-    with RedisServer() as server:
-        asyncio.run(main(server))
 
-
-def test_a_connection_that_was_dropped_unheard_is_replaced_before_it_is_used(
+async def test_a_connection_that_was_dropped_unheard_is_replaced_before_it_is_used(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As behind a firewall that forgot it: open on our side, and nobody answers."""
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.05)
+    silent = False
+    passed = 0
 
-    async def main() -> None:
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if not silent:
+                writer.write(data)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal passed, silent
+        passed += 1
         silent = False
-        passed = 0
+        behind = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(forward(reader, behind[1]), forward(behind[0], writer))
 
-        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while data := await reader.read(65536):
-                if not silent:
-                    writer.write(data)
-            writer.close()
-
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal passed, silent
-            passed += 1
-            silent = False
-            behind = await asyncio.open_connection("127.0.0.1", server.port)
-            await asyncio.gather(forward(reader, behind[1]), forward(behind[0], writer))
-
-        proxy = await asyncio.start_server(accept, "127.0.0.1", 0)
-        async with connected(f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}") as redis:
-            await redis.write(lambda c: c.set("a", "1"))
-            await asyncio.sleep(0.06)
-            await redis.write(lambda c: c.set("a", "2"))  # Idle, but alive: asked and used.
-            assert passed == 1
-            silent = True
-            await asyncio.sleep(0.06)
-            await redis.write(lambda c: c.set("a", "3"))
-            assert passed == 2
-            assert await redis.read(lambda c: c.get("a")) == b"3"
-        proxy.close()
-        await proxy.wait_closed()
-
-    asyncio.run(main())
+    proxy = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with connected(f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}") as redis:
+        await redis.write(lambda c: c.set("a", "1"))
+        await asyncio.sleep(0.06)
+        await redis.write(lambda c: c.set("a", "2"))  # Idle, but alive: asked and used.
+        assert passed == 1
+        silent = True
+        await asyncio.sleep(0.06)
+        await redis.write(lambda c: c.set("a", "3"))
+        assert passed == 2
+        assert await redis.read(lambda c: c.get("a")) == b"3"
+    proxy.close()
+    await proxy.wait_closed()
 
 
-def test_a_write_whose_connection_breaks_on_the_way_is_not_sent_again() -> None:
-    async def main() -> None:
-        received = 0
+async def test_a_write_whose_connection_breaks_on_the_way_is_not_sent_again() -> None:
+    received = 0
 
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal received
-            await reader.readuntil(b"value\r\n")
-            received += 1
-            writer.close()
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        await reader.readuntil(b"value\r\n")
+        received += 1
+        writer.close()
 
-        broken = await asyncio.start_server(accept, "127.0.0.1", 0)
-        async with connected(f"redis://127.0.0.1:{broken.sockets[0].getsockname()[1]}") as redis:
-            for call in range(1, 4):
-                with pytest.raises(StorageFailed):
-                    await redis.write(lambda c: c.set("a", "value"))
-                assert received == call
-        broken.close()
-        await broken.wait_closed()
-
-    asyncio.run(main())
+    broken = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with connected(f"redis://127.0.0.1:{broken.sockets[0].getsockname()[1]}") as redis:
+        for call in range(1, 4):
+            with pytest.raises(StorageFailed):
+                await redis.write(lambda c: c.set("a", "value"))
+            assert received == call
+    broken.close()
+    await broken.wait_closed()
 
 
 # --- scripts ---
 
 
-def test_a_server_that_forgot_a_script_is_given_it_again() -> None:
-    async def main(server: RedisServer) -> None:
+async def test_a_server_that_forgot_a_script_is_given_it_again() -> None:
+    with RedisServer() as server:
         async with connected(server.url) as redis:
             script = redis.script("lock_release")
             assert redis.script("lock_release") is script
@@ -354,47 +318,35 @@ def test_a_server_that_forgot_a_script_is_given_it_again() -> None:
             server.restart()
             assert await release() == 0
 
-    with RedisServer() as server:
-        asyncio.run(main(server))
 
-
-def test_what_the_server_refuses_is_said_by_name_alone(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(server.url) as redis:
-            await redis.write(lambda c: c.set("text", "secret"))
-            for work in (redis.write, redis.read):
-                with pytest.raises(StorageFailed) as caught:
-                    await work(lambda c: c.execute_command("LPUSH", "text", "secret"))  # type: ignore[no-untyped-call]
-                assert "secret" not in str(caught.value)
-                assert caught.value.__suppress_context__
-            # It is nobody's outage: the circuit stays closed.
-            for _ in range(100):
-                with pytest.raises(StorageFailed):
-                    await redis.read(lambda c: c.lrange("text", 0, 1))
-            assert await redis.read(lambda c: c.get("text")) == b"secret"
-
-    asyncio.run(main())
+async def test_what_the_server_refuses_is_said_by_name_alone(server: RedisServer) -> None:
+    async with connected(server.url) as redis:
+        await redis.write(lambda c: c.set("text", "secret"))
+        for work in (redis.write, redis.read):
+            with pytest.raises(StorageFailed) as caught:
+                await work(lambda c: c.execute_command("LPUSH", "text", "secret"))  # type: ignore[no-untyped-call]
+            assert "secret" not in str(caught.value)
+            assert caught.value.__suppress_context__
+        # It is nobody's outage: the circuit stays closed.
+        for _ in range(100):
+            with pytest.raises(StorageFailed):
+                await redis.read(lambda c: c.lrange("text", 0, 1))
+        assert await redis.read(lambda c: c.get("text")) == b"secret"
 
 
 # --- what is unsafe ---
 
 
-def checked(**options: str | int) -> list[str]:
-    async def main(url: str) -> list[str]:
-        async with connected(url) as redis:
+async def checked(**options: str | int) -> list[str]:
+    with RedisServer(**options) as server:
+        async with connected(server.url) as redis:
             return await redis.check()
 
-    with RedisServer(**options) as server:
-        return asyncio.run(main(server.url))
 
-
-def test_a_safe_server_is_said_to_be_safe(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(server.url) as redis:
-            assert await redis.check() == []
-            assert await redis.version() >= "7"
-
-    asyncio.run(main())
+async def test_a_safe_server_is_said_to_be_safe(server: RedisServer) -> None:
+    async with connected(server.url) as redis:
+        assert await redis.check() == []
+        assert await redis.version() >= "7"
 
 
 @pytest.mark.parametrize(
@@ -407,21 +359,17 @@ def test_a_safe_server_is_said_to_be_safe(server: RedisServer) -> None:
         ({"cluster_enabled": "yes", "cluster_port": free_port()}, "cluster"),
     ],
 )
-def test_what_may_lose_data_is_said(options: dict[str, str | int], said: str) -> None:
-    (problem,) = checked(**options)
+async def test_what_may_lose_data_is_said(options: dict[str, str | int], said: str) -> None:
+    (problem,) = await checked(**options)
     assert said in problem
 
 
-def test_a_server_that_tells_nothing_of_its_configuration_can_be_checked() -> None:
-    assert checked(rename_command="CONFIG forbidden") == []
+async def test_a_server_that_tells_nothing_of_its_configuration_can_be_checked() -> None:
+    assert await checked(rename_command="CONFIG forbidden") == []
 
 
-def test_an_old_server_is_said_to_be_old(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_old_server_is_said_to_be_old(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIN_VERSION", (99, 0))
-
-    async def main() -> None:
-        async with connected(server.url) as redis:
-            (problem,) = await redis.check()
-            assert "99.0" in problem
-
-    asyncio.run(main())
+    async with connected(server.url) as redis:
+        (problem,) = await redis.check()
+        assert "99.0" in problem

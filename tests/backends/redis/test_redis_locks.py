@@ -103,7 +103,7 @@ asyncio.run(main())
 """
 
 
-def test_eight_tasks_of_two_processes_hold_it_one_at_a_time(server: RedisServer) -> None:
+async def test_eight_tasks_of_two_processes_hold_it_one_at_a_time(server: RedisServer) -> None:
     children = [child(CONTEND, server.url) for _ in range(2)]
     assert [line(process) for process in children] == ["ready"] * 2
     for process in children:
@@ -111,12 +111,8 @@ def test_eight_tasks_of_two_processes_hold_it_one_at_a_time(server: RedisServer)
         process.stdin.write("\n")
         process.stdin.flush()
     assert [process.communicate()[0] for process in children] == ["done\n"] * 2
-
-    async def main() -> None:
-        async with connected(server, "contention") as redis:
-            assert await redis.read(lambda c: c.get(redis.key("counter"))) == b"80"
-
-    asyncio.run(main())
+    async with connected(server, "contention") as redis:
+        assert await redis.read(lambda c: c.get(redis.key("counter"))) == b"80"
 
 
 HOLD = """
@@ -144,60 +140,50 @@ asyncio.run(main())
 """
 
 
-def test_a_holder_that_died_is_taken_over_from(server: RedisServer) -> None:
+async def test_a_holder_that_died_is_taken_over_from(server: RedisServer) -> None:
     holder = child(HOLD, server.url, "takeover", "lock")
     assert line(holder) == "held"
-
-    async def main() -> None:
-        async with connected(server, "takeover") as redis:
-            left = await redis.read(lambda c: c.pttl(redis.key("lock", "indexing")))
-            assert 0 < left <= 1000
-            holder.send_signal(signal.SIGKILL)
-            holder.communicate()
-            async with asyncio.timeout(5), RedisLocks(redis, 1.0).hold("indexing"):
-                pass
-
-    asyncio.run(main())
+    async with connected(server, "takeover") as redis:
+        left = await redis.read(lambda c: c.pttl(redis.key("lock", "indexing")))
+        assert 0 < left <= 1000
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+        async with asyncio.timeout(5), RedisLocks(redis, 1.0).hold("indexing"):
+            pass
 
 
-def test_a_lock_is_renewed_for_as_long_as_it_is_held(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(server, "renewal") as redis:
-            locks, others = RedisLocks(redis, 1.2), RedisLocks(redis, 1.2)
-            async with locks.hold("a"):
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(2.0), others.hold("a"):
-                        pytest.fail("held twice")
-            assert await redis.read(lambda c: c.exists(redis.key("lock", "a"))) == 0
-
-    asyncio.run(main())
+async def test_a_lock_is_renewed_for_as_long_as_it_is_held(server: RedisServer) -> None:
+    async with connected(server, "renewal") as redis:
+        locks, others = RedisLocks(redis, 1.2), RedisLocks(redis, 1.2)
+        async with locks.hold("a"):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2.0), others.hold("a"):
+                    pytest.fail("held twice")
+        assert await redis.read(lambda c: c.exists(redis.key("lock", "a"))) == 0
 
 
-def test_the_body_is_broken_off_when_the_lock_is_lost(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(server, "lost") as redis:
-            ended = False
+async def test_the_body_is_broken_off_when_the_lock_is_lost(server: RedisServer) -> None:
+    async with connected(server, "lost") as redis:
+        ended = False
 
-            async def work() -> None:
-                nonlocal ended
-                async with RedisLocks(redis, 0.4).hold("a"):
-                    await redis.write(lambda c: c.set(redis.key("lock", "a"), "somebody else"))
-                    try:
-                        await asyncio.sleep(60)
-                    finally:
-                        ended = True
+        async def work() -> None:
+            nonlocal ended
+            async with RedisLocks(redis, 0.4).hold("a"):
+                await redis.write(lambda c: c.set(redis.key("lock", "a"), "somebody else"))
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    ended = True
 
-            with pytest.raises(StorageFailed, match="lost"):
-                await work()
-            assert ended
-            # What is somebody else's stays theirs.
-            assert await redis.read(lambda c: c.get(redis.key("lock", "a"))) == b"somebody else"
-
-    asyncio.run(main())
+        with pytest.raises(StorageFailed, match="lost"):
+            await work()
+        assert ended
+        # What is somebody else's stays theirs.
+        assert await redis.read(lambda c: c.get(redis.key("lock", "a"))) == b"somebody else"
 
 
-def test_the_body_is_broken_off_before_others_can_have_the_lock_when_the_server_is_away() -> None:
-    async def main(server: RedisServer) -> None:
+async def test_the_body_is_broken_off_before_others_can_have_the_lock_when_the_server_is_away() -> None:
+    with RedisServer() as server:
         async with connected(server) as redis:
             loop = asyncio.get_running_loop()
             start = 0.0
@@ -216,12 +202,9 @@ def test_the_body_is_broken_off_before_others_can_have_the_lock_when_the_server_
                 async with RedisLocks(redis).hold("a"):
                     pytest.fail("held without a server")
 
+
+async def test_a_restart_of_the_server_takes_no_lock_away() -> None:
     with RedisServer() as server:
-        asyncio.run(main(server))
-
-
-def test_a_restart_of_the_server_takes_no_lock_away() -> None:
-    async def main(server: RedisServer) -> None:
         async with connected(server) as redis, RedisLocks(redis, 2.0).hold("a"):
             server.kill()
             server.restart()
@@ -229,48 +212,42 @@ def test_a_restart_of_the_server_takes_no_lock_away() -> None:
                 async with asyncio.timeout(2.5), RedisLocks(redis, 2.0).hold("a"):
                     pytest.fail("held twice")
 
-    with RedisServer() as server:
-        asyncio.run(main(server))
-
 
 # --- leases ---
 
 
-def test_a_lease_begins_a_new_epoch_every_time(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(server, "epochs") as redis:
-            one, other = Lease(redis, "learner", 1.0), Lease(redis, "learner", 1.0)
-            assert await one.current_epoch() == 0
-            assert not one.held
-            assert await one.acquire() == 1
-            assert one.held
-            await one.verify()
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await other.acquire()
-            assert not other.held
-            with pytest.raises(StorageFailed):
-                await other.verify()
-            waiting = asyncio.create_task(other.acquire())
-            await one.release()
-            await one.wait_lost()
-            assert await waiting == 2
-            assert (one.held, other.held) == (False, True)
-            assert await one.current_epoch() == 2
-            await one.release()  # Not ours any more: nothing happens.
+async def test_a_lease_begins_a_new_epoch_every_time(server: RedisServer) -> None:
+    async with connected(server, "epochs") as redis:
+        one, other = Lease(redis, "learner", 1.0), Lease(redis, "learner", 1.0)
+        assert await one.current_epoch() == 0
+        assert not one.held
+        assert await one.acquire() == 1
+        assert one.held
+        await one.verify()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await other.acquire()
+        assert not other.held
+        with pytest.raises(StorageFailed):
             await other.verify()
-            await other.release()
-            assert await one.acquire() == 3
-            await one.release()
-            other_name = Lease(redis, "another")
-            assert await other_name.acquire() == 1
-            await other_name.release()
+        waiting = asyncio.create_task(other.acquire())
+        await one.release()
+        await one.wait_lost()
+        assert await waiting == 2
+        assert (one.held, other.held) == (False, True)
+        assert await one.current_epoch() == 2
+        await one.release()  # Not ours any more: nothing happens.
+        await other.verify()
+        await other.release()
+        assert await one.acquire() == 3
+        await one.release()
+        other_name = Lease(redis, "another")
+        assert await other_name.acquire() == 1
+        await other_name.release()
 
-    asyncio.run(main())
 
-
-def test_a_lease_is_kept_for_as_long_as_one_lives_and_across_a_restart() -> None:
-    async def main(server: RedisServer) -> None:
+async def test_a_lease_is_kept_for_as_long_as_one_lives_and_across_a_restart() -> None:
+    with RedisServer() as server:
         async with connected(server) as redis:
             lease = Lease(redis, "learner", 1.5)
             await lease.acquire()
@@ -285,12 +262,9 @@ def test_a_lease_is_kept_for_as_long_as_one_lives_and_across_a_restart() -> None
             await asyncio.wait([other])
             await lease.release()
 
+
+async def test_a_lease_is_lost_before_others_can_have_it_when_the_server_is_away() -> None:
     with RedisServer() as server:
-        asyncio.run(main(server))
-
-
-def test_a_lease_is_lost_before_others_can_have_it_when_the_server_is_away() -> None:
-    async def main(server: RedisServer) -> None:
         async with connected(server) as redis:
             loop = asyncio.get_running_loop()
             lease = Lease(redis, "learner", 0.5)
@@ -307,33 +281,27 @@ def test_a_lease_is_lost_before_others_can_have_it_when_the_server_is_away() -> 
             with pytest.raises(StorageFailed):
                 await lease.verify()  # Lost is lost, though nobody else has it.
 
-    with RedisServer() as server:
-        asyncio.run(main(server))
 
-
-def test_a_lease_that_is_somebody_elses_is_noticed(server: RedisServer) -> None:
-    async def main() -> None:
-        async with connected(server, "noticed") as redis:
-            lease = Lease(redis, "learner", 2.0)
-            await lease.acquire()
+async def test_a_lease_that_is_somebody_elses_is_noticed(server: RedisServer) -> None:
+    async with connected(server, "noticed") as redis:
+        lease = Lease(redis, "learner", 2.0)
+        await lease.acquire()
+        await lease.verify()
+        # At once by who asks the server, whatever our own clock says.
+        await redis.write(lambda c: c.incr(lease.epoch_key))
+        assert lease.held
+        with pytest.raises(StorageFailed):
             await lease.verify()
-            # At once by who asks the server, whatever our own clock says.
-            await redis.write(lambda c: c.incr(lease.epoch_key))
-            assert lease.held
-            with pytest.raises(StorageFailed):
-                await lease.verify()
-            await lease.release()
-            await lease.acquire()
-            # With the next renewal by who does not; and it stays lost, though no other epoch began.
-            await redis.write(lambda c: c.set(redis.key("lease", "learner"), "somebody else"))
-            async with asyncio.timeout(1.5):
-                await lease.wait_lost()
-            assert not lease.held
-            assert await lease.current_epoch() == lease.epoch
-            with pytest.raises(StorageFailed):
-                await lease.verify()
-
-    asyncio.run(main())
+        await lease.release()
+        await lease.acquire()
+        # With the next renewal by who does not; and it stays lost, though no other epoch began.
+        await redis.write(lambda c: c.set(redis.key("lease", "learner"), "somebody else"))
+        async with asyncio.timeout(1.5):
+            await lease.wait_lost()
+        assert not lease.held
+        assert await lease.current_epoch() == lease.epoch
+        with pytest.raises(StorageFailed):
+            await lease.verify()
 
 
 FENCED = """
@@ -345,12 +313,11 @@ return 1
 """
 
 
-def test_a_learner_that_was_stopped_for_too_long_can_write_nothing(server: RedisServer) -> None:
+async def test_a_learner_that_was_stopped_for_too_long_can_write_nothing(server: RedisServer) -> None:
     stopped = child(HOLD, server.url, "fence", "lease")
     assert line(stopped) == "1"
     stopped.send_signal(signal.SIGSTOP)
-
-    async def main() -> None:
+    try:
         async with connected(server, "fence") as redis:
             lease = Lease(redis, "learner", 1.0)
             async with asyncio.timeout(5):
@@ -367,9 +334,6 @@ def test_a_learner_that_was_stopped_for_too_long_can_write_nothing(server: Redis
             assert (await asyncio.to_thread(stopped.communicate))[0] == "StorageFailed\n"
             await lease.verify()
             await lease.release()
-
-    try:
-        asyncio.run(main())
     finally:
         stopped.kill()
         stopped.communicate()

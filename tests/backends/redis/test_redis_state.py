@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -55,19 +54,16 @@ class TestSqliteState(StateStoreContract):
             await state.close()
 
 
-def test_many_switches_are_read_at_one_moment(server: RedisServer) -> None:
-    async def main() -> None:
-        async with opened(server, "many") as state:
-            await state.set("a", 1)
-            await state.set("b", None)
-            assert await state.get_many(["b", "c", "a"]) == {"b": None, "c": None, "a": 1}
-            assert await state.get_many([]) == {}
-
-    asyncio.run(main())
+async def test_many_switches_are_read_at_one_moment(server: RedisServer) -> None:
+    async with opened(server, "many") as state:
+        await state.set("a", 1)
+        await state.set("b", None)
+        assert await state.get_many(["b", "c", "a"]) == {"b": None, "c": None, "a": 1}
+        assert await state.get_many([]) == {}
 
 
-def test_a_switch_survives_kill_9_and_an_absent_server_is_said_so() -> None:
-    async def main(server: RedisServer) -> None:
+async def test_a_switch_survives_kill_9_and_an_absent_server_is_said_so() -> None:
+    with RedisServer() as server:
         async with opened(server, "ltrr") as state:
             await state.set("mode", "static")
             server.kill()
@@ -77,6 +73,3 @@ def test_a_switch_survives_kill_9_and_an_absent_server_is_said_so() -> None:
                 await state.get("mode")
             server.restart()
             assert await state.get("mode") == "static"
-
-    with RedisServer() as server:
-        asyncio.run(main(server))

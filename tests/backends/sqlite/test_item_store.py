@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -41,19 +40,16 @@ class TestSqliteItemsWithATinyCache(ItemStoreContract):
         return opened(self.path, cached=1)
 
 
-def test_documents_asked_for_again_come_from_memory_within_its_bound(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with opened(tmp_path / "items.sqlite3", cached=2) as store:
-            await store.put([item("a"), item("b"), item("c")])
-            first = await store.get(["a", "b"], soon())
-            again = await store.get(["a", "b"], soon())
-            assert again["a"] is first["a"]
-            await store.get(["b"], soon())
-            await store.get(["c"], soon())  # "a" was asked for least lately
-            assert (await store.get(["b"], soon()))["b"] is first["b"]
-            assert (await store.get(["a"], soon()))["a"] is not first["a"]
-
-    asyncio.run(work())
+async def test_documents_asked_for_again_come_from_memory_within_its_bound(tmp_path: Path) -> None:
+    async with opened(tmp_path / "items.sqlite3", cached=2) as store:
+        await store.put([item("a"), item("b"), item("c")])
+        first = await store.get(["a", "b"], soon())
+        again = await store.get(["a", "b"], soon())
+        assert again["a"] is first["a"]
+        await store.get(["b"], soon())
+        await store.get(["c"], soon())  # "a" was asked for least lately
+        assert (await store.get(["b"], soon()))["b"] is first["b"]
+        assert (await store.get(["a"], soon()))["a"] is not first["a"]
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -63,13 +59,10 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         SqliteItems(path)
 
 
-def test_after_closing_every_call_fails_by_name(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with opened(tmp_path / "items.sqlite3") as store:
-            pass
-        with pytest.raises(StorageFailed):
-            await store.put([item("a")])
-        with pytest.raises(StorageFailed):
-            await store.get(["a"], soon())
-
-    asyncio.run(work())
+async def test_after_closing_every_call_fails_by_name(tmp_path: Path) -> None:
+    async with opened(tmp_path / "items.sqlite3") as store:
+        pass
+    with pytest.raises(StorageFailed):
+        await store.put([item("a")])
+    with pytest.raises(StorageFailed):
+        await store.get(["a"], soon())
