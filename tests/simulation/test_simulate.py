@@ -149,7 +149,7 @@ def lived(
 
             course = await simulate(watching, Traffic(queries, 1), judge, impressions, progress=partial(after, world))
             await service.learn()
-            return watching, course, system.learner._policy.dump()  # type: ignore[union-attr]
+            return watching, course, system.learner.policy.policy.dump()  # type: ignore[union-attr]
 
     return asyncio.run(live())
 
@@ -732,7 +732,7 @@ class TestService:
 
         async def live() -> None:
             async with simulated(settings, prepared, tmp_path / "work", world) as (system, service):
-                policy = system.learner._policy  # type: ignore[union-attr]
+                policy = system.learner.policy.policy  # type: ignore[union-attr]
                 real = policy.learn
                 policy.learn = lambda outcome: (outcomes.append(outcome), real(outcome))  # type: ignore[method-assign]
 
