@@ -288,7 +288,7 @@ class TestRound:
         rows = [(await contents(where))["rows"] for where in (place, *others)]
         assert rows[0] == rows[1] == rows[2]
 
-    def test_whatever_is_in_a_log_arrives(self, tmp_path: Path, in_redis: Make) -> None:
+    async def test_whatever_is_in_a_log_arrives(self, tmp_path: Path, in_redis: Make) -> None:
         """Without its beginning, with clocks that went back, blanked, damaged and buried records, and the places of
         consumers, also of programs that are not ours; from Redis into files and from there back into Redis."""
         one, files, other = in_redis(tmp_path / "one"), in_folder(tmp_path / "files"), in_redis(tmp_path / "other")

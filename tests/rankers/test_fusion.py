@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from services.errors import ArmFailed
 from services.rankers.fusion import FUSION_WEIGHTS, LAST_ITEM_SCORE, adapt, clean, fuse, order, scale, slot_coverage
 from services.types import Candidate, Found, Interpretation, Pooled, Slot, Understanding
+from tests.ids import stable_repr
 
 
 def listed(*pairs: tuple[str, float]) -> list[Candidate]:
@@ -48,7 +49,7 @@ class TestClean:
             {"a": 1.0},
             iter(listed(("a", 1.0))),
         ],
-        ids=repr,
+        ids=stable_repr,
     )
     def test_garbage_is_an_arm_that_failed(self, garbage: Any) -> None:
         with pytest.raises(ArmFailed) as failure:

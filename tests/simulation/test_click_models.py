@@ -19,6 +19,7 @@ from services.simulation.click_models import (
     click_model,
     per_grade,
 )
+from tests.ids import stable_repr
 
 MODELS: tuple[ClickModel, ...] = (
     PositionBased(),
@@ -33,7 +34,7 @@ SLATES = ([0, 1, 0, 2, 0, 0, 1, 0, 0, 0], [2, 2, 2], [0.5, 0, 1.5, 3, -1], [0])
 GRADES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 4.0]), max_size=12)
 
 
-@pytest.fixture(params=MODELS, ids=repr)
+@pytest.fixture(params=MODELS, ids=stable_repr)
 def model(request: pytest.FixtureRequest) -> ClickModel:
     chosen: ClickModel = request.param
     return chosen
