@@ -1,4 +1,4 @@
-"""The indexes that an item write must reach before it is acactived: how each is updated and rebuilt."""
+"""The indexes that an item write must reach before it is acknowledged: how each is updated and rebuilt."""
 
 from __future__ import annotations
 
