@@ -288,7 +288,7 @@ class TestImage:
         assert names(wanted) <= set(served)
         assert names([need for needs in extras.values() for need in needs]) <= set(everything)
         assert not names(extras["train"]) & set(served)
-        assert set(served) & names(extras["dev"]) <= {"setuptools", "httpx", "pyyaml"}
+        assert set(served) & names(extras["dev"]) <= {"anyio", "setuptools", "httpx", "pyyaml"}
 
 
 class Told(BaseHTTPRequestHandler):
