@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and which tests run in one process when several run them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,25 @@ def shared() -> Path:
 def anyio_backend() -> str:
     """Tests and fixtures that are coroutine functions run on asyncio, as the service does."""
     return "asyncio"
+
+
+# --- `make test` runs two processes (pytest -n 2 --dist loadgroup): a group of tests stays in one of them, and each
+# process takes the next group that is left ---
+
+SLOWEST: tuple[str, ...] = ()
+"""Groups that take longest, longest first: those that begin last are short, so both processes end together."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file make a group, since they share what it sets up; those that share an OpenSearch node make one too."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: SLOWEST.index(group) if (group := group_of(item)) in SLOWEST else len(SLOWEST))
+
+
+def group_of(item: pytest.Item) -> str:
+    """Name of the group: "opensearch", or the file below tests/."""
+    if hasattr(getattr(item, "module", None), "shared_node"):
+        return "opensearch"
+    return item.path.relative_to(ROOT / "tests").as_posix()

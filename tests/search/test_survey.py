@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from services.types import (
     Query,
     Role,
     Schema,
+    Slot,
     Survey,
     Understanding,
 )
@@ -269,19 +271,39 @@ async def test_a_survey_has_each_arms_places_and_no_names() -> None:
     assert (lexical.asked, vector.asked, memory.asked, explore.asked) == ([25], [25], [], [25])
     # Fused: a .4, c .08 + .216, b .24, d .043, e; what is gone from the catalogue is no item.
     (survey,) = log
+    nothing = (0.0,) * 5
     assert survey == Survey(
         "q1",
         7.0,
         {"lexical": (1, 3, 2, 0, 0), "vector": (0, 1, 0, 2, 0), "explore": (0, 0, 0, 0, 2)},
-        survey.facts,
+        {
+            "lexical_part": (0.4, 0.08, 0.24, 0.0, 0.0),
+            "vector_part": (0.0, 0.216, 0.0, 0.043, 0.0),
+            "title_query_share": (1.0, 0.0, 0.5, 0.0, 0.0),
+            "title_trigrams": (1.0, 0.0, 0.737, 0.0, 0.0),  # "winter" has 7, the query 12, they share 7: 14/19
+            "slots_first": nothing,
+            "slots_best": nothing,
+            "slots_expected": nothing,
+        },
         (1, -1, 0),
     )
-    assert set(survey.facts) == {*FACTS, "lexical_part", "vector_part"}
-    assert survey.facts["lexical_part"] == pytest.approx((0.4, 0.08, 0.24, 0.0, 0.0))
-    assert survey.facts["vector_part"] == pytest.approx((0.0, 0.216, 0.0, 0.043, 0.0))
-    assert survey.facts["title_query_share"] == (1.0, 0.0, 0.5, 0.0, 0.0)
-    assert survey.facts["title_trigrams"][0] == 1.0
     assert count("made") == made + 1
+
+
+async def test_facts_say_how_far_items_meet_every_reading_of_the_query() -> None:
+    def reading(likelihood: float, *titles: str) -> Interpretation:
+        return Interpretation(likelihood, tuple(Slot("title", title, 0, 6, 0.8) for title in titles), ())
+
+    readings = reading(0.5, "Winter"), reading(0.3, "Winter", "Comet")
+    asked = Context(Query("winter song"), replace(READ, interpretations=readings), 7.0)
+    log = Log()
+    taking = surveyor(log, Listing("lexical", "a", "b", "c"))
+    taking.offer(replace(answered("q1", "vector", "memory", "explore"), context=asked), 1)
+    await taking.catch_up()
+    facts = log[0].facts
+    assert facts["slots_first"] == (0.0, 1.0, 0.0), "all of the first reading"
+    assert facts["slots_best"] == (0.0, 0.5, 0.15), "all of a reading of 0.5, half of one of 0.3"
+    assert facts["slots_expected"] == (0.0, 0.65, 0.15), "both"
 
 
 async def test_nothing_to_be_found_is_a_survey_as_well() -> None:
