@@ -30,8 +30,8 @@ programs: ## look for the programs that tests start; root on Debian or Ubuntu ge
 engines: programs install ## fetch OpenSearch, too
 	@$(BIN)/python -m tests.servers.opensearch
 
-test: engines ## run all tests (or ARGS="tests/http -x": pytest's arguments)
-	$(BIN)/pytest $(ARGS)
+test: engines ## run all tests in two processes (or ARGS="tests/http -x": arguments of pytest)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: install ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -33,7 +33,7 @@ SLOWEST: tuple[str, ...] = ()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file make a group, since they share what it sets up; those that share an OpenSearch node make one too."""
+    """Tests of a file are a group, since they share what it sets up; so are those that share an OpenSearch node."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: SLOWEST.index(group) if (group := group_of(item)) in SLOWEST else len(SLOWEST))
