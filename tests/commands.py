@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +44,16 @@ def ltrr(folder: Path, *arguments: str | Path, **settings: object) -> subprocess
     )
 
 
+def _main(arguments: list[str]) -> int:
+    """`main` begins an event loop of its own, so where this thread has one, another thread runs it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return main(arguments)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(main, arguments).result()
+
+
 def called(folder: Path, *arguments: str | Path, **settings: object) -> subprocess.CompletedProcess[str]:
     """As `ltrr`, in this process: a second quicker."""
     out, err = io.StringIO(), io.StringIO()
@@ -50,7 +62,7 @@ def called(folder: Path, *arguments: str | Path, **settings: object) -> subproce
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        code = main([*map(str, arguments)])
+        code = _main([*map(str, arguments)])
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 

@@ -126,6 +126,11 @@ class Dataset:
         """Whether the folder has the table `name` (QUERIES, QRELS, HISTORY), plain or compressed."""
         return self.folder is not None and any((self.folder / f"{name}{end}").is_file() for end in _SUFFIXES)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether the folder has queries and judgments of them."""
+        return self.has(QUERIES) and self.has(QRELS)
+
     def queries(self, split: str | None = None) -> Iterator[DatasetQuery]:
         """The queries, of one `split` or all. Raises InvalidRequest when the table or a column (query_id, split, query)
         is missing."""

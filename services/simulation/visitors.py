@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from services.datasets.folder import QRELS, QUERIES, Dataset, DatasetQuery
+from services.datasets.folder import Dataset, DatasetQuery
 from services.simulation.click_models import PositionBased
 from services.simulation.judge import Judge
 from services.simulation.traffic import Search, SearchBehaviour, Traffic, traffic_mix
@@ -36,7 +36,7 @@ class People:
 def people(dataset: Dataset, title: str | None, seed: int) -> People:
     """Visitors of the catalogue of `dataset`, whose items have their name in the field `title`. The same seed gives the
     same visitors. Raises InvalidRequest when there is nothing to search for."""
-    if dataset.has(QUERIES) and dataset.has(QRELS):
+    if dataset.is_judged:
         judge = Judge.from_dataset(dataset, PositionBased(), seed)
         judged = [query for query in dataset.queries() if judge.has_relevant(query.query_id)]
         asked = [query for query in judged if query.split == SPLIT] or judged

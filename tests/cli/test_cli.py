@@ -266,7 +266,7 @@ class TestBesideAService:
         printed = trained.stdout
         assert trained.returncode == 0, trained.stderr
         assert "NDCG@10 not worse than the order it replaces: difference" in printed
-        assert "in force" in printed.splitlines()[-1]
+        assert "active" in printed.splitlines()[-1]
         version = current(folder, "ranker")
         assert version is not None
         assert printed.startswith(f"ranker {version}: ")

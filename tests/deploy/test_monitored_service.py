@@ -146,7 +146,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             # The learner of an embedded service runs inside it.
             jobs = {"ltrr-gateway": [address, f"127.0.0.1:{exporter.server_port}"], "ltrr-learner": [address]}
             with prometheus(folder, configured(folder, jobs, KEY)) as watcher, ThreadPoolExecutor(2) as pool:
-                used = [pool.submit(drive, service, stop), pool.submit(call_engines, server.url, stop)]
+                used = [pool.submit(drive, service, stop), pool.submit(asyncio.run, call_engines(server.url, stop))]
                 try:
                     yield Watched(service, watcher, _seen(service, watcher))
                 finally:

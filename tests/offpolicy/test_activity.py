@@ -227,10 +227,10 @@ def test_no_estimate_from_too_little(agreeing: int, n: int, acted: int, moment: 
     assert (found["learned"], found["static"], found["regret"]) == (None, None, None)
 
 
-def test_decisions_that_could_not_have_been_static_are_left_out(tmp_path: Path) -> None:
+async def test_decisions_that_could_not_have_been_static_are_left_out(tmp_path: Path) -> None:
     """Half of the decisions gave the static counts no chance; the rest suffices, and shows no regret."""
     shown = [impression(f"q{i}", counts=None if i % 2 else {"lexical": 10, "memory": 0}) for i in range(400)]
-    (view,) = viewed(tmp_path, [*shown, *(event(f"q{i}", "a") for i in range(1, 400, 4))])
+    (view,) = await viewed(tmp_path, [*shown, *(event(f"q{i}", "a") for i in range(1, 400, 4))])
     comparison = view["comparison"]
     assert (comparison["n"], comparison["learned_decisions"]) == (200, 400)
     assert comparison["effective"] == 50  # of 200, as each was drawn with 1 in 4

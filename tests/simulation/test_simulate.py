@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import io
@@ -543,7 +544,7 @@ class TestChanges:
     async def test_runs_on_data_that_has_changed_are_run_again_and_so_is_its_preparation(
         self, data: Path, spec: RunSpec, tmp_path: Path
     ) -> None:
-        run(SETTINGS, spec, STATIC, 1)
+        await asyncio.to_thread(run, SETTINGS, spec, STATIC, 1)
         changed = shutil.copytree(data, tmp_path / "changed")
         with gzip.open(changed / "catalogue.jsonl.gz", "ab") as file:
             file.write(b'{"id": "new", "title": "One more"}\n')
@@ -688,8 +689,8 @@ class TestHttp:
 
 class TestService:
     def test_the_service_is_blind_to_grades(self, data: Path, prepared: Path, tmp_path: Path) -> None:
-        async def whole(judge: Judge) -> bytes:
-            watching, metrics, policy = await run_simulation(data, prepared, tmp_path / "work", judge, 60)
+        def whole(judge: Judge) -> bytes:
+            watching, metrics, policy = asyncio.run(run_simulation(data, prepared, tmp_path / "work", judge, 60))
             spread = metrics.count_shares()
             assert len({len(counts) for counts in spread.values()}) > 1, "it explores"
             return orjson.dumps([[(s.slate, s.counts) for s in watching.shown], policy.hex()])

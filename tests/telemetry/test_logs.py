@@ -157,18 +157,22 @@ class TestNothingBreaksALine:
         assert "test_errors_say_type_and_place" in lines(stream)[0]
         assert "winter" not in stream.getvalue()
 
-    async def test_what_asyncio_tells_of_a_lost_task_quotes_nothing(self, stream: io.StringIO) -> None:
+    def test_what_asyncio_tells_of_a_lost_task_quotes_nothing(self, stream: io.StringIO) -> None:
+        """On a loop of its own: the loop of the tests would report to them what is reported to the log here."""
         configured(stream, log_format="json")
 
         async def fail() -> None:
             raise RuntimeError(EVIL)
 
-        task = asyncio.create_task(fail(), name=EVIL)
-        await asyncio.wait([task])
-        del task
-        gc.collect()
-        asyncio.get_running_loop().call_soon(int, EVIL)
-        await asyncio.sleep(0)
+        async def main() -> None:
+            task = asyncio.create_task(fail(), name=EVIL)
+            await asyncio.wait([task])
+            del task
+            gc.collect()
+            asyncio.get_running_loop().call_soon(int, EVIL)
+            await asyncio.sleep(0)
+
+        asyncio.run(main())
         told = events(stream)
         assert [event["message"] for event in told] == [
             "Task exception was never retrieved",
