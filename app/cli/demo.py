@@ -28,6 +28,7 @@ much must be learned before the policy leaves the static mix stays what it is.""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand `demo`."""
     parser = subparsers.add_parser(
         "demo", help="index the sample catalogue or a folder, and serve it", description=__doc__
     )
@@ -43,6 +44,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(asked: argparse.Namespace) -> None:
+    """Prepare the data folder of the demo and serve it until the process is stopped. Raises SettingsInvalid when the
+    folder given does not exist."""
     settings = Settings.load()
     if asked.data is not None and not asked.data.exists():
         raise SettingsInvalid(f"demo: no such folder {asked.data}")

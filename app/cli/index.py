@@ -32,6 +32,7 @@ DERIVED = ("items.sqlite3", "items.sqlite3-wal", "items.sqlite3-shm", "lexical",
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand `index`."""
     parser = subparsers.add_parser("index", help="index a catalogue or a data set folder", description=__doc__)
     parser.add_argument("source", type=Path, metavar="CATALOGUE_OR_DIR", help="JSONL file (may be .gz) or folder")
     parser.add_argument("--schema", type=Path, metavar="FILE", help="TOML with each field's role (default: inferred)")
@@ -46,6 +47,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(asked: argparse.Namespace) -> int:
+    """Index the source and print a summary. Returns the exit status: 1 when every item was invalid. Raises
+    SettingsInvalid when the source is missing, or the running service does not allow what was requested."""
     settings = Settings.load()
     if not asked.source.exists():
         raise SettingsInvalid(f"index: no such file or folder {asked.source}")
@@ -92,6 +95,7 @@ async def beside(settings: Settings, url: str, source: Path, train: bool) -> Sum
 
 
 def text(summary: Summary) -> str:
+    """The summary for a terminal, with at most SHOWN_PROBLEMS problems."""
     lines = [f"{summary.accepted} items indexed, {summary.invalid} refused, {summary.events} events of history"]
     lines += [f"  {problem}" for problem in summary.problems[:SHOWN_PROBLEMS]]
     if len(summary.problems) > SHOWN_PROBLEMS:

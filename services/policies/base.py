@@ -48,9 +48,9 @@ class Outcome:
     features: Mapping[str, float]
     survey: Survey | None = None
     """What all arms had; None for an answer that was not surveyed."""
-    looked: tuple[float, ...] = ()
+    examination: tuple[float, ...] = ()
     """Per item that the answer showed, the probability that it was looked at."""
-    taken: tuple[float, ...] = ()
+    clicked: tuple[float, ...] = ()
     """The same, 1 where somebody did something with it that has a positive weight, else 0."""
     weight: float = 1.0
     """Below 1 when one principal supplied more than its share."""
@@ -72,7 +72,7 @@ class Policy(Protocol):
         ...
 
     @property
-    def curiosity(self) -> float:
+    def survey_share(self) -> float:
         """Share of the answers that it would have surveyed (services/search/survey.py) to learn from, 0..1."""
         ...
 

@@ -46,13 +46,13 @@ class PolicySwitch:
         for known in PolicyMode:
             metrics.POLICY_MODE.labels(known).set(known is self._mode)
 
-    def curious(self, seed: int) -> bool:
+    def should_survey(self, seed: int) -> bool:
         """Whether the answer to the decision with this seed is to be surveyed: as often as the learned policy wishes,
         in any mode, because it learns from static traffic as well, and at most `surveyed` of all. Never raises: a
         policy that cannot say what it wishes wishes nothing."""
         learned = self.learned
         try:
-            wished = learned.curiosity
+            wished = learned.survey_share
         except Exception as error:
             logger.warning("policy_failed policy=%s error=%s", learned.name, type(error).__name__)
             return False

@@ -26,6 +26,8 @@ BuildHits = Callable[[Sequence[Entry], Mapping[str, Document], int, Understandin
 
 @dataclass(frozen=True, slots=True)
 class Steps:
+    """Replaceable functions of one search, in the order they run."""
+
     draw_seed: Callable[[], int] = lambda: secrets.randbits(63)
     """The seed of a decision."""
     featurize: Featurize = features

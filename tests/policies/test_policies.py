@@ -265,17 +265,17 @@ def test_vw_weighs_a_lesson() -> None:
     def odds_after(weight: float) -> float:
         policy = VWPolicy(FixedPolicy(MIX))
         rng = random.Random(1)
-        policy.learn(lesson(rng, weight=weight, taken=(1.0, *[0.0] * 9)))
+        policy.learn(lesson(rng, weight=weight, clicked=(1.0, *[0.0] * 9)))
         return float(policy.relevance.mean[:3].sum())
 
     assert odds_after(1.0) > odds_after(0.25) > odds_after(0.0) == sum(PRIOR)
 
 
 def test_vw_asks_for_ever_fewer_surveys() -> None:
-    wished = [trained(lessons).curiosity for lessons in (0, 100, 400, 1600)]
+    wished = [trained(lessons).survey_share for lessons in (0, 100, 400, 1600)]
     assert wished[:2] == [1.0, 1.0]
     assert wished[2] > wished[3] > 0.01
-    assert FixedPolicy(MIX).curiosity == UniformPolicy().curiosity == 0.0
+    assert FixedPolicy(MIX).survey_share == UniformPolicy().survey_share == 0.0
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ class Broken:
 
     name = "vw"
     version = "broken"
-    curiosity = 1.0
+    survey_share = 1.0
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         raise ArithmeticError("the model predicts costs that are not finite")

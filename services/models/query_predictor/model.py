@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from services.errors import ModelInvalid
-from services.models.query_predictor.queries import VALUES, Guess, guesses
+from services.models.query_predictor.queries import VALUES_PER_FIELD, GeneratedQuery, generate_queries
 from services.schema.priors import prior
 from services.types import Document, Schema
 
@@ -24,25 +24,25 @@ FILE = "query-predictor.json"
 FORMAT = 1
 RULES = 1
 """Of how queries are made and scored here: with others, the whole catalogue is predicted for anew."""
-MOST = 0.1
+MAX_SCORE = 0.1
 """Score of a prediction that is sure: less than that of one click at the top, 1 / (1 + services.memory.scores.PRIOR),
 on the same query, however often it was asked. .05 and .2 are as good on seen queries; from .2 on the order of unseen
 ones suffers (films, validation: NDCG@10 .661 for .660)."""
-ANY = "title+*"
+ANY_ADDITION = "title+*"
 """Kind of the name beside its year or any keyword value, for a model that knows no fields."""
-NUMBERS = ("sharers", "prior", "length")
+FEATURES = ("sharers", "prior", "length")
 """Features beside the kind: ln of how many items have the query; the item's prior; tokens of the memory key / 4."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryPredictor:
     """`kinds`: log-odds of each kind; a query of another kind is never predicted. `uses`: how often a query of the kind
-    is asked for an item that has one, relative to other kinds. `numbers`: coefficients of NUMBERS. `shared`: memory
-    keys that several items have, with how many. `words`: see queries.guesses. `most`: queries an item."""
+    is asked for an item that has one, relative to other kinds. `numbers`: coefficients of FEATURES. `shared`: memory
+    keys that several items have, with how many. `words`: see queries.generate_queries. `most`: queries an item."""
 
     kinds: Mapping[str, float]
     uses: Mapping[str, float]
-    numbers: Sequence[float] = (0.0,) * len(NUMBERS)
+    numbers: Sequence[float] = (0.0,) * len(FEATURES)
     words: Sequence[str] = ()
     shared: Mapping[str, int] = field(default_factory=dict)
     most: int = 16
@@ -51,30 +51,34 @@ class QueryPredictor:
     @classmethod
     def untrained(cls) -> QueryPredictor:
         """The name alone is what most people write; with a word beside it, it is a little less likely the one."""
-        return cls(kinds={"title": math.log(9.0), ANY: math.log(3.0)}, uses={"title": 1.0, ANY: 1.0 / VALUES}, most=5)
+        return cls(
+            kinds={"title": math.log(9.0), ANY_ADDITION: math.log(3.0)},
+            uses={"title": 1.0, ANY_ADDITION: 1.0 / VALUES_PER_FIELD},
+            most=5,
+        )
 
     def predict(self, document: Document, schema: Schema) -> list[tuple[str, float]]:
-        """(query, score above 0 and up to MOST), those most likely to be of use first, `most` of them at most."""
+        """(query, score above 0 and up to MAX_SCORE), those most likely to be of use first, `most` of them at most."""
         popularity = prior(schema, document)
         found: list[tuple[float, str, float]] = []
-        for guess in guesses(document, schema, self.words):
+        for guess in generate_queries(document, schema, self.words):
             kind = self._kind(guess)
             if kind is not None:
                 likely = self.likelihood(kind, guess.key, popularity)
-                found.append((likely * self.uses.get(kind, 0.0), guess.text, MOST * likely))
+                found.append((likely * self.uses.get(kind, 0.0), guess.text, MAX_SCORE * likely))
         found.sort(key=lambda entry: -entry[0])
-        return [(text, score) for _, text, score in found[: self.most]]
+        return [(text, score) for _, text, score in found[: self.max_queries]]
 
     def likelihood(self, kind: str, key: str, popularity: float) -> float:
         """That an item is taken when it is looked at, of those who asked a query of this kind, 0..1."""
-        features = numbers(key, self.shared.get(key, 1), popularity)
+        features = query_features(key, self.shared.get(key, 1), popularity)
         odds = self.kinds[kind] + sum(weight * value for weight, value in zip(self.numbers, features, strict=True))
         return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, odds))))
 
-    def _kind(self, guess: Guess) -> str | None:
+    def _kind(self, guess: GeneratedQuery) -> str | None:
         if guess.kind in self.kinds:
             return guess.kind
-        return ANY if ANY in self.kinds and guess.kind.startswith("title+") else None
+        return ANY_ADDITION if ANY_ADDITION in self.kinds and guess.kind.startswith("title+") else None
 
     def to_files(self) -> dict[str, bytes]:
         """File name -> contents, for the model store."""
@@ -85,7 +89,7 @@ class QueryPredictor:
             "numbers": list(self.numbers),
             "words": list(self.words),
             "shared": dict(self.shared),
-            "most": self.most,
+            "most": self.max_queries,
         }
         return {FILE: json.dumps(said, ensure_ascii=False, sort_keys=True).encode("utf-8")}
 
@@ -105,7 +109,7 @@ class QueryPredictor:
             raise ModelInvalid(f"query predictor: {type(error).__name__}: {error}") from error
         if (
             not isinstance(said["words"], list)
-            or len(weights) != len(NUMBERS)
+            or len(weights) != len(FEATURES)
             or most < 1
             or any(count < 1 for count in shared.values())
         ):
@@ -114,8 +118,8 @@ class QueryPredictor:
         return cls(kinds, uses, weights, words, shared, most, version)
 
 
-def numbers(key: str, sharers: int, popularity: float) -> tuple[float, float, float]:
-    """The features beside the kind, see NUMBERS. popularity: services.schema.priors.prior of the item."""
+def query_features(key: str, sharers: int, popularity: float) -> tuple[float, float, float]:
+    """The features beside the kind, see FEATURES. popularity: services.schema.priors.prior of the item."""
     return math.log(sharers), popularity, len(key.split(" ")) / 4
 
 

@@ -18,9 +18,9 @@ from services.text import normalize
 from services.types import Document, Role, Schema
 from services.understanding.vocabulary import strings
 
-VALUES = 3
+VALUES_PER_FIELD = 3
 """Values of each keyword field that are tried: the first ones are the most telling where there is an order."""
-LONGEST = 200
+MAX_CHARS = 200
 """Characters of a name or value that are read: nobody writes longer queries."""
 YEAR = "year"
 FIELD = "="
@@ -32,7 +32,7 @@ _PARTS = re.compile(r"\s*[:(–—]\s*|\s+[-/|]\s+")
 """Where a name has a subtitle or an addition."""
 
 
-class Guess(NamedTuple):
+class GeneratedQuery(NamedTuple):
     """A query that people may look for an item by."""
 
     text: str
@@ -41,19 +41,19 @@ class Guess(NamedTuple):
     kind: str
 
 
-def guesses(document: Document, schema: Schema, words: Sequence[str] = ()) -> list[Guess]:
+def generate_queries(document: Document, schema: Schema, words: Sequence[str] = ()) -> list[GeneratedQuery]:
     """Each memory key once, the plainest query for it first; nothing for an item without a name. `words`: everyday
     words that people write beside a name."""
-    found: dict[str, Guess] = {}
+    found: dict[str, GeneratedQuery] = {}
     for text, kind in _texts(document, schema, words):
         key = memory_key(text)
         if key and key not in found:
-            found[key] = Guess(text, key, kind)
+            found[key] = GeneratedQuery(text, key, kind)
     return list(found.values())
 
 
 def _texts(document: Document, schema: Schema, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    title = normalize(next(iter(strings(document.get(schema.title))), "")[:LONGEST]) if schema.title else ""
+    title = normalize(next(iter(strings(document.get(schema.title))), "")[:MAX_CHARS]) if schema.title else ""
     if not title:
         return
     head, *rest = [part for part in _PARTS.split(title) if part.strip(" )]")] or [title]
@@ -76,10 +76,10 @@ def _texts(document: Document, schema: Schema, words: Sequence[str]) -> Iterator
 
 def _values(document: Document, schema: Schema) -> Iterator[tuple[str, str]]:
     """(field, value): the first value of every keyword field, then the second …"""
-    fields = [(f.name, values(document, f)[:VALUES]) for f in schema.of(Role.KEYWORD) if f.name != "id"]
-    for place in range(VALUES):
+    fields = [(f.name, values(document, f)[:VALUES_PER_FIELD]) for f in schema.of(Role.KEYWORD) if f.name != "id"]
+    for place in range(VALUES_PER_FIELD):
         for name, held in fields:
-            if place < len(held) and (text := normalize(str(held[place])[:LONGEST])):
+            if place < len(held) and (text := normalize(str(held[place])[:MAX_CHARS])):
                 yield name, text
 
 

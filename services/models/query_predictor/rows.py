@@ -13,19 +13,19 @@ from services.types import Impression
 
 
 @dataclass(slots=True)
-class Shown:
-    """An item under a query: `looks` by expectation, and in how many answers it was `taken`, both over all answers."""
+class ItemClicks:
+    """An item under a query: `examinations` by expectation, and in how many answers it was `taken`, both over all answers."""
 
-    looks: float = 0.0
+    examinations: float = 0.0
     taken: int = 0
 
 
 @dataclass(slots=True)
-class Asked:
+class LoggedQuery:
     """A query, by its memory key: `text` is how it was first written, normalised."""
 
     text: str
-    items: defaultdict[str, Shown] = field(default_factory=lambda: defaultdict(Shown))
+    items: defaultdict[str, ItemClicks] = field(default_factory=lambda: defaultdict(ItemClicks))
 
 
 async def from_log(
@@ -34,10 +34,10 @@ async def from_log(
     attribution: float,
     cap: int,
     curve: Callable[[int], float] = examination,
-) -> dict[str, Asked]:
+) -> dict[str, LoggedQuery]:
     """Memory key -> query. An item was taken in an answer where all that was done with it within `attribution` seconds
     is worth something together; see services.models.clicks.read_answers for the parameters."""
-    asked: dict[str, Asked] = {}
+    asked: dict[str, LoggedQuery] = {}
     keys: dict[str, str] = {}
     worth: defaultdict[tuple[str, str], float] = defaultdict(float)
     async for told in read_answers(log, weights, attribution, cap, _usable):
@@ -45,12 +45,12 @@ async def from_log(
             worth[told.query_id, told.object_id] += told.worth
             continue
         keys[told.query_id] = told.memory_key
-        query = asked.setdefault(told.memory_key, Asked(told.normalized))
+        query = asked.setdefault(told.memory_key, LoggedQuery(told.normalized))
         for place, object_id in enumerate(told.shown, told.offset + 1):
-            query.items[object_id].looks += curve(place)
+            query.items[object_id].examinations += curve(place)
     for (query_id, object_id), earned in worth.items():
         if earned > 0.0 and (shown := asked[keys[query_id]].items.get(object_id)) is not None:
-            shown.taken += 1
+            shown.clicked += 1
     return asked
 
 

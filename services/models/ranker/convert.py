@@ -25,6 +25,8 @@ _OBJECTIVE = re.compile(r"^(objective=|\[objective: )[a-z_]+", re.MULTILINE)
 
 
 def convert(ensemble: Ensemble) -> bytes:
+    """The ensemble as serialised ONNX; the same ensemble always gives the same bytes. Input `rows` float32
+    [items, features], output one score per item."""
     text = round_thresholds(ensemble.trees.model_to_string())
     converted: ModelProto = convert_lightgbm(
         lightgbm.Booster(model_str=_OBJECTIVE.sub(r"\1lambdarank", text)),  # scores as they are, no sigmoid

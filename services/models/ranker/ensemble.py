@@ -1,6 +1,6 @@
 """Gradient boosted trees by LightGBM that begin at the fused order. Needs the `train` extra.
 
-Pointwise: what an item is worth once it is looked at, by cross entropy; of clicks their number over that of the looks
+Pointwise: what an item is worth once it is looked at, by cross entropy; of clicks their number over that of the examinations
 (inverse propensity, Joachims et al., WSDM 2017). Ordering by the expected gain is the best order there is (Cossock and
 Zhang, IEEE Transactions on Information Theory 2008). The trees learn what a logistic regression on the fused score
 leaves over: of what clicks are too few to tell, the fused order is kept. Films, clicks on 20,000 answers, judged
@@ -28,11 +28,11 @@ from services.rankers.base import Rows
 from services.rankers.features import NAMES
 
 FUSED = NAMES.index("fused")
-LEVELS = 31
+MAX_LEVELS = 31
 """Classes of relevance that LambdaMART tells apart."""
 RIDGE = 1.0
 """Of the slope that the trees begin with."""
-NEVER_LESS = frozenset(
+MONOTONE_FEATURES = frozenset(
     ("fused", *(f"{arm.name}_{what}" for arm in ARM_PROFILES if arm.monotone for what in ("scaled", "raw", "rank")))
 )
 """Features of which more is never worth less, with the rest equal."""
@@ -55,7 +55,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "num_leaves": 15,
         "min_data_in_leaf": 100,
         "extra_trees": True,
-        "monotone_constraints": [int(name in NEVER_LESS) for name in NAMES],
+        "monotone_constraints": [int(name in MONOTONE_FEATURES) for name in NAMES],
     },
     LISTWISE: {
         "objective": "lambdarank",
@@ -78,6 +78,7 @@ class Ensemble:
     slope: float
 
     def score(self, table: Rows) -> NDArray[np.float64]:
+        """Scores [items] of feature rows [items, features]; a higher score ranks first."""
         raw = self.trees.predict(table, raw_score=True, num_threads=1)
         return np.asarray(raw, dtype=np.float64) + self.slope * table[:, FUSED].astype(np.float64)
 
@@ -95,12 +96,12 @@ def fit(
     begin = (0.0, 0.0)
     if objective == LISTWISE:
         values = np.unique(np.concatenate([debiased(group) for group in (*fitting, *stopping)]))
-        if len(values) > LEVELS:
-            values = np.linspace(0.0, values[-1], LEVELS)
+        if len(values) > MAX_LEVELS:
+            values = np.linspace(0.0, values[-1], MAX_LEVELS)
         parameters |= {"label_gain": values.tolist()}
         targets = [_levels(groups, values) for groups in (fitting, stopping)]
     else:
-        most = 1.0 if fitting[0].looks is not None else max(float(group.gains.max()) for group in (*fitting, *stopping))
+        most = 1.0 if fitting[0].examinations is not None else max(float(group.gains.max()) for group in (*fitting, *stopping))
         targets = [_shares(groups, most) for groups in (fitting, stopping)]
         begin = _begin(fitting, targets[0])
     data = _dataset(fitting, targets[0], parameters, begin)
@@ -131,14 +132,14 @@ def _levels(groups: Sequence[Group], values: NDArray[np.float64]) -> Targets:
 
 
 def _shares(groups: Sequence[Group], most: float) -> Targets:
-    """Labels are what was earned, over the looks, 0..1; weights the number of looks (one for a judgement).
+    """Labels are what was earned, over the examinations, 0..1; weights the number of examinations (one for a judgement).
 
-    The inverse propensity loss of an item is earned × log p + (looks - earned) × log (1 - p). Where a few answers
+    The inverse propensity loss of an item is earned × log p + (examinations - earned) × log (1 - p). Where a few answers
     earned more than was expected to be looked at at all, the second part would be negative, and is 0 instead.
     """
     earned = _joined([group.gains / most for group in groups])
-    looks = _joined([np.ones(len(group.ids)) if group.looks is None else group.looks for group in groups])
-    most_looks = np.maximum(looks, earned)
+    examinations = _joined([np.ones(len(group.ids)) if group.examinations is None else group.examinations for group in groups])
+    most_looks = np.maximum(examinations, earned)
     return earned / most_looks, most_looks * _joined(_weights(groups))
 
 

@@ -20,14 +20,14 @@ def judge(score: Callable[[Group], NDArray[Any]], groups: Sequence[Group]) -> tu
     """(weighted means of ranker and baseline with intervals, the interval of their difference); of judgements NDCG.
     `score`: a group's items by a ranker that was not trained on it.
 
-    Clicked groups are judged by gains over looks, and only on how they reorder what was shown, in DCG: a sum, of which
+    Clicked groups are judged by gains over examinations, and only on how they reorder what was shown, in DCG: a sum, of which
     this is an unbiased estimate (Joachims et al., WSDM 2017); as a share of the mean of the best orders. Its ratio to
     the best order of each query, NDCG, is not: where one item was clicked it is the rank of that item, and people click
     what stands first. Films, 20,000 answers: -.015 in NDCG, for a ranker that is better by .004 in DCG and by .001 on
     judgements.
     """
     weights = [group.weight for group in groups]
-    clicked = groups[0].looks is not None
+    clicked = groups[0].examinations is not None
     measure = _additive(groups) if clicked else _normalised
     learned = [measure(group, score(group)) for group in groups]
     baseline = [measure(group, group.baseline) for group in groups]

@@ -20,15 +20,15 @@ from services.datasets.folder import Dataset
 from services.errors import InvalidRequest
 from services.evaluation.measures import exponential
 from services.models.clicks import VALIDATION_SHARE, ItemEvent, held_out, read_answers
-from services.models.ranker.answers import Answers, Together
+from services.models.ranker.answers import AnswerGroups, QueryGroup
 from services.rankers.base import Rows
 from services.rankers.features import NAMES, rows
 from services.rewards.rewards import examination
 from services.types import Context, Document, Impression, Pooled, Schema
 
-FEWEST = 50
+MIN_GROUPS = 50
 """Groups with something relevant that training and its gate need at least."""
-_PERSON = NAMES.index("person_known")
+_PERSON_KNOWN_COLUMN = NAMES.index("person_known")
 
 Found = tuple[Context, Sequence[Pooled], Mapping[str, Document]]
 Search = Callable[["Labelled"], Awaitable[Found]]
@@ -37,6 +37,8 @@ Search = Callable[["Labelled"], Awaitable[Found]]
 
 @dataclass(frozen=True, slots=True)
 class Group:
+    """The items of one query that are ranked against each other, with their feature rows and gains."""
+
     key: str
     """Which query: the same key is never in training and in validation."""
     ids: tuple[str, ...]
@@ -47,7 +49,7 @@ class Group:
     """Scores of the order to beat: the fused one, or the one that was shown."""
     ideal: tuple[float, ...] = ()
     """Gains of all judged items, in the pool or not; () when only shown items are known."""
-    looks: NDArray[np.float64] | None = None
+    examinations: NDArray[np.float64] | None = None
     """How often each item was looked at, by expectation, > 0: `gains` are the sum over so many. None where they are
     judgements."""
     weight: float = 1.0
@@ -149,29 +151,29 @@ async def from_log(
     curve: Callable[[int], float] = examination,
 ) -> tuple[list[Group], list[Group]]:
     """(training, validation) groups: answers to the same query put together (see services.models.ranker.answers) that
-    earned something within `attribution` seconds (server times); those that earned nothing count among them as looks.
+    earned something within `attribution` seconds (server times); those that earned nothing count among them as examinations.
 
-    Gains are action weights relative to the largest, summed; looks are by `curve`, the chance that a position is looked
+    Gains are action weights relative to the largest, summed; examinations are by `curve`, the chance that a position is looked
     at. Items that were shown and got nothing, or were disliked on the whole, have 0. One principal's events beyond
     `cap` an hour count less. A fifth of the queries (by a hash of their memory key, so that a query is never on both
-    sides) is for validation. Answers that are not to be learned from, or without feature rows (browsing), are left out.
+    sides) is for validation. AnswerGroups that are not to be learned from, or without feature rows (browsing), are left out.
 
     Raises InvalidRequest when either side has too few groups to learn or to judge from.
     """
-    answers = Answers(curve)
-    shown: dict[str, Together] = {}
+    answers = AnswerGroups(curve)
+    shown: dict[str, QueryGroup] = {}
     async for told in read_answers(log, weights, attribution, cap, _usable):
         if isinstance(told, ItemEvent):
             shown[told.query_id].earn(told.object_id, told.worth)
         else:
             shown[told.query_id] = _put_together(answers, told)
-    groups = [clicked(together) for together in answers.wanted()]
-    training, validation = sides(groups)
-    if len(training) < FEWEST or len(validation) < FEWEST * VALIDATION_SHARE:
+    groups = [clicked(together) for together in answers.rewarded()]
+    training, validation = split_groups(groups)
+    if len(training) < MIN_GROUPS or len(validation) < MIN_GROUPS * VALIDATION_SHARE:
         raise InvalidRequest(
             f"too little to learn from: {len(groups)} queries and repeats with a wanted item in the log "
-            f"({len(training)} for training, {len(validation)} for validation); at least {FEWEST} and "
-            f"{FEWEST * VALIDATION_SHARE:.0f} needed"
+            f"({len(training)} for training, {len(validation)} for validation); at least {MIN_GROUPS} and "
+            f"{MIN_GROUPS * VALIDATION_SHARE:.0f} needed"
         )
     return training, validation
 
@@ -182,16 +184,16 @@ def _usable(impression: Impression) -> bool:
     return bool(impression.rows) and all(0 < len(row) <= len(NAMES) for row in impression.rows)
 
 
-def _put_together(answers: Answers, impression: Impression) -> Together:
+def _put_together(answers: AnswerGroups, impression: Impression) -> QueryGroup:
     table = np.zeros((len(impression.rows), len(NAMES)), dtype=np.float32)
     for i, row in enumerate(impression.rows):
         table[i, : len(row)] = row  # logged before the last features existed: those are absent, 0
-    known = bool((table[:, _PERSON] > 0).any())
+    known = bool((table[:, _PERSON_KNOWN_COLUMN] > 0).any())
     person = (impression.actor.person or "") if known else ""
     return answers.add(impression.memory_key, impression.shown, table, impression.offset + 1, person)
 
 
-def clicked(together: Together) -> Group:
+def clicked(together: QueryGroup) -> Group:
     """The group of answers put together; its baseline is the order in which they showed their items, on average."""
     return Group(
         key=together.key,
@@ -199,11 +201,11 @@ def clicked(together: Together) -> Group:
         rows=together.rows(),
         gains=together.worth(),
         baseline=-together.places(),
-        looks=together.looks(),
+        examinations=together.examinations(),
     )
 
 
-def sides(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
+def split_groups(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
     """(training, validation), by a hash of the query."""
     found: tuple[list[Group], list[Group]] = ([], [])
     for group in groups:
@@ -211,10 +213,10 @@ def sides(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
     return found
 
 
-def reach(groups: Sequence[Group]) -> int | None:
+def rerank_depth(groups: Sequence[Group]) -> int | None:
     """How deep into a pool a ranker trained on `groups` sees (services/rankers/cascade.py): twice as deep as nearly all
     of what pages showed; None where whole pools were judged."""
-    if any(group.looks is None for group in groups):
+    if any(group.examinations is None for group in groups):
         return None
     places = -np.concatenate([group.baseline for group in groups])
     return 2 * math.ceil(float(np.percentile(places, 99)))
@@ -222,4 +224,4 @@ def reach(groups: Sequence[Group]) -> int | None:
 
 def debiased(group: Group) -> NDArray[np.float64]:
     """Gain of each item for one look at it."""
-    return group.gains if group.looks is None else group.gains / group.looks
+    return group.gains if group.examinations is None else group.gains / group.examinations

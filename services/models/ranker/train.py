@@ -13,18 +13,18 @@ import onnx
 
 from services.errors import InvalidRequest
 from services.evaluation.intervals import Interval
-from services.models.clicks import hashed
+from services.models.clicks import stable_hash
 from services.models.ranker.convert import convert, parity
 from services.models.ranker.ensemble import POINTWISE, Ensemble, fit, importance
 from services.models.ranker.judge import DEPTH, judge
-from services.models.ranker.rows import FEWEST, Group, reach
+from services.models.ranker.rows import MIN_GROUPS, Group, rerank_depth
 from services.models.trained import Trained
 from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, FORMAT, OnnxRanker
 
 STOPPING_SHARE = 0.15
 """Of the training queries, held back to decide how many trees: the validation queries judge the result only."""
-TREES, PATIENCE = 600, 50
+MAX_TREES, PATIENCE = 600, 50
 """At most so many trees; so many more than were best for the stopping queries are tried."""
 FOLDS = 3
 """Parts of a log's queries that are held out in turn."""
@@ -35,7 +35,7 @@ def train(
     validation: Sequence[Group],
     *,
     source: str,
-    trees: int = TREES,
+    trees: int = MAX_TREES,
     patience: int = PATIENCE,
     seed: int = 0,
     objective: str = POINTWISE,
@@ -52,14 +52,14 @@ def train(
     the scores of the trained one.
     """
     _check(training, validation)
-    ensemble = _grown(training, trees, patience, seed, objective)
+    ensemble = _fit_forest(training, trees, patience, seed, objective)
     metrics, difference = judge(lambda group: ensemble.score(group.rows), validation)
     meta = {"source": source, "objective": objective, "seed": seed}
     meta |= {"queries": {"training": sum(map(len, _split(training))), "validation": len(validation)}}
-    return _packed(ensemble, training, meta, metrics, difference)
+    return _package(ensemble, training, meta, metrics, difference)
 
 
-def train_on_clicks(groups: Sequence[Group], *, trees: int = TREES, patience: int = PATIENCE, seed: int = 0) -> Trained:
+def train_on_clicks(groups: Sequence[Group], *, trees: int = MAX_TREES, patience: int = PATIENCE, seed: int = 0) -> Trained:
     """Train on all `groups` of a log, and judge as `train` does, on all of them as well: each by a ranker that was
     trained on two thirds of the queries, this one not among them (cross-fitting). Clicks say so little each that a
     fifth of them cannot tell a ranker that is better by 1 % from one that is not. Raises as `train` does."""
@@ -68,19 +68,19 @@ def train_on_clicks(groups: Sequence[Group], *, trees: int = TREES, patience: in
     for fold, held in enumerate(folds):
         training = [group for other, part in enumerate(folds) if other != fold for group in part]
         _check(training, held)
-        rankers.append(_grown(training, trees, patience, seed, POINTWISE))
+        rankers.append(_fit_forest(training, trees, patience, seed, POINTWISE))
     metrics, difference = judge(lambda group: rankers[_fold(group.key)].score(group.rows), groups)
     meta = {"source": "log", "objective": POINTWISE, "seed": seed, "folds": FOLDS}
     meta |= {"queries": {"training": sum(map(len, _split(groups))), "validation": len(groups)}}
-    return _packed(_grown(groups, trees, patience, seed, POINTWISE), groups, meta, metrics, difference)
+    return _package(_fit_forest(groups, trees, patience, seed, POINTWISE), groups, meta, metrics, difference)
 
 
 def _fold(key: str) -> int:
     """Of a query."""
-    return hashed(key, b"fold") % FOLDS
+    return stable_hash(key, b"fold") % FOLDS
 
 
-def _grown(groups: Sequence[Group], trees: int, patience: int, seed: int, objective: str) -> Ensemble:
+def _fit_forest(groups: Sequence[Group], trees: int, patience: int, seed: int, objective: str) -> Ensemble:
     fitting, stopping = _split(groups)
     ensemble = fit(fitting, stopping, trees, patience, seed, objective)
     if not stopping:
@@ -88,7 +88,7 @@ def _grown(groups: Sequence[Group], trees: int, patience: int, seed: int, object
     return fit([*fitting, *stopping], [], ensemble.trees.best_iteration, patience, seed, objective)
 
 
-def _packed(
+def _package(
     ensemble: Ensemble,
     groups: Sequence[Group],
     meta: dict[str, Any],
@@ -103,7 +103,7 @@ def _packed(
         "format": FORMAT,
         "features": list(NAMES),
         "reference": [float(value) for value in reference],
-        "depth": reach(groups),
+        "depth": rerank_depth(groups),
         "trees": ensemble.trees.num_trees(),
         "fused_slope": ensemble.slope,
         "libraries": {"lightgbm": lightgbm.__version__, "onnx": onnx.__version__},
@@ -126,10 +126,10 @@ def _check(training: Sequence[Group], validation: Sequence[Group]) -> None:
     if shared:
         raise InvalidRequest(f"{len(shared)} queries are in training and in validation")
     useful = sum(bool((group.gains > 0).any()) for group in training)
-    if useful < FEWEST or not any(group.weight > 0 for group in validation):
+    if useful < MIN_GROUPS or not any(group.weight > 0 for group in validation):
         raise InvalidRequest(
             f"too little to learn from: {useful} training queries with a relevant item in their pool (at least "
-            f"{FEWEST} needed), {len(validation)} validation queries"
+            f"{MIN_GROUPS} needed), {len(validation)} validation queries"
         )
 
 
@@ -142,5 +142,5 @@ def _split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
     sides: tuple[list[Group], list[Group]] = ([], [])
     for group, ids in zip(useful, wanted, strict=True):
         name = max(ids, key=lambda object_id: (counts[object_id], object_id))
-        sides[hashed(name, b"stopping") / 2**64 < STOPPING_SHARE].append(group)
+        sides[stable_hash(name, b"stopping") / 2**64 < STOPPING_SHARE].append(group)
     return sides

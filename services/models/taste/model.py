@@ -33,6 +33,8 @@ _ITEMS = "items.json"
 
 
 class TasteEncoder:
+    """Item and user vectors of length `size`: RANK factors, the quality, and the number that makes lengths equal."""
+
     size = RANK + 2
 
     def __init__(self, object_ids: Sequence[str], factors: NDArray[np.float32]) -> None:
@@ -50,6 +52,7 @@ class TasteEncoder:
 
     @classmethod
     def untrained(cls) -> TasteEncoder:
+        """An encoder without items: it orders by quality alone."""
         return cls((), np.zeros((0, RANK), np.float32))
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> NDArray[np.float32]:

@@ -52,7 +52,9 @@ class TextEncoder(Protocol):
         ...
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Dimensions of a vector."""
+        ...
 
     @property
     def instant(self) -> bool:
@@ -76,11 +78,13 @@ class HashingEncoder:
     instant = True
 
     def encode_query(self, text: str) -> Vector:
+        """float32 [size], as TextEncoder.encode_query."""
         title = sketch(weighted_trigrams(text, {}), TITLE_SIZE)
         topic = sketch(((word, 1.0) for word in words(text) if word not in ENGLISH_STOPWORDS), TOPIC_SIZE)
         return _joined_query(title, topic)
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> Matrix:
+        """float32 [len(documents), size], as TextEncoder.encode_documents."""
         titles, topics = _empty(len(documents))
         for row, document in enumerate(documents):
             titles[row] = sketch(weighted_trigrams(title_of(document, schema), {}), TITLE_SIZE)
@@ -111,6 +115,7 @@ class LsaEncoder:
         self.version = f"lsa-{digest.hexdigest()[:12]}"
 
     def encode_query(self, text: str) -> Vector:
+        """float32 [size], as TextEncoder.encode_query; words outside the vocabulary only count in the title block."""
         counts: dict[int, int] = {}
         for word in words(text):
             row = self._rows.get(word)
@@ -122,6 +127,7 @@ class LsaEncoder:
         return _joined_query(sketch(weighted_trigrams(text, self._idf), TITLE_SIZE), topic)
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> Matrix:
+        """float32 [len(documents), size], as TextEncoder.encode_documents."""
         titles, _ = _empty(len(documents))
         places: list[int] = [0]
         rows: list[int] = []

@@ -35,6 +35,8 @@ _LONGEST = 1200
 
 
 class OnnxEncoder:
+    """A sentence transformer on the CPU. Takes milliseconds a text, so it runs off the event loop."""
+
     instant = False
 
     def __init__(self, folder: Path) -> None:
@@ -55,11 +57,13 @@ class OnnxEncoder:
             raise SettingsInvalid(f"{folder}: the model does not give {self.size} numbers a text, as config.json says")
 
     def encode_query(self, text: str) -> Vector:
+        """float32 [size] of unit length; zeros for text without a letter or digit."""
         if not normalize(text):
             return np.zeros(self.size, np.float32)
         return np.asarray(self._encode([text])[0], np.float32)
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> Matrix:
+        """float32 [len(documents), size], rows of unit length; zeros for items without text."""
         texts = [_text(document, schema) for document in documents]
         vectors = np.zeros((len(texts), self.size), np.float32)
         # Texts of like length share a batch, so that little is spent on padding.
