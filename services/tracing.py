@@ -15,8 +15,8 @@ Value = str | int | float | bool
 
 
 class Span(Protocol):
-
     """A timed part of a trace."""
+
     def set(self, name: str, value: Value) -> None:
         """Add an attribute."""
         ...

@@ -1,4 +1,4 @@
-"""Training data from the event log: answers, and the events on their items within the attribution window. Offline only."""
+"""Training data from the event log: answers and the events on their items within the attribution window. Offline."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ async def records(log: EventLog) -> AsyncIterator[Record]:
 
 
 def held_out(key: str) -> bool:
-    """Whether the query with this memory key belongs to the validation set. Decided by its hash, so that a query is never
-    in both sets."""
+    """Whether the query with this memory key belongs to the validation set. Decided by its hash, so that a query is
+    never in both sets."""
     return stable_hash(key) / 2**64 < VALIDATION_SHARE
 
 

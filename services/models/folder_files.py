@@ -27,7 +27,7 @@ _ABANDONED_SECONDS = 3600.0
 
 
 class FolderFiles:
-    """Files (services/models/files.py) in a folder. Safe for many readers and for the writing threads of one process."""
+    """Files (services/models/files.py) in a folder. Safe for many readers and for the writing threads of a process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -84,7 +84,7 @@ class _Record:
 
 
 class ModelStore:
-    """Versions, promotions and history of every kind of model. Safe for many readers, and for the writing threads of one
+    """Versions, promotions and history of every kind of model. Safe for many readers, and for the writing threads of a
     process where the files are a folder (`Path`), or of many processes where they are on a server.
 
     Blocking. Every method raises StorageFailed when the server with the files cannot be reached, and OSError when a
@@ -234,7 +234,7 @@ class ModelStore:
             try:
                 body = _unseal(self._files.promotion(kind, number))
                 history = tuple(Promotion(**entry) for entry in body["history"])
-                # The next number follows the highest record, even a damaged one, so that the damaged one never counts as newer.
+                # The next number follows the highest record, damaged or not: a damaged one never counts as newer.
                 return _Record(numbers[0], tuple(body["stack"]), history)
             except (ModelInvalid, OSError, KeyError, TypeError):
                 self._report(kind, f"promotion {number}")

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained model. `files` and `meta` go into the model store; `promote`: whether it passed its gate; `reason`: why."""
+    """A trained model: `files` and `meta` for the model store, whether it passed its gate (`promote`), and why."""
 
     files: dict[str, bytes]
     meta: dict[str, Any]

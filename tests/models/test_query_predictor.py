@@ -23,7 +23,7 @@ from services.memory.keys import memory_key
 from services.memory.scores import expected, recollect, score
 from services.models.query_predictor.model import ANY_ADDITION, FILE, MAX_SCORE, QueryPredictor
 from services.models.query_predictor.queries import generate_queries
-from services.models.query_predictor.rows import LoggedQuery, ItemClicks, from_log
+from services.models.query_predictor.rows import ItemClicks, LoggedQuery, from_log
 from services.models.query_predictor.train import MIN_CLICKED_ITEMS, train
 from services.models.trained import Trained
 from services.rewards.rewards import examination
@@ -277,7 +277,7 @@ class TestTraining:
         }
         trained = train(asked, documents, SCHEMA)
         assert not trained.promote
-        assert "not surely more" in trained.reason
+        assert "not significantly more" in trained.reason
 
     def test_too_little_is_said(self) -> None:
         with pytest.raises(InvalidRequest, match=f"at least {MIN_CLICKED_ITEMS} are needed"):

@@ -18,7 +18,7 @@ from services.backends.sqlite.log import SqliteLog
 from services.errors import InvalidRequest, ModelInvalid
 from services.evaluation.measures import dcg, linear, ndcg
 from services.models.ranker.convert import convert, parity, round_thresholds
-from services.models.ranker.ensemble import MAX_LEVELS, LISTWISE, MONOTONE_FEATURES, OBJECTIVES, fit
+from services.models.ranker.ensemble import LISTWISE, MAX_LEVELS, MONOTONE_FEATURES, OBJECTIVES, fit
 from services.models.ranker.judge import judge
 from services.models.ranker.rows import Group, Labelled, debiased, from_labels, from_log, read_labels
 from services.models.ranker.train import FILE, train, train_on_clicks

@@ -164,7 +164,7 @@ class TestAnswers:
         assert [found.worth().tolist() for found in (one, two, three)] == [[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]]
         assert two.ids() == ("b", "a")
         assert two.examinations().tolist() == [1.5, 1.5]
-        assert two.places().tolist() == [1.5, 1.5]
+        assert two.mean_positions().tolist() == [1.5, 1.5]
 
     def test_rows_are_of_before_what_was_earned(self) -> None:
         """Memory counts clicks: a row of afterwards would hold the answer."""

@@ -1,5 +1,5 @@
-"""Train a ranker, turn it into ONNX, and judge whether it may go live. Needs the `train` extra. Deterministic: same
-groups, same bytes."""
+"""Training of a ranker, its conversion to ONNX and its gate. Needs the `train` extra. Deterministic: equal groups give
+equal bytes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from services.rankers.features import NAMES
 from services.rankers.onnx import FILE, FORMAT, OnnxRanker
 
 STOPPING_SHARE = 0.15
-"""Of the training queries, held back to decide how many trees: the validation queries judge the result only."""
+"""Share of the training queries for early stopping; validation queries only judge the result."""
 MAX_TREES, PATIENCE = 600, 50
-"""At most so many trees; so many more than were best for the stopping queries are tried."""
+"""Largest number of trees; early stopping after PATIENCE trees without improvement."""
 FOLDS = 3
-"""Parts of a log's queries that are held out in turn."""
+"""Folds of cross-fitting on a log."""
 
 
 def train(
@@ -40,16 +40,13 @@ def train(
     seed: int = 0,
     objective: str = POINTWISE,
 ) -> Trained:
-    """Train on `training`, judge on `validation` against each group's baseline order.
+    """Train on `training` and judge on `validation` against each group's baseline order.
 
-    Gate: the lower end of the 95 % interval of the difference (paired bootstrap over queries, see judge.py) is not
-    below 0.
+    Gate: the lower end of the 95 % interval of the difference (paired bootstrap over queries, see judge.py) is at least
+    0. `source` (labels | log) goes into the metadata. `objective`: one of OBJECTIVES. The stopping queries decide the
+    number of trees; the final model is trained on them too.
 
-    `source` (labels | log) goes into the meta data. `objective`: one of OBJECTIVES. The stopping queries decide how
-    many trees there are, and are then trained on like the others.
-
-    Raises InvalidRequest when there is too little to learn from, ModelInvalid when the converted model does not give
-    the scores of the trained one.
+    Raises InvalidRequest when there is too little data, ModelInvalid when the scores of the converted model differ.
     """
     _check(training, validation)
     ensemble = _fit_forest(training, trees, patience, seed, objective)
@@ -59,10 +56,11 @@ def train(
     return _package(ensemble, training, meta, metrics, difference)
 
 
-def train_on_clicks(groups: Sequence[Group], *, trees: int = MAX_TREES, patience: int = PATIENCE, seed: int = 0) -> Trained:
-    """Train on all `groups` of a log, and judge as `train` does, on all of them as well: each by a ranker that was
-    trained on two thirds of the queries, this one not among them (cross-fitting). Clicks say so little each that a
-    fifth of them cannot tell a ranker that is better by 1 % from one that is not. Raises as `train` does."""
+def train_on_clicks(
+    groups: Sequence[Group], *, trees: int = MAX_TREES, patience: int = PATIENCE, seed: int = 0
+) -> Trained:
+    """Train on all `groups` of a log, and judge on all of them by cross-fitting: each by a ranker trained on the other
+    folds. Clicks are so noisy that a fifth of them cannot detect a gain of 1 %. Raises as `train` does."""
     folds = [[group for group in groups if _fold(group.key) == fold] for fold in range(FOLDS)]
     rankers = []
     for fold, held in enumerate(folds):
@@ -76,7 +74,7 @@ def train_on_clicks(groups: Sequence[Group], *, trees: int = MAX_TREES, patience
 
 
 def _fold(key: str) -> int:
-    """Of a query."""
+    """The fold of a query, 0 to FOLDS - 1."""
     return stable_hash(key, b"fold") % FOLDS
 
 
@@ -95,7 +93,7 @@ def _package(
     metrics: dict[str, Any],
     difference: Interval,
 ) -> Trained:
-    """For the model store; `groups`: what it was trained on."""
+    """The ensemble converted for the model store; `groups`: its training data."""
     table = np.concatenate([group.rows for group in groups])
     reference = np.median(table, axis=0)
     model = convert(ensemble)
@@ -134,10 +132,10 @@ def _check(training: Sequence[Group], validation: Sequence[Group]) -> None:
 
 
 def _split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """Fitting and stopping groups by a hash of the item that is wanted, so that queries for the same thing stay on one
-    side: what is learned of an item by heart must not look like a reason for more trees."""
-    useful = [group for group in groups if group.weight > 0 and (group.gains > 0).any()]  # else nothing to order
-    wanted = [[group.ids[place] for place in np.flatnonzero(group.gains)] for group in useful]
+    """(fitting, stopping) groups by a hash of the wanted item, so that queries for the same item stay together:
+    memorising an item must not look like a reason for more trees."""
+    useful = [group for group in groups if group.weight > 0 and (group.gains > 0).any()]  # others have no order
+    wanted = [[group.ids[index] for index in np.flatnonzero(group.gains)] for group in useful]
     counts = Counter(object_id for ids in wanted for object_id in ids)
     sides: tuple[list[Group], list[Group]] = ([], [])
     for group, ids in zip(useful, wanted, strict=True):
