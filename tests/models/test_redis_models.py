@@ -157,7 +157,7 @@ def test_a_server_that_is_away_is_no_damaged_model(tmp_path: Path, caplog: pytes
 
 
 def test_a_server_that_never_answers_does_not_hang_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_files, "SECONDS", 0.2)
+    monkeypatch.setattr(redis_files, "REPLY_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hole:
         files = RedisFiles(f"redis://127.0.0.1:{hole.getsockname()[1]}/0")
         began = time.monotonic()

@@ -126,8 +126,8 @@ def lesson(rng: random.Random, **changes: Any) -> Outcome:
     fields: dict[str, Any] = {
         "features": features,
         "survey": survey,
-        "looked": LOOKED,
-        "taken": tuple(map(float, clicks)),
+        "examination": LOOKED,
+        "clicked": tuple(map(float, clicks)),
     }
     return Outcome(**(fields | changes))
 
@@ -281,13 +281,13 @@ def test_vw_asks_for_ever_fewer_surveys() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"taken": (math.nan, *[0.0] * 9)},
-        {"looked": (math.inf, *[0.5] * 9)},
+        {"clicked": (math.nan, *[0.0] * 9)},
+        {"examination": (math.inf, *[0.5] * 9)},
         {"features": {"tokens": math.nan}},
         {"survey": Survey("q", 0.0, lists("plain"), {"slots_best": (math.nan,) * ITEMS}, (0,))},
         {"survey": Survey("q", 0.0, lists("plain"), {"slots_best": (0.5,)}, (0,))},
         {"survey": Survey("q", 0.0, {"lexical": (1, 2), "structured": (1,)}, {}, (0,))},
-        {"looked": ()},
+        {"examination": ()},
         {"weight": math.nan},
         {"weight": 1.5},
         {"weight": -0.1},
