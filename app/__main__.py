@@ -35,23 +35,23 @@ def usage() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit codes: 0 done, 2 wrong use, 1 failed."""
-    asked = usage().parse_args(arguments)
+    args = usage().parse_args(arguments)
     with logs.logging_to():
-        return _run(asked)
+        return _run(args)
 
 
-def _run(asked: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     try:
-        if asked.command in SERVICES and not getattr(asked, "settings", False):
+        if args.command in SERVICES and not getattr(args, "settings", False):
             logs.configure(Settings.load())
-        code = int(asked.run(asked) or DONE)
+        code = int(args.run(args) or DONE)
         sys.stdout.flush()
         return code
     except SettingsInvalid as error:
         print(f"ltrr: {error}", file=sys.stderr)
         return WRONG_USE
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does. Nothing may be left to flush at exit, which would complain.
+        # The reader of the output has gone, as `head` does. Nothing may be left to flush at exit, which would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (LtrrError, OSError) as error:

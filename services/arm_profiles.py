@@ -1,7 +1,7 @@
 """What the product knows of each arm beside its code: one profile an arm, from which every other list of arms follows.
 
 A new arm is one file in services/arms/, one profile here and its constructor in services/arms/registry.py. What was
-learned before it came stays in force: columns of rankers are found by name and those of a new arm stand last
+learned before it came stays active: columns of rankers are found by name and those of a new arm stand last
 (services/rankers/features.py); policy models are carried over (services/policies/extension.py).
 """
 

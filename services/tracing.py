@@ -1,7 +1,7 @@
 """Spans of what happens on a request. Nothing, at next to no cost, until a tracer is installed (see
 app/telemetry/tracing.py).
 
-Attributes say how and how long, never what was asked.
+Attributes say how and how long, never the text of a query.
 """
 
 from __future__ import annotations
@@ -15,15 +15,23 @@ Value = str | int | float | bool
 
 
 class Span(Protocol):
+    """A timed part of a trace."""
+
     def set(self, name: str, value: Value) -> None:
         """Add an attribute."""
         ...
 
 
 class Tracer(Protocol):
-    def span(self, name: str, attributes: Mapping[str, Value]) -> AbstractContextManager[Span]: ...
+    """Opens spans; app/telemetry/tracing.py implements it."""
 
-    def headers(self) -> dict[str, str]: ...
+    def span(self, name: str, attributes: Mapping[str, Value]) -> AbstractContextManager[Span]:
+        """A context manager that measures what runs inside it, as a child of the current span."""
+        ...
+
+    def headers(self) -> dict[str, str]:
+        """Headers that pass the current trace on to another service; empty outside a trace."""
+        ...
 
 
 class _Nothing:

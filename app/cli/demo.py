@@ -28,6 +28,7 @@ much must be learned before the policy leaves the static mix stays what it is.""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand `demo`."""
     parser = subparsers.add_parser(
         "demo", help="index the sample catalogue or a folder, and serve it", description=__doc__
     )
@@ -42,19 +43,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Prepare the data folder of the demo and serve it until the process is stopped. Raises SettingsInvalid when the
+    folder given does not exist."""
     settings = Settings.load()
-    if asked.data is not None and not asked.data.exists():
-        raise SettingsInvalid(f"demo: no such folder {asked.data}")
-    settings = impatient(settings).model_copy(update={"data_dir": settings.data_dir / _name(asked.data)})
-    source = asked.data or settings.data_dir / "sample"
+    if args.data is not None and not args.data.exists():
+        raise SettingsInvalid(f"demo: no such folder {args.data}")
+    settings = impatient(settings).model_copy(update={"data_dir": settings.data_dir / _name(args.data)})
+    source = args.data or settings.data_dir / "sample"
     with logs.logging_to():  # no lines between the bars but what is wrong
-        _prepare(settings, source, generated=asked.data is None)
+        _prepare(settings, source, generated=args.data is None)
     logs.configure(settings)
     print(f"search {address(settings)}/   console /console   API /docs   (Ctrl-C stops)", flush=True)
-    if asked.traffic:
+    if args.traffic:
         print(f"Simulated visitors: {RATE:.0f} searches a second. Stop them on the console.", flush=True)
-    serve(settings, partial(visitors, source=source, running=asked.traffic))
+    serve(settings, partial(visitors, source=source, running=args.traffic))
 
 
 def impatient(settings: Settings) -> Settings:
@@ -64,7 +67,7 @@ def impatient(settings: Settings) -> Settings:
 
 
 def _prepare(settings: Settings, source: Path, generated: bool) -> None:
-    """See to it that the data folder holds what `source` holds, which is generated first where it is the sample."""
+    """Index `source` into the data folder unless it is up to date; the sample is generated first."""
     ready = settings.data_dir / READY
     if generated and not ready.exists():
         with Progress() as progress:

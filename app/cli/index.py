@@ -32,35 +32,38 @@ DERIVED = ("items.sqlite3", "items.sqlite3-wal", "items.sqlite3-shm", "lexical",
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand `index`."""
     parser = subparsers.add_parser("index", help="index a catalogue or a data set folder", description=__doc__)
     parser.add_argument("source", type=Path, metavar="CATALOGUE_OR_DIR", help="JSONL file (may be .gz) or folder")
     parser.add_argument("--schema", type=Path, metavar="FILE", help="TOML with each field's role (default: inferred)")
     parser.add_argument(
         "--rebuild",
         action="store_true",
-        help="replace the catalogue: what is not in the source goes, and every index is built anew",
+        help="replace the catalogue: what is not in the source goes, and every index is rebuilt",
     )
     parser.add_argument("--no-train", action="store_true", help="leave the models of the catalogue as they are")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Index the source and print a summary. Returns the exit status: 1 when every item was invalid. Raises
+    SettingsInvalid when the source is missing, or the running service does not allow what was requested."""
     settings = Settings.load()
-    if not asked.source.exists():
-        raise SettingsInvalid(f"index: no such file or folder {asked.source}")
+    if not args.source.exists():
+        raise SettingsInvalid(f"index: no such file or folder {args.source}")
     # Nothing of a catalogue that is elsewhere belongs to a process: several may write.
     running = owner(settings.data_dir) if settings.embedded else None
     if running is None:
-        schema = load_schema(asked.schema) if asked.schema else Dataset.open(asked.source).schema
-        summary = asyncio.run(index(settings, asked.source, schema, asked.rebuild, not asked.no_train))
+        schema = load_schema(args.schema) if args.schema else Dataset.open(args.source).schema
+        summary = asyncio.run(index(settings, args.source, schema, args.rebuild, not args.no_train))
     elif running.url is None:
         raise SettingsInvalid(f"index: process {running.pid} is at work on {settings.data_dir}; wait for it to end")
-    elif asked.rebuild or asked.schema:
+    elif args.rebuild or args.schema:
         raise SettingsInvalid("index: --rebuild and --schema need the service stopped; without them, items are updated")
     else:
-        summary = asyncio.run(beside(settings, running.url, asked.source, not asked.no_train))
-    print(orjson.dumps(asdict(summary)).decode() if asked.json else text(summary))
+        summary = asyncio.run(beside(settings, running.url, args.source, not args.no_train))
+    print(orjson.dumps(asdict(summary)).decode() if args.json else text(summary))
     return 0 if summary.accepted or not summary.invalid else 1
 
 
@@ -84,7 +87,7 @@ async def beside(settings: Settings, url: str, source: Path, train: bool) -> Sum
     """Through the API of the service that owns the data folder; it takes up new encoders by itself."""
     with Progress() as progress:
         if Dataset.open(source).schema is not None:
-            progress.note(f"{SCHEMA} is not looked at: the schema of a running service stays (see --rebuild)")
+            progress.note(f"{SCHEMA} is ignored: the schema of a running service stays (see --rebuild)")
         summary = await index_served(Client.of(settings, url), source, progress)
         if train:
             await train_encoders(settings, summary, progress)
@@ -92,6 +95,7 @@ async def beside(settings: Settings, url: str, source: Path, train: bool) -> Sum
 
 
 def text(summary: Summary) -> str:
+    """The summary for a terminal, with at most SHOWN_PROBLEMS problems."""
     lines = [f"{summary.accepted} items indexed, {summary.invalid} refused, {summary.events} events of history"]
     lines += [f"  {problem}" for problem in summary.problems[:SHOWN_PROBLEMS]]
     if len(summary.problems) > SHOWN_PROBLEMS:

@@ -29,6 +29,7 @@ class GuardOrigin:
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the refusal of a foreign Host or Origin, or pass the request on."""
         if scope["type"] == "http":
             headers = dict(scope["headers"])
             origin = headers.get(b"origin")
@@ -49,6 +50,7 @@ class LimitBody:
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its body read, or answer 413."""
         if (
             scope["type"] != "http"
             or (scope["method"], scope["path"]) in STREAMED_ROUTES
@@ -97,6 +99,7 @@ class Measure:
         self._log_queries = log_queries
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and record it; answers 500 for an error that no route handled."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -304,6 +304,8 @@ class PolicyMode(Strict):
 
 
 class Traffic(Strict):
+    """Whether simulated visitors should search and click."""
+
     running: bool
 
 

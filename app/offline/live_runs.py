@@ -93,7 +93,7 @@ class DeepestPolicy:
 
     name = "deepest"
     version: str | None = None
-    curiosity = 0.0
+    survey_share = 0.0
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         """The choices, each with propensity 1."""

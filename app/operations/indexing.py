@@ -59,7 +59,7 @@ class Summary:
 
 
 TrainEncoders = Callable[[Settings, Summary, Progress], Awaitable[None]]
-"""Trains what a catalogue needs on what the stores have, and puts it in force."""
+"""Trains what a catalogue needs on what the stores have, and activates it."""
 
 
 @asynccontextmanager
@@ -73,10 +73,10 @@ async def indexed(
     around: Surroundings | None = None,
 ) -> AsyncIterator[tuple[System, Summary]]:
     """A system that has the items and the history of `source`, opened without anything that runs in the background;
-    `schema` is one that was given. With `replace`, items that are not in the source go, and every index is built anew.
+    `schema` is one that was given. With `replace`, items that are not in the source go, and every index is rebuilt.
 
     Items and history are stored first, encoders are trained on what is stored, and only then are the indexes opened,
-    which take in what they lack as after any crash: so each is built once, by the models that will be in force. Broken
+    which take in what they lack as after any crash: so each is built once, by the models that will be active. Broken
     off half-way, the next start does the rest.
     """
     around = around or Surroundings()

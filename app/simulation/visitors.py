@@ -65,6 +65,7 @@ class Visitors:
 
     @property
     def running(self) -> bool:
+        """Whether they are searching now."""
         return self._task is not None and not self._task.done()
 
     async def start(self) -> None:

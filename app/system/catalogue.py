@@ -27,6 +27,8 @@ ENCODER_KEY = "gateways_encoder"
 
 @dataclass(frozen=True, slots=True)
 class CatalogueParts:
+    """An open catalogue with its indexes, its arms and what keeps them up to date."""
+
     catalogue: Catalogue
     sync: IndexSync
     indexes: Indexes

@@ -54,6 +54,8 @@ class ModelSlots:
 
 @dataclass(frozen=True, slots=True)
 class ModelKind:
+    """One kind of model: how it is loaded, activated and trained."""
+
     name: str
     """In the model store, in commands and in the API; never renamed."""
     load: Callable[[Settings, StoredModel], Any]

@@ -21,6 +21,8 @@ from services.search.survey import Surveyor
 
 @dataclass(frozen=True, slots=True)
 class SearchParts:
+    """The services that answer queries."""
+
     engine: SearchEngine
     surveyor: Surveyor
     explainer: Explainer
@@ -37,7 +39,7 @@ def assemble_search(
 ) -> SearchParts:
     """Over an open catalogue, with decisions by `switch`."""
     index = parts.indexes.lexical
-    surveyor = Surveyor(parts.arms.pool, stores.items, stores.log, switch.curious)
+    surveyor = Surveyor(parts.arms.pool, stores.items, stores.log, switch.should_survey)
     engine = SearchEngine(
         active=parts.active,
         arms=parts.arms.pool,

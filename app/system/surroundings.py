@@ -14,6 +14,8 @@ from services.search.steps import Steps
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
+    """Clocks, wrappers and steps that a service uses; the defaults are those of production."""
+
     clock: Callable[[], float] = time.time
     """Unix seconds, of everything that is dated."""
     stopwatch: Callable[[], float] = time.monotonic

@@ -36,7 +36,7 @@ from services.errors import LtrrError
 from services.evaluation.compare import table
 from services.evaluation.intervals import Interval, bootstraps
 from services.models.ranker.ensemble import LISTWISE, OBJECTIVES, PARAMETERS, POINTWISE
-from services.models.ranker.rows import Group, labelled, sides
+from services.models.ranker.rows import Group, labelled, split_groups
 from services.models.ranker.train import train
 from services.models.trained import Trained
 from services.rankers.cascade import pool_scores
@@ -202,7 +202,7 @@ def _train(
     curve: Callable[[int], float],
     objective: str = POINTWISE,
 ) -> Trained:
-    training, validation = sides(training_groups(answers, pools, curve))
+    training, validation = split_groups(training_groups(answers, pools, curve))
     return train(training, validation, source="log", seed=seed, objective=objective)
 
 

@@ -60,7 +60,7 @@ class PersonalArm:
         known = list(vectors)
         stacked = np.asarray([vectors[object_id] for object_id in known], np.float32)
         liked = np.asarray([weights[object_id] for object_id in known], np.float32) @ stacked
-        wanted = (liked if encoder is None else encoder.person(liked)).tolist()
+        wanted = (liked if encoder is None else encoder.user_vector(liked)).tolist()
         # What the query names is a wish, not a filter: everything when nothing that the person could still want has it.
         found: dict[str, Candidate] = {}
         for named in [*_readings(context.understanding), ()]:

@@ -4,7 +4,7 @@ The item store records how far each index has come, so a crash at any moment is 
 and writers that wait together share one round. Indexes are rebuilt as a whole when the schema changes: by new fields,
 or because the catalogue has outgrown what its schema was inferred from and its priors were measured on.
 
-Where several processes share a store, whoever wrote updates the shared indexes, one process at a time. Every process
+Where several processes share a store, the writer updates the shared indexes, one process at a time. Every process
 keeps what it holds in its own memory in step by itself, and finishes what a writer that died has left undone.
 """
 

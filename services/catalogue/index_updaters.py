@@ -40,12 +40,15 @@ class LexicalUpdater:
         self._index = index
 
     async def stale(self) -> bool:
+        """Whether the index has to be rebuilt, as IndexUpdater.stale."""
         return await self._index.stale()
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
+        """Add, replace and remove documents of the index."""
         await self._index.apply(upserts, deletes)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
+        """Replace the whole index."""
         await self._index.rebuild(schema, documents)
 
     async def refresh(self) -> None:
@@ -187,9 +190,11 @@ class UnderstandingUpdater:
         active.understand = self._understander.understand
 
     async def stale(self) -> bool:
+        """Always: nothing of it outlives the process."""
         return True
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
+        """Replace the words of changed items, yielding to the event loop every ABSORB_BATCH items."""
         self._replace([self._documents[i] for i in deletes if i in self._documents], ())
         for start in range(0, len(upserts), ABSORB_BATCH):
             part = upserts[start : start + ABSORB_BATCH]
@@ -204,6 +209,8 @@ class UnderstandingUpdater:
         self._documents.update((document["id"], document) for document in added)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
+        """Build vocabulary and gazetteer from `documents` and the PAST_QUERIES most popular queries, then activate them
+        together with `schema`."""
         known: Mapping[str, Document] = {document["id"]: document for document in documents}
         queries = await self._memory.popular_queries("", PAST_QUERIES, Deadline.after(PAST_QUERIES_SECONDS))
         fresh = await asyncio.to_thread(_understander, schema, known.values(), queries)
@@ -235,17 +242,20 @@ class PredictionUpdater:
         self._predictor = predictor
 
     async def stale(self) -> bool:
+        """Never: `adopt` predicts again when the predictor has changed."""
         return False
 
     async def refresh(self) -> None:
         """Nothing to do: predictions are read from the memory each time."""
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
+        """Predict queries for `upserts`, and remove everything the memory has of `deletes`."""
         if deletes:
             await self._memory.forget_items(deletes)
         await self._predict(self._active.schema, upserts)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
+        """Predict queries for every document, and record by which predictor."""
         await self._predict(schema, documents)
         await self._state.set(PREDICTED_BY, self._predictor.version)
 

@@ -38,7 +38,7 @@ class ItemResult:
 
 
 class Catalogue:
-    """The items and their schema, for whoever writes items or reads single ones."""
+    """The items and their schema, for code that writes items or reads single ones."""
 
     def __init__(self, items: ItemStore, schema: CurrentSchema, indexes: IndexSync) -> None:
         self._items = items

@@ -203,8 +203,8 @@ class PolicyConsumer(LogConsumer):
                 Outcome(
                     features=impression.features,
                     survey=survey,
-                    looked=tuple(examination(position) for position in range(1, len(impression.shown) + 1)),
-                    taken=clicked(impression, window.interactions, self._weights),
+                    examination=tuple(examination(position) for position in range(1, len(impression.shown) + 1)),
+                    clicked=clicked(impression, window.interactions, self._weights),
                     weight=weight,
                 )
             )

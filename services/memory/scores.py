@@ -69,16 +69,16 @@ def recollect(
     for k, object_id, clicks in actual:
         worth = score(clicks, shown.get(k, 0.0))
         found[k, object_id] = Remembered(object_id, worth, clicks, False, similarity(key, k))
-    hoped: dict[str, Remembered] = {}
+    predicted_best: dict[str, Remembered] = {}
     for k, object_id, likelihood in predicted:
         if (k, object_id) in found or (key, object_id) in found:
             continue
         worth = expected(likelihood, max(shown.get(k, 0.0), shown.get(key, 0.0)))
         entry = Remembered(object_id, worth, 0.0, True, similarity(key, k))
-        known = hoped.get(object_id)
+        known = predicted_best.get(object_id)
         if known is None or _weight(entry) > _weight(known):
-            hoped[object_id] = entry
-    return merge([*found.values(), *hoped.values()], limit)
+            predicted_best[object_id] = entry
+    return merge([*found.values(), *predicted_best.values()], limit)
 
 
 def _weight(entry: Remembered) -> tuple[float, float]:

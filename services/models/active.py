@@ -1,4 +1,4 @@
-"""The schema, the vocabulary and the models that searches use at this moment."""
+"""The schema, the vocabulary and the models that searches use now."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ class ActiveModels:
     schema: Schema
     ranker: Ranker
     understand: Callable[[str], Understanding] = field(init=False)
-    """A query's text -> what it means in the catalogue at hand."""
+    """Query text -> its meaning in this catalogue."""

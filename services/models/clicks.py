@@ -1,4 +1,4 @@
-"""What models learn from in the event log: the answers, and what was done with their items in time. Offline only."""
+"""Training data from the event log: answers and the events on their items within the attribution window. Offline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ItemEvent:
     query_id: str
     object_id: str
     worth: float
-    """Weight of the action over the largest, less where its principal says too much; negative for a dislike."""
+    """Weight of the action relative to the largest, reduced beyond the principal's cap; negative for a dislike."""
 
 
 async def read_answers(
@@ -33,8 +33,8 @@ async def read_answers(
     cap: int,
     usable: Callable[[Impression], bool],
 ) -> AsyncIterator[Impression | ItemEvent]:
-    """The `usable` answers of the log, and the events that came within `attribution` seconds (server times) of one, in
-    order. One principal's events beyond `cap` an hour count less."""
+    """The `usable` answers of the log and the events within `attribution` seconds (server time) of one, in log order.
+    A principal's events beyond `cap` an hour are weighted down."""
     shown: dict[str, tuple[float, str | None]] = {}
     recent: defaultdict[str, deque[float]] = defaultdict(deque)
     async for record in records(log):
@@ -49,24 +49,25 @@ async def read_answers(
 
 
 async def records(log: EventLog) -> AsyncIterator[Record]:
-    """Every record that can be read, in order."""
+    """Every readable record, in log order."""
     async for batch in read_batches(log):
         for _, record in batch:
             yield record
 
 
 def held_out(key: str) -> bool:
-    """Whether the query of this memory key is for validation, by its hash: so that it is never on both sides."""
-    return hashed(key) / 2**64 < VALIDATION_SHARE
+    """Whether the query with this memory key belongs to the validation set. Decided by its hash, so that a query is
+    never in both sets."""
+    return stable_hash(key) / 2**64 < VALIDATION_SHARE
 
 
-def hashed(text: str, what_for: bytes = b"") -> int:
-    """64 bits by which texts are sorted into parts, always the same, and independent for each `what_for`."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, person=what_for).digest(), "big")
+def stable_hash(text: str, purpose: bytes = b"") -> int:
+    """64-bit hash for splitting data: the same in every process, independent between purposes (at most 16 bytes)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, person=purpose).digest(), "big")
 
 
 def _principal_weight(principal: str | None, at: float, recent: Mapping[str, deque[float]], cap: int) -> float:
-    """Weight of this event of a principal, which is counted with it; callers that name nobody are not told apart."""
+    """Weight of an event by its principal's events of the last hour, to which it is added; 1 without a principal."""
     if principal is None:
         return 1.0
     times = recent[principal]

@@ -1,4 +1,4 @@
-"""Where model versions are kept: names and bytes. What they mean is the business of services/models/store.py."""
+"""Storage of model versions as named bytes; services/models/store.py gives them meaning."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 Guard = Callable[[], None]
-"""Called right before something is changed; raises when it must not be changed (any more)."""
+"""Called right before a change; raises to prevent it."""
 
 
 class Files(Protocol):
-    """Blocking; safe for threads. Kinds, versions and file names are letters, digits, `.`, `_`, `-`.
+    """Blocking and thread-safe storage. Kinds, versions and file names are letters, digits, `.`, `_`, `-`.
 
-    Changes are durable when they return, and a process killed at any point leaves the state before or the state after.
-    While the files cannot be reached, everything raises StorageFailed (a server) or OSError (a disk).
+    Changes are durable when they return and atomic: a process killed at any point leaves the old state or the new one.
+    While the storage is unreachable, every method raises StorageFailed (a server) or OSError (a disk).
     """
 
     def kinds(self) -> list[str]:
@@ -35,8 +35,8 @@ class Files(Protocol):
     def write(
         self, kind: str, version: str, files: Mapping[str, bytes], replace: bool, guard: Guard | None = None
     ) -> None:
-        """Write a version as a whole: readers see all of it or nothing. Raises FileExistsError when it exists, unless
-        with `replace`."""
+        """Write a version atomically: readers see all of it or nothing. Raises FileExistsError when it exists, unless
+        `replace` is set."""
         ...
 
     def promotions(self, kind: str) -> list[int]:
@@ -49,7 +49,7 @@ class Files(Protocol):
 
     def promote(self, kind: str, version: str, number: int, record: bytes, guard: Guard | None = None) -> None:
         """Add a record that makes `version` current. Raises FileExistsError when there is a record of that number, and
-        FileNotFoundError when the version is gone: in both cases another process was faster."""
+        FileNotFoundError when the version is gone: in both cases another process got there first."""
         ...
 
     def remove(self, kind: str, versions: Sequence[str], promotions: Sequence[int], newest: int) -> None:

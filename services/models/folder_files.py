@@ -1,10 +1,10 @@
 """Model versions in a folder that one process at a time writes to.
 
     kind/
-      versions/<version>/meta.json + files     complete when the folder has its name
-      promotions/00000007.json                 complete when the file has its name
+      versions/<version>/meta.json + files     complete once the folder has this name
+      promotions/00000007.json                 complete once the file has this name
 
-Every file is written under another name, flushed to disk, renamed, and its folder flushed too.
+Every file is written under a temporary name, synced to disk and renamed; then its folder is synced.
 """
 
 from __future__ import annotations
@@ -23,31 +23,35 @@ from services.models.files import Guard
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _ABANDONED_SECONDS = 3600.0
-"""A temporary folder this old belongs to no process any more."""
+"""Age at which a temporary folder is taken to be left over from a killed process."""
 
 
 class FolderFiles:
-    """Files (services/models/files.py) in a folder. Safe for many readers and for the writing threads of one
-    process."""
+    """Files (services/models/files.py) in a folder. Safe for many readers and for the writing threads of a process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def kinds(self) -> list[str]:
+        """Kinds that have a folder of versions, in order."""
         return [kind for kind in _names(self._folder) if (self._folder / kind / "versions").is_dir()]
 
     def versions(self, kind: str) -> list[str]:
+        """Names of the complete versions, in order."""
         return _names(self._folder / kind / "versions")
 
     def has(self, kind: str, version: str) -> bool:
+        """Whether the version has a folder."""
         return self._version(kind, version).is_dir()
 
     def read(self, kind: str, version: str, name: str) -> bytes:
+        """A file of a version. Raises FileNotFoundError."""
         return (self._version(kind, version) / name).read_bytes()
 
     def write(
         self, kind: str, version: str, files: Mapping[str, bytes], replace: bool, guard: Guard | None = None
     ) -> None:
+        """Write a version to a temporary folder and rename it. Raises FileExistsError unless `replace` is set."""
         target = self._version(kind, version)
         if guard is not None:
             guard()
@@ -71,14 +75,18 @@ class FolderFiles:
         _flush(parent)
 
     def promotions(self, kind: str) -> list[int]:
+        """Numbers of the promotion records, highest first."""
         folder = self._folder / kind / "promotions"
         names = [p.stem for p in folder.glob("*.json")] if folder.is_dir() else []
         return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def promotion(self, kind: str, number: int) -> bytes:
+        """The promotion record of that number. Raises FileNotFoundError."""
         return self._promotion(kind, number).read_bytes()
 
     def promote(self, kind: str, version: str, number: int, record: bytes, guard: Guard | None = None) -> None:
+        """Write a promotion record to a temporary file and rename it. Raises FileNotFoundError when the version does
+        not exist, FileExistsError when the number is taken."""
         target = self._promotion(kind, number)
         if not self.has(kind, version):
             raise FileNotFoundError(errno.ENOENT, "no such version", version)
@@ -100,6 +108,7 @@ class FolderFiles:
         _flush(folder)
 
     def remove(self, kind: str, versions: Sequence[str], promotions: Sequence[int], newest: int) -> None:
+        """Remove versions and promotion records. Raises FileExistsError when there is a promotion after `newest`."""
         if max(self.promotions(kind), default=0) > newest:
             raise FileExistsError(errno.EEXIST, "a later promotion exists", kind)
         for version in versions:
@@ -115,12 +124,12 @@ class FolderFiles:
 
 
 def _names(folder: Path) -> list[str]:
-    """Names in a folder, in order, without what is half written; none when there is no such folder."""
+    """Names in a folder, in order, without temporary ones; empty when there is no such folder."""
     return sorted(p.name for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def _make(folder: Path) -> None:
-    """Make `folder` and its parents, and flush each new one's entry to disk."""
+    """Create `folder` and its parents, and sync each new directory entry to disk."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -131,7 +140,7 @@ def _make(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half written."""
+    """Remove temporary files that a killed process left behind."""
     for path in folder.glob(".*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
@@ -139,7 +148,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file and flush it to disk."""
+    """Write a file and sync it to disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -147,7 +156,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Flush the entries of a folder to disk."""
+    """Sync the entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Logistic regression with a ridge; scipy, which serving has, minimises."""
+"""Ridge-penalised logistic regression, minimised by scipy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Floats = NDArray[np.float64]
 
 
 def logistic(
-    table: Floats, positive: Floats, negative: Floats, ridge: float, least: float | None = None
+    table: Floats, positive: Floats, negative: Floats, ridge: float, lower: float | None = None
 ) -> tuple[float, Floats]:
-    """(intercept, coefficients [columns]) of log-odds by `table` [rows, columns], where row i came out positive
-    `positive[i]` times and negative `negative[i]` times, both >= 0. The ridge is on coefficients; `least`: what none of
-    them is below."""
+    """(intercept, coefficients [columns]) of the log-odds on `table` [rows, columns], where row i was positive
+    `positive[i]` times and negative `negative[i]` times, both >= 0. The penalty spares the intercept; `lower`: lower
+    bound of the coefficients."""
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         odds = weights[0] + table @ weights[1:]
@@ -24,6 +24,6 @@ def logistic(
         gradient = np.concatenate([[slope.sum()], slope @ table + ridge * weights[1:]])
         return float(value + 0.5 * ridge * weights[1:] @ weights[1:]), gradient
 
-    bounds = [(None, None), *[(least, None)] * table.shape[1]]
+    bounds = [(None, None), *[(lower, None)] * table.shape[1]]
     found = minimize(loss, np.zeros(1 + table.shape[1]), jac=True, bounds=bounds, method="L-BFGS-B").x
     return float(found[0]), found[1:]

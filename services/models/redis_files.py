@@ -5,7 +5,7 @@
     {namespace}:models:version:<kind>:<version>     hash: file name -> bytes
     {namespace}:models:promotions:<kind>            hash: number -> record
 
-Every change is one transaction. The client blocks and is called in threads; it neither retries nor waits for long.
+Every change is one transaction. The client blocks, so call it off the event loop; it does not retry failed calls.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from services.errors import StorageFailed, Unavailable
 from services.models.files import Guard
 
 REPLY_SECONDS = 5.0
-"""Longest wait for one reply of the server; models are up to some hundred megabytes."""
+"""Timeout of one reply; models can be some hundred megabytes large."""
 CONNECT_SECONDS = 1.0
 IDLE_SECONDS = 15.0
-"""A connection that was idle for longer is checked before it is used."""
-TRIES = 20
-"""Of a transaction that others get in the way of."""
+"""A connection idle for longer is checked before it is used."""
+MAX_ATTEMPTS = 20
+"""Attempts at a transaction that conflicts with other writers."""
 MAX_PAUSE = 0.002
-"""Most seconds before the next try, for each try so far."""
+"""Largest pause in seconds before the next attempt, per attempt made so far."""
 
 Pipeline = Any
-"""The client's types do not say that every reply is bytes."""
+"""The client's type hints do not know that every reply is bytes."""
 Fence = Callable[[], tuple[str, int]]
-"""Gives (key under which Redis has the number of the newest epoch, number of the writer's own)."""
+"""() -> (key under which Redis keeps the newest epoch, the writer's own epoch)."""
 
 
 class RedisFiles:
-    """Files (services/models/files.py) on the server at `url`, keys under `namespace`. With a `fence`, a writer whose
-    epoch is over can change nothing: the transaction that would change something checks that. Raises StorageFailed
-    then, and Unavailable when Redis is away."""
+    """Files (services/models/files.py) on the server at `url`, keys under `namespace`. With a `fence`, each
+    transaction checks the writer's epoch and raises StorageFailed when a newer one has begun. Raises Unavailable when
+    Redis cannot be reached."""
 
     def __init__(self, url: str, namespace: str = "ltrr", fence: Fence | None = None) -> None:
         self._prefix = f"{{{namespace}}}:models"
@@ -62,21 +62,26 @@ class RedisFiles:
         )
 
     def kinds(self) -> list[str]:
+        """Kinds that ever had a version, in order."""
         return self._set("kinds")
 
     def versions(self, kind: str) -> list[str]:
+        """Names of the versions, in order."""
         return self._set("versions", kind)
 
     def has(self, kind: str, version: str) -> bool:
+        """Whether there is such a version."""
         with _named():
             return bool(self._client.exists(self._key("version", kind, version)))
 
     def read(self, kind: str, version: str, name: str) -> bytes:
+        """A file of a version. Raises FileNotFoundError."""
         return self._field(self._key("version", kind, version), name)
 
     def write(
         self, kind: str, version: str, files: Mapping[str, bytes], replace: bool, guard: Guard | None = None
     ) -> None:
+        """Write a version in one transaction. Raises FileExistsError unless `replace` is set."""
         key = self._key("version", kind, version)
 
         def check(pipeline: Pipeline) -> None:
@@ -92,13 +97,17 @@ class RedisFiles:
         self._transaction([key], check, change, guard)
 
     def promotions(self, kind: str) -> list[int]:
+        """Numbers of the promotion records, highest first."""
         with _named():
             return _numbers(self._client.hkeys(self._key("promotions", kind)))
 
     def promotion(self, kind: str, number: int) -> bytes:
+        """The promotion record of that number. Raises FileNotFoundError."""
         return self._field(self._key("promotions", kind), str(number))
 
     def promote(self, kind: str, version: str, number: int, record: bytes, guard: Guard | None = None) -> None:
+        """Add a promotion record. Raises FileNotFoundError when the version does not exist, FileExistsError when the
+        number is taken."""
         key, target = self._key("promotions", kind), self._key("version", kind, version)
 
         def check(pipeline: Pipeline) -> None:
@@ -110,6 +119,8 @@ class RedisFiles:
         self._transaction([key, target], check, lambda pipeline: pipeline.hsetnx(key, str(number), record), guard)
 
     def remove(self, kind: str, versions: Sequence[str], promotions: Sequence[int], newest: int) -> None:
+        """Remove versions and promotion records in one transaction. Raises FileExistsError when there is a promotion
+        after `newest`."""
         key = self._key("promotions", kind)
 
         def check(pipeline: Pipeline) -> None:
@@ -151,11 +162,11 @@ class RedisFiles:
         change: Callable[[Pipeline], Any],
         guard: Guard | None = None,
     ) -> None:
-        """Make the change unless `check` raises or the epoch is over; again when keys in `watched` changed
+        """Make the change unless `check` raises or the epoch is over; repeated when a key in `watched` changed
         meanwhile."""
         with _named():
-            for attempt in range(TRIES):
-                time.sleep(random.uniform(0.0, MAX_PAUSE * attempt))  # noqa: S311 - out of step with whoever was faster
+            for attempt in range(MAX_ATTEMPTS):
+                time.sleep(random.uniform(0.0, MAX_PAUSE * attempt))  # noqa: S311 - jitter
                 with self._client.pipeline(transaction=True) as pipeline, suppress(WatchError):
                     fence = self._fence() if self._fence is not None else None
                     pipeline.watch(*watched, *([fence[0]] if fence else []))

@@ -1,9 +1,8 @@
-"""Model versions: written as a whole, named by checksum, promoted by one atomic step, never pickled.
+"""Model versions: written atomically, named by checksum, promoted in one atomic step, never pickled.
 
-A version is meta.json (its manifest) and its files. Promotion records are numbered; the highest intact one says which
-version is current and how that came about. SHA-256 sums detect damage by disks or by hand; a damaged model is never
-served: the newest intact one that was promoted earlier takes its place. Where the bytes are kept is the business of
-services/models/files.py.
+A version is meta.json (its manifest) and its files. Promotion records are numbered; the highest intact one names the
+current version and its history. SHA-256 sums detect damage; a damaged model is never served: the newest intact one that
+was promoted earlier takes its place. The bytes are stored by services/models/files.py.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ MAX_HISTORY = 100
 """Promotions remembered per kind."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_TRIES = 20
-"""Of a promotion or a pruning that other processes get in the way of."""
+_MAX_ATTEMPTS = 20
+"""Attempts at a promotion or a pruning that conflicts with other processes."""
 _MAX_PAUSE = 0.002
-"""Most seconds before the next try, for each try so far."""
+"""Largest pause in seconds before the next attempt, per attempt made so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One promotion record. `stack` ends with the current version; before it, those that it took over from."""
+    """One promotion record. `stack` ends with the current version, after the versions that were current before it."""
 
     number: int
     stack: tuple[str, ...]
@@ -85,11 +84,11 @@ class _Record:
 
 
 class ModelStore:
-    """Safe for many readers and for writing threads: those of one process where the files are a folder (`Path`), those
-    of many processes elsewhere.
+    """Versions, promotions and history of every kind of model. Safe for many readers, and for the writing threads of a
+    process where the files are a folder (`Path`), or of many processes where they are on a server.
 
-    Blocking. Everything raises StorageFailed when the server that keeps the files is away, and OSError when a disk
-    fails.
+    Blocking. Every method raises StorageFailed when the server with the files cannot be reached, and OSError when a
+    disk fails.
     """
 
     def __init__(self, files: Files | Path, clock: Callable[[], float] = time.time) -> None:
@@ -129,7 +128,7 @@ class ModelStore:
             replace = True
         try:
             self._files.write(kind, version, {**files, META: _seal(manifest)}, replace, guard)
-        except FileExistsError:  # another process was faster
+        except FileExistsError:  # another process got there first
             if self._replaceable(kind, version, sums):
                 raise ModelInvalid(f"{kind} {version} is damaged") from None
         return version
@@ -165,7 +164,7 @@ class ModelStore:
         return self._retried(put)
 
     def note(self, kind: str, version: str, reason: str) -> None:
-        """Add to a version's history why it went live, or what was known of it; the current version stays current.
+        """Add a remark to a version's history; the current version stays current.
 
         Raises NotFound.
         """
@@ -179,8 +178,8 @@ class ModelStore:
         self._retried(put)
 
     def current(self, kind: str) -> StoredModel | None:
-        """The current version, verified; a damaged one is passed over for the newest intact one before it. None when
-        there is none."""
+        """The current version, verified; a damaged one is skipped for the newest intact one before it. None when there
+        is none."""
         for version in reversed(self._record(kind).stack):
             model = self._intact(kind, version)
             if model is not None:
@@ -219,7 +218,7 @@ class ModelStore:
         return self._retried(lambda: self._prune(kind, keep))
 
     def _prune(self, kind: str, keep: int) -> list[str]:
-        # In this order, so that what is published or promoted meanwhile is not mistaken for old.
+        # Names first: a version published or promoted after this line is not mistaken for an old one.
         names = self._files.versions(_safe(kind))
         record = self._record(kind)
         kept = {v.version for v in self.versions(kind)[:keep]} | set(record.stack[-1:])
@@ -235,7 +234,7 @@ class ModelStore:
             try:
                 body = _unseal(self._files.promotion(kind, number))
                 history = tuple(Promotion(**entry) for entry in body["history"])
-                # Numbering goes on after the highest record, even a damaged one, so that it is never taken for newer.
+                # The next number follows the highest record, damaged or not: a damaged one never counts as newer.
                 return _Record(numbers[0], tuple(body["stack"]), history)
             except (ModelInvalid, OSError, KeyError, TypeError):
                 self._report(kind, f"promotion {number}")
@@ -291,13 +290,13 @@ class ModelStore:
     # --- writing ---
 
     def _retried(self, change: Callable[[], T]) -> T:
-        """Make a change that begins with reading the current record; again when another process was faster."""
+        """Make a change that begins with reading the current record; repeated when another process got there first."""
         with self._lock:
-            for attempt in range(_TRIES):
+            for attempt in range(_MAX_ATTEMPTS):
                 try:
                     return change()
                 except FileExistsError:
-                    # Out of step with whoever was faster, or both would collide again and again.
+                    # Jitter: in step, two processes would collide again and again.
                     time.sleep(random.uniform(0.0, _MAX_PAUSE * attempt))  # noqa: S311
         raise StorageFailed("other processes promote models all the time")
 
@@ -315,8 +314,8 @@ class ModelStore:
 
 
 def _safe(name: str) -> str:
-    """`name`, if it can be a part of a path and of a key (letters, digits, `.`, `_`, `-`, a letter or digit first): it
-    never leads out of the folder. Raises ModelInvalid."""
+    """`name`, if it is safe as part of a path and of a key: letters, digits, `.`, `_`, `-`, a letter or digit first.
+    Raises ModelInvalid otherwise."""
     if not _NAME.fullmatch(name):
         raise ModelInvalid(f"{name[:40]!r} is no name for a model, version or file")
     return name

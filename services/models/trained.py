@@ -1,4 +1,4 @@
-"""What a training gives."""
+"""The result of a training run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """`files` and `meta` are for the model store; `promote`: whether the gate lets the model go live, `reason`: why."""
+    """A trained model: `files` and `meta` for the model store, whether it passed its gate (`promote`), and why."""
 
     files: dict[str, bytes]
     meta: dict[str, Any]

@@ -37,7 +37,7 @@ from services.offpolicy.support import MIN_ACTED, MIN_SAMPLE, acted_size, sample
 from services.policies.base import Retracing
 
 MAX_DECISIONS = 5_000
-"""Newest decisions that are looked at: older ones were of another catalogue and other people."""
+"""Newest decisions that are evaluated: older ones were of another catalogue and other people."""
 MAX_RECORDS = 100_000
 """Newest records of the log that are read for them."""
 TOLERATED_CANDIDATES = 10

@@ -33,7 +33,7 @@ KNOWN_ARMS = KnownArms(
 PLAN_ARMS = KNOWN_ARMS.planned
 FACTS = ("slots_expected", "slots_best", "slots_first", "title_trigrams", "title_query_share")
 """What surveys take down of an item: columns of the ranker's table (services/rankers/features.py) that say what it has
-to do with the query, whoever found it."""
+to do with the query, whichever arm found it."""
 
 
 def part(arm: str) -> str:
@@ -48,10 +48,10 @@ class Outcome:
     features: Mapping[str, float]
     survey: Survey | None = None
     """What all arms had; None for an answer that was not surveyed."""
-    looked: tuple[float, ...] = ()
-    """Per item that the answer showed, the probability that it was looked at."""
-    taken: tuple[float, ...] = ()
-    """The same, 1 where somebody did something with it that has a positive weight, else 0."""
+    examination: tuple[float, ...] = ()
+    """Per shown item, the probability that it was examined."""
+    clicked: tuple[float, ...] = ()
+    """Per shown item, 1 after an action of positive weight, else 0."""
     weight: float = 1.0
     """Below 1 when one principal supplied more than its share."""
 
@@ -72,7 +72,7 @@ class Policy(Protocol):
         ...
 
     @property
-    def curiosity(self) -> float:
+    def survey_share(self) -> float:
         """Share of the answers that it would have surveyed (services/search/survey.py) to learn from, 0..1."""
         ...
 
@@ -82,7 +82,7 @@ class Policy(Protocol):
 
 
 class Retracing(Policy, Protocol):
-    """A policy that can be asked about a decision that another policy took."""
+    """A policy that can evaluate a decision of another policy."""
 
     def retrace(
         self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
@@ -93,7 +93,7 @@ class Retracing(Policy, Protocol):
 
 
 class LearningPolicy(Retracing, Protocol):
-    """A policy that learns from the outcomes of decisions, whoever took them."""
+    """A policy that learns from the outcomes of decisions, its own or another policy's."""
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from one outcome. Raises ValueError, having learned nothing, for one that is not valid."""
@@ -105,7 +105,7 @@ class LearningPolicy(Retracing, Protocol):
 
 
 class Decider(Protocol):
-    """What the search engine asks: the policy in force, under the mode in force."""
+    """What the search engine asks: the active policy, under the current mode."""
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
         """The decision for a request, with its propensities; `seed` determines the draws."""

@@ -18,7 +18,7 @@ class FixedPolicy:
 
     name = "fixed"
     version: str | None = None
-    curiosity = 0.0
+    survey_share = 0.0
 
     def __init__(self, counts: Mapping[str, int] = FIXED_COUNTS, budget: int = BUDGET, floor: int = FLOOR) -> None:
         """Raises ValueError for a negative count or a floor above the budget."""
@@ -57,7 +57,7 @@ class UniformPolicy:
 
     name = "uniform"
     version: str | None = None
-    curiosity = 0.0
+    survey_share = 0.0
 
     def __init__(self, budget: int = BUDGET, floor: int = FLOOR) -> None:
         """Raises ValueError for a floor above the budget."""

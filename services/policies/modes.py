@@ -1,4 +1,4 @@
-"""Which policy is in force: the learned one, the static one, or the static one with the learned one looking on."""
+"""The active policy: the learned one, the static one, or the static one with the learned one in shadow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.types import ArmChoice, ArmOption, Decision, PolicyMode
 logger = logging.getLogger(__name__)
 
 SURVEY = "survey"
-"""Name under which it is drawn whether an answer is surveyed."""
+"""Name of the random stream that decides whether an answer is surveyed."""
 
 
 class PolicySwitch:
@@ -26,7 +26,7 @@ class PolicySwitch:
     """
 
     def __init__(self, learned: Policy, fixed: Policy, mode: str = PolicyMode.LEARNED, surveyed: float = 1.0) -> None:
-        """`surveyed`: most of the answers that may be surveyed, 0..1."""
+        """`surveyed`: largest share of the answers to survey, 0..1."""
         self.learned = learned
         self._fixed = fixed
         self._surveyed = surveyed
@@ -34,7 +34,7 @@ class PolicySwitch:
 
     @property
     def mode(self) -> PolicyMode:
-        """The one in force."""
+        """The current mode."""
         return self._mode
 
     @mode.setter
@@ -46,17 +46,17 @@ class PolicySwitch:
         for known in PolicyMode:
             metrics.POLICY_MODE.labels(known).set(known is self._mode)
 
-    def curious(self, seed: int) -> bool:
-        """Whether the answer to the decision with this seed is to be surveyed: as often as the learned policy wishes,
-        in any mode, because it learns from static traffic as well, and at most `surveyed` of all. Never raises: a
-        policy that cannot say what it wishes wishes nothing."""
+    def should_survey(self, seed: int) -> bool:
+        """Whether the answer to the decision with this seed is to be surveyed: with the learned policy's survey share
+        as probability, capped at `surveyed`, in any mode, because it learns from static traffic too. Never raises: a
+        policy that fails gets no surveys."""
         learned = self.learned
         try:
-            wished = learned.curiosity
+            share = learned.survey_share
         except Exception as error:
             logger.warning("policy_failed policy=%s error=%s", learned.name, type(error).__name__)
             return False
-        return uniform(seed, SURVEY) < min(wished, self._surveyed)
+        return uniform(seed, SURVEY) < min(share, self._surveyed)
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
         """`model_version` is that of the learned policy wherever its choices are in the decision (shadow included)."""

@@ -105,7 +105,7 @@ class VWPolicy:
         return self._version
 
     @property
-    def curiosity(self) -> float:
+    def survey_share(self) -> float:
         """Share of the requests to survey, 0..1."""
         return max(MIN_SURVEY_RATE, min(1.0, SURVEY_BUDGET / (1.0 + self.kinds.requests)))
 
@@ -169,12 +169,14 @@ class VWPolicy:
         survey = outcome.survey
         if survey is None or outcome.weight == 0.0:
             return
-        if not len(outcome.looked) == len(outcome.taken) == len(survey.shown):
+        if not len(outcome.examination) == len(outcome.clicked) == len(survey.shown):
             raise ValueError("looks and actions must be given per item shown")
         request_features = featurize(outcome.features, survey)
         known = [(index, n) for n, index in enumerate(survey.shown) if 0 <= index < len(request_features.slopes)]
         row_indices = [index for index, _ in known]
-        examination, clicked = (np.array([given[n] for _, n in known]) for given in (outcome.looked, outcome.taken))
+        examination, clicked = (
+            np.array([given[n] for _, n in known]) for given in (outcome.examination, outcome.clicked)
+        )
         if not (np.isfinite(examination).all() and np.isfinite(clicked).all()):
             raise ValueError("an examination probability or a click that is not a finite number")
         self.relevance.learn(request_features, row_indices, examination, clicked, outcome.weight)

@@ -15,7 +15,7 @@ from services.text import normalize, tokenize
 from services.types import Document, Role, Scalar, Schema, Slot, Understanding
 
 MAX_READINGS = 3
-"""Readings looked at; later ones are too unlikely to matter."""
+"""Readings that are matched; later ones are too unlikely to matter."""
 MAX_TOKENS = 32
 """Query tokens compared with items, so that a pasted page of text costs no more than a long query."""
 MAX_CHARACTERS = 4000

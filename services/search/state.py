@@ -60,7 +60,7 @@ class SearchState:
     deadline: Deadline
     schema: Schema
     features: Mapping[str, float]
-    """What the policy was told."""
+    """Features that the policy decided on."""
     options: tuple[ArmOption, ...]
     decision: Decision
     lists: Mapping[str, Sequence[Candidate]]

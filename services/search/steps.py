@@ -26,13 +26,15 @@ BuildHits = Callable[[Sequence[Entry], Mapping[str, Document], int, Understandin
 
 @dataclass(frozen=True, slots=True)
 class Steps:
+    """Replaceable functions of one search, in the order they run."""
+
     draw_seed: Callable[[], int] = lambda: secrets.randbits(63)
     """The seed of a decision."""
     featurize: Featurize = features
-    """What a policy is told of a request."""
+    """Features of a request for the policy."""
     fuse: Fuse = fuse
     """The arms' lists as one pool."""
     build_rows: BuildRows = rows
-    """What a ranker is told of a pool."""
+    """Feature rows of a pool for the ranker."""
     build_hits: BuildHits = slate
     """The page as shown."""

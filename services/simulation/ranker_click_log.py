@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.models.ranker.answers import Answers
-from services.models.ranker.rows import Group, clicked
+from services.models.ranker.answers import AnswerGroups
+from services.models.ranker.rows import Group, to_group
 from services.rankers.features import NAMES
 from services.rewards.examination import ClickCounts
 from services.simulation.judge import Judge
@@ -81,14 +81,14 @@ def training_groups(
 ) -> list[Group]:
     """Training groups, built as from the answers of the event log; `curve`: position -> examination; a click is worth
     1."""
-    grouped = Answers(curve)
+    grouped = AnswerGroups(curve)
     for answer in answers:
         pool = pools[answer.query_id]
         ids = [pool.ids[place] for place in answer.shown]
         found = grouped.add(answer.query_id, ids, pool.rows[list(answer.shown)])
         for place in answer.clicked:
             found.earn(ids[place], 1.0)
-    return [clicked(found) for found in grouped.wanted()]
+    return [to_group(found) for found in grouped.rewarded()]
 
 
 def estimate_examination(answers: Iterable[LoggedAnswer], pools: Mapping[str, Group]) -> NDArray[np.float64]:

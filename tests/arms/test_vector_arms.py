@@ -395,7 +395,7 @@ def test_nearness_of_taste_is_the_inner_product_plus_quality(schema: Schema, fil
     person = factors[3] * 2.0 - factors[8]
     good = np.array([quality(schema, film) for film in films])
     wanted = factors @ (person / np.linalg.norm(person)) + 0.05 * good
-    got = vectors @ taste.person(liked) * np.sqrt(2.0)
+    got = vectors @ taste.user_vector(liked) * np.sqrt(2.0)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 

@@ -37,7 +37,7 @@ class MeanPolicy:
 
     name = "mean"
     version = None
-    curiosity = 1.0
+    survey_share = 1.0
 
     def __init__(self, model: bytes = b"{}") -> None:
         try:
@@ -52,7 +52,7 @@ class MeanPolicy:
     def learn(self, outcome: Outcome) -> None:
         if outcome.features.get("poison"):
             raise ValueError("poison")
-        for place, taken in enumerate(outcome.taken):
+        for place, taken in enumerate(outcome.clicked):
             entry = self.sums.setdefault(f"{place} {outcome.survey is not None}", [0.0, 0.0])
             entry[0] += outcome.weight
             entry[1] += 0.1 * outcome.weight * (taken - entry[1])
@@ -209,9 +209,9 @@ async def test_a_click_is_remembered_at_once_and_learned_when_its_window_closes(
         await rig.append(Tick(WINDOW + 1.0))
         await rig.learner.catch_up()
         clicked, unclicked = outcomes(rig)
-        assert clicked.taken == (0.0, 1.0, 0.0)
-        assert unclicked.taken == (0.0, 0.0, 0.0)
-        assert clicked.looked == pytest.approx((1.0, 0.631, 0.5), abs=1e-3)
+        assert clicked.clicked == (0.0, 1.0, 0.0)
+        assert unclicked.clicked == (0.0, 0.0, 0.0)
+        assert clicked.examination == pytest.approx((1.0, 0.631, 0.5), abs=1e-3)
         assert clicked.features == {"length": 2.0, "idf": 0.25}
         assert clicked.survey is unclicked.survey is None
         assert await rig.learner.step() == 0
@@ -234,7 +234,7 @@ async def test_a_survey_is_learned_with_its_answer_whenever_it_comes_within_the_
         assert [o.survey.query_id if o.survey else None for o in learned] == ["q0", "q1", None]
         assert learned[0].survey is not None
         assert learned[0].survey.ranks == survey_of(first, 0.0).ranks
-        assert learned[0].taken == (1.0, 0.0, 0.0)
+        assert learned[0].clicked == (1.0, 0.0, 0.0)
 
 
 async def test_a_survey_that_was_damaged_since_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ async def test_what_was_disliked_in_the_end_was_not_taken(tmp_path: Path) -> Non
         await rig.append(make_interaction("late", query_id="q1", object_id="3", status="late", at=1.0))
         await rig.append(Tick(WINDOW))
         await rig.learner.catch_up()
-        assert outcomes(rig)[0].taken == (0.0, 1.0, 0.0)
+        assert outcomes(rig)[0].clicked == (0.0, 1.0, 0.0)
 
 
 async def test_only_accepted_events_on_answers_that_may_be_learned_from_are_remembered(tmp_path: Path) -> None:

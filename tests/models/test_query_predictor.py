@@ -21,10 +21,10 @@ from services.backends.sqlite.log import SqliteLog
 from services.errors import InvalidRequest, ModelInvalid
 from services.memory.keys import memory_key
 from services.memory.scores import expected, recollect, score
-from services.models.query_predictor.model import ANY, FILE, MOST, QueryPredictor
-from services.models.query_predictor.queries import guesses
-from services.models.query_predictor.rows import Asked, Shown, from_log
-from services.models.query_predictor.train import FEWEST, train
+from services.models.query_predictor.model import ANY_ADDITION, FILE, MAX_SCORE, QueryPredictor
+from services.models.query_predictor.queries import generate_queries
+from services.models.query_predictor.rows import ItemClicks, LoggedQuery, from_log
+from services.models.query_predictor.train import MIN_CLICKED_ITEMS, train
 from services.models.trained import Trained
 from services.rewards.rewards import examination
 from services.types import Deadline, Document, Field, Role, Schema
@@ -56,7 +56,7 @@ TOY: Document = {
 
 class TestGuesses:
     def test_a_name_its_parts_and_what_may_stand_beside_them(self) -> None:
-        found = {guess.text: guess.kind for guess in guesses(TOY, SCHEMA, ["movie"])}
+        found = {guess.text: guess.kind for guess in generate_queries(TOY, SCHEMA, ["movie"])}
         assert found["toy story: the return"] == "title"
         assert found["toy story"] == "head"
         assert found["the return"] == "tail"
@@ -65,39 +65,40 @@ class TestGuesses:
         assert found["toy story tim allen"] == "head+=actors"
         assert found["toy story movie"] == "head+~movie"
         assert found["joan cusack"] == "=actors"
-        assert "wallace shawn" not in found  # only the first VALUES
+        assert "wallace shawn" not in found  # only the first VALUES_PER_FIELD
 
     def test_every_key_once_the_plainest_query_for_it_first(self) -> None:
-        found = guesses({"id": "1", "name": "Pixar", "brand": "Pixar", "actors": ["A Pixar"]}, SCHEMA)
+        found = generate_queries({"id": "1", "name": "Pixar", "brand": "Pixar", "actors": ["A Pixar"]}, SCHEMA)
         assert [(guess.key, guess.kind) for guess in found] == [("pixar", "title")]
 
     @pytest.mark.parametrize("name", ["", "  ", None, 7, ":", "(", "- / -"])
     def test_odd_names(self, name: object) -> None:
-        for guess in guesses({"id": "1", "name": name, "actors": [None, 3, "", "A"]}, SCHEMA, ["x"]):
+        for guess in generate_queries({"id": "1", "name": name, "actors": [None, 3, "", "A"]}, SCHEMA, ["x"]):
             assert guess.key
 
     def test_what_nobody_would_write_is_cut(self) -> None:
-        found = guesses({"id": "1", "name": "a b " * 50_000, "actors": ["c d " * 50_000] * 900}, SCHEMA, ["x"])
+        found = generate_queries({"id": "1", "name": "a b " * 50_000, "actors": ["c d " * 50_000] * 900}, SCHEMA, ["x"])
         assert all(len(guess.text) <= 401 for guess in found)
 
     def test_nothing_without_a_title(self) -> None:
-        assert guesses(TOY, Schema(SCHEMA.fields)) == []
-        assert guesses({"id": "2"}, SCHEMA) == []
+        assert generate_queries(TOY, Schema(SCHEMA.fields)) == []
+        assert generate_queries({"id": "2"}, SCHEMA) == []
 
     @pytest.mark.parametrize("made", [None, "soon", 1e300, -1e18, True, "0000"])
     def test_years_that_are_none(self, made: object) -> None:
-        assert not [guess for guess in guesses(TOY | {"made": made}, SCHEMA) if guess.kind.endswith("+year")]
+        assert not [guess for guess in generate_queries(TOY | {"made": made}, SCHEMA) if guess.kind.endswith("+year")]
 
     def test_years_that_are_numbers(self) -> None:
         numbered = Schema((Field("name", Role.TEXT), Field("year", Role.NUMBER)), title="name", created="year")
         texts = {
-            made: {g.text for g in guesses({"id": "1", "name": "Up", "year": made}, numbered)} for made in (2009, 7)
+            made: {g.text for g in generate_queries({"id": "1", "name": "Up", "year": made}, numbered)}
+            for made in (2009, 7)
         }
         assert texts == {2009: {"up", "up 2009"}, 7: {"up"}}
 
     def test_names_in_a_list_and_fields_called_like_kinds(self) -> None:
         schema = Schema((Field("name", Role.TEXT), Field("title", Role.KEYWORD)), title="name")
-        found = guesses({"id": "1", "name": ["Heat", "La Heat"], "title": "ceo"}, schema)
+        found = generate_queries({"id": "1", "name": ["Heat", "La Heat"], "title": "ceo"}, schema)
         assert {guess.text: guess.kind for guess in found} == {
             "heat": "title",
             "heat ceo": "title+=title",
@@ -120,7 +121,7 @@ class TestModel:
     def test_no_prediction_comes_before_a_click_on_the_same_query(self, shown: float) -> None:
         sure = QueryPredictor({"title": 1e9}, {"title": 1.0})
         ((_, predicted),) = sure.predict(TOY, SCHEMA)
-        assert predicted == pytest.approx(MOST)
+        assert predicted == pytest.approx(MAX_SCORE)
         assert expected(predicted, shown) < score(1.0, shown)
         titles = QueryPredictor.untrained().predict(TOY, SCHEMA)
         key = memory_key(TOY["name"])
@@ -132,18 +133,18 @@ class TestModel:
     def test_kinds_that_are_not_known_are_not_predicted(self) -> None:
         model = QueryPredictor({"head": 0.0, "=brand": 1.0}, {"head": 1.0, "=brand": 0.1})
         assert model.predict(TOY, SCHEMA) == [
-            ("toy story", pytest.approx(MOST / 2)),
-            ("pixar", pytest.approx(MOST / (1 + np.exp(-1.0)))),
+            ("toy story", pytest.approx(MAX_SCORE / 2)),
+            ("pixar", pytest.approx(MAX_SCORE / (1 + np.exp(-1.0)))),
         ]
 
     def test_shared_queries_popularity_and_length_count(self) -> None:
         model = QueryPredictor({"head": 0.0}, {"head": 1.0}, (-1.0, 2.0, 0.5), shared={memory_key("toy story"): 3})
         ((_, predicted),) = model.predict(TOY, SCHEMA)
-        assert predicted == pytest.approx(MOST / (1 + np.exp(np.log(3.0) - 2.0 - 0.25)))
+        assert predicted == pytest.approx(MAX_SCORE / (1 + np.exp(np.log(3.0) - 2.0 - 0.25)))
 
     def test_saved_and_read_again(self) -> None:
         model = QueryPredictor(
-            {"title": 0.5, ANY: -1.0}, {"title": 1.0}, (0.1, 0.2, 0.3), ("movie",), {"story toy": 2}, 7
+            {"title": 0.5, ANY_ADDITION: -1.0}, {"title": 1.0}, (0.1, 0.2, 0.3), ("movie",), {"story toy": 2}, 7
         )
         again = QueryPredictor.from_files(model.to_files())
         assert again.to_files() == model.to_files()
@@ -200,9 +201,9 @@ async def test_the_log_tells_what_was_looked_at_and_taken(tmp_path: Path) -> Non
     assert asked.keys() == {"toy"}
     assert asked["toy"].text == "toys"
     items = asked["toy"].items
-    assert {name: shown.taken for name, shown in items.items()} == {"a": 1, "b": 0, "c": 1}
-    assert items["a"].looks == pytest.approx(examination(1) + examination(11))
-    assert items["c"].looks == pytest.approx(examination(3) + examination(13))
+    assert {name: shown.clicked for name, shown in items.items()} == {"a": 1, "b": 0, "c": 1}
+    assert items["a"].examinations == pytest.approx(examination(1) + examination(11))
+    assert items["c"].examinations == pytest.approx(examination(3) + examination(13))
 
 
 def catalogue(size: int = 400) -> list[Document]:
@@ -219,17 +220,17 @@ def catalogue(size: int = 400) -> list[Document]:
     ]
 
 
-def log(documents: Sequence[Document], wanted: bool = True) -> dict[str, Asked]:
+def log(documents: Sequence[Document], wanted: bool = True) -> dict[str, LoggedQuery]:
     """People write the first word of a name and "please", or its brand; the one means the item, the other does not."""
-    asked: dict[str, Asked] = {}
+    asked: dict[str, LoggedQuery] = {}
     for document in documents:
         own = document["name"].split(" ")[0]
         for text, taken in ((f"{document['name']} please", wanted), (f"{own} {document['brand']}", True)):
-            query = asked.setdefault(memory_key(text), Asked(text))
-            query.items[document["id"]] = Shown(1.0, int(taken))
-            query.items["i0"].looks += 0.5
-        brand = asked.setdefault(memory_key(document["brand"]), Asked(document["brand"]))
-        brand.items[document["id"]] = Shown(2.0, int(int(document["id"][1:]) % 40 == 0))
+            query = asked.setdefault(memory_key(text), LoggedQuery(text))
+            query.items[document["id"]] = ItemClicks(1.0, int(taken))
+            query.items["i0"].examinations += 0.5
+        brand = asked.setdefault(memory_key(document["brand"]), LoggedQuery(document["brand"]))
+        brand.items[document["id"]] = ItemClicks(2.0, int(int(document["id"][1:]) % 40 == 0))
     return asked
 
 
@@ -243,8 +244,8 @@ class TestTraining:
         model = QueryPredictor.from_files(trained.files)
         assert model.words == ("please",)
         found = dict(model.predict(catalogue()[123], SCHEMA))
-        assert found["word123 thing4 please"] > 0.8 * MOST
-        assert found["brand3"] < 0.3 * MOST
+        assert found["word123 thing4 please"] > 0.8 * MAX_SCORE
+        assert found["brand3"] < 0.3 * MAX_SCORE
         assert model.shared["brand3"] == 80
 
     def test_what_everybody_asks_counts_no_more_than_a_few_looks(self) -> None:
@@ -253,7 +254,7 @@ class TestTraining:
         def odds(times: float) -> float:
             asked = log(catalogue())
             query = asked[memory_key("word7 thing0 please")]
-            query.items["i7"] = Shown(times, 0)
+            query.items["i7"] = ItemClicks(times, 0)
             return dict(
                 QueryPredictor.from_files(train(asked, catalogue(), SCHEMA).files).predict(catalogue()[123], SCHEMA)
             )["word123 thing4 please"]
@@ -270,13 +271,16 @@ class TestTraining:
 
     def test_is_refused_when_titles_say_as_much(self) -> None:
         documents = catalogue()
-        asked = {memory_key(one["name"]): Asked(one["name"], _items({one["id"]: Shown(1.0, 1)})) for one in documents}
+        asked = {
+            memory_key(one["name"]): LoggedQuery(one["name"], _items({one["id"]: ItemClicks(1.0, 1)}))
+            for one in documents
+        }
         trained = train(asked, documents, SCHEMA)
         assert not trained.promote
-        assert "not surely more" in trained.reason
+        assert "not significantly more" in trained.reason
 
     def test_too_little_is_said(self) -> None:
-        with pytest.raises(InvalidRequest, match=f"at least {FEWEST} are needed"):
+        with pytest.raises(InvalidRequest, match=f"at least {MIN_CLICKED_ITEMS} are needed"):
             train(log(catalogue(10)), catalogue(10), SCHEMA)
         with pytest.raises(InvalidRequest, match="too little to learn from: 0 items"):
             train({}, [], SCHEMA)
@@ -284,8 +288,8 @@ class TestTraining:
             train(log(catalogue()), [], SCHEMA)
 
 
-def _items(given: dict[str, Shown]) -> Any:
-    items = Asked("").items
+def _items(given: dict[str, ItemClicks]) -> Any:
+    items = LoggedQuery("").items
     items.update(given)
     return items
 

@@ -18,7 +18,7 @@ from services.backends.sqlite.log import SqliteLog
 from services.errors import InvalidRequest, ModelInvalid
 from services.evaluation.measures import dcg, linear, ndcg
 from services.models.ranker.convert import convert, parity, round_thresholds
-from services.models.ranker.ensemble import LEVELS, LISTWISE, NEVER_LESS, OBJECTIVES, fit
+from services.models.ranker.ensemble import LISTWISE, MAX_LEVELS, MONOTONE_FEATURES, OBJECTIVES, fit
 from services.models.ranker.judge import judge
 from services.models.ranker.rows import Group, Labelled, debiased, from_labels, from_log, read_labels
 from services.models.ranker.train import FILE, train, train_on_clicks
@@ -144,7 +144,7 @@ class TestTrain:
         )
         assert result.promote
         booster = fit([dwelt(str(i)) for i in range(80)], [], 2, 2, 0, LISTWISE)
-        assert len(booster.trees.params["label_gain"]) == LEVELS
+        assert len(booster.trees.params["label_gain"]) == MAX_LEVELS
 
     def test_what_was_not_retrieved_counts_against_the_measure(
         self, trained: Trained, groups: tuple[list[Group], list[Group]]
@@ -337,8 +337,8 @@ class TestLog:
         (found,) = [g for g in (*first, *second) if g.key == "special"]
         assert found.ids == ("a", "b", "c")
         assert found.gains.tolist() == [0.0, 0.0, 1.0]
-        assert found.looks is not None
-        assert found.looks.tolist() == [examination(11), examination(12), examination(13)]
+        assert found.examinations is not None
+        assert found.examinations.tolist() == [examination(11), examination(12), examination(13)]
         assert np.argsort(-found.baseline).tolist() == [0, 1, 2]
         assert (found.rows == np.eye(3, len(NAMES), dtype=np.float32)).all()
         assert debiased(found)[2] == pytest.approx(1.0 / examination(13))
@@ -405,8 +405,8 @@ class TestLog:
         one, two = [g for g in (*first, *second) if g.key == "special"]
         assert (one.ids, one.gains.tolist()) == (("a", "b", "c"), [0.2, 0.0, 0.0])
         assert (two.ids, two.gains.tolist()) == (("b", "a", "c"), [0.0, 1.0, 0.0])
-        assert two.looks is not None
-        assert two.looks[1] == pytest.approx(examination(2) + examination(3))
+        assert two.examinations is not None
+        assert two.examinations[1] == pytest.approx(examination(2) + examination(3))
         assert two.baseline.tolist() == [-1.5, -2.5, -2.0]
 
     async def test_those_of_persons_are_kept_apart_and_all_together(self, tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def clicked(key: str) -> Group:
     g = group(key, noise=0.15)
     shown = np.argsort(-(g.rows[:, FUSED] + 0.5 * g.rows[:, GOOD]))
     seen = np.random.default_rng(int(key) + 50_000).random(20) < LOOKS
-    return Group(key, g.ids, g.rows[shown], g.gains[shown] * seen, -np.arange(1.0, 21.0), looks=LOOKS)
+    return Group(key, g.ids, g.rows[shown], g.gains[shown] * seen, -np.arange(1.0, 21.0), examinations=LOOKS)
 
 
 @pytest.fixture(scope="module")
@@ -463,7 +463,7 @@ class TestDepth:
 
 
 class TestNeverLess:
-    @pytest.mark.parametrize("name", sorted(NEVER_LESS))
+    @pytest.mark.parametrize("name", sorted(MONOTONE_FEATURES))
     def test_more_is_never_worth_less(self, name: str, clicks: tuple[list[Group], list[Group]]) -> None:
         """Also where clicks say the contrary, which is noise or bias: here good items have little of it."""
         column = NAMES.index(name)
@@ -481,7 +481,7 @@ class TestNeverLess:
 class TestPositionBias:
     def test_what_only_decides_the_place_is_believed_less(self, clicks: tuple[list[Group], list[Group]]) -> None:
         known = train(*clicks, source="log", trees=40)
-        unknown = train([replace(g, looks=np.ones(20)) for g in clicks[0]], clicks[1], source="log", trees=40)
+        unknown = train([replace(g, examinations=np.ones(20)) for g in clicks[0]], clicks[1], source="log", trees=40)
         assert known.meta["fused_slope"] < 0.75 * unknown.meta["fused_slope"]
         assert known.promote
 
@@ -509,7 +509,7 @@ class TestPositionBias:
             order = np.argsort(better)
             truth.append(dcg(chance[order]) - dcg(chance[shown]))
             ids = tuple(str(i) for i in places)
-            groups.append(Group(str(number), ids, rows, taken.astype(float), -places.astype(float), looks=looks))
+            groups.append(Group(str(number), ids, rows, taken.astype(float), -places.astype(float), examinations=looks))
         groups = [g for g in groups if g.gains.any()]
 
         metrics, difference = judge(lambda group: group.rows[:, GOOD], groups)

@@ -126,8 +126,8 @@ def lesson(rng: random.Random, **changes: Any) -> Outcome:
     fields: dict[str, Any] = {
         "features": features,
         "survey": survey,
-        "looked": LOOKED,
-        "taken": tuple(map(float, clicks)),
+        "examination": LOOKED,
+        "clicked": tuple(map(float, clicks)),
     }
     return Outcome(**(fields | changes))
 
@@ -265,29 +265,29 @@ def test_vw_weighs_a_lesson() -> None:
     def odds_after(weight: float) -> float:
         policy = VWPolicy(FixedPolicy(MIX))
         rng = random.Random(1)
-        policy.learn(lesson(rng, weight=weight, taken=(1.0, *[0.0] * 9)))
+        policy.learn(lesson(rng, weight=weight, clicked=(1.0, *[0.0] * 9)))
         return float(policy.relevance.mean[:3].sum())
 
     assert odds_after(1.0) > odds_after(0.25) > odds_after(0.0) == sum(PRIOR)
 
 
 def test_vw_asks_for_ever_fewer_surveys() -> None:
-    wished = [trained(lessons).curiosity for lessons in (0, 100, 400, 1600)]
+    wished = [trained(lessons).survey_share for lessons in (0, 100, 400, 1600)]
     assert wished[:2] == [1.0, 1.0]
     assert wished[2] > wished[3] > 0.01
-    assert FixedPolicy(MIX).curiosity == UniformPolicy().curiosity == 0.0
+    assert FixedPolicy(MIX).survey_share == UniformPolicy().survey_share == 0.0
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"taken": (math.nan, *[0.0] * 9)},
-        {"looked": (math.inf, *[0.5] * 9)},
+        {"clicked": (math.nan, *[0.0] * 9)},
+        {"examination": (math.inf, *[0.5] * 9)},
         {"features": {"tokens": math.nan}},
         {"survey": Survey("q", 0.0, lists("plain"), {"slots_best": (math.nan,) * ITEMS}, (0,))},
         {"survey": Survey("q", 0.0, lists("plain"), {"slots_best": (0.5,)}, (0,))},
         {"survey": Survey("q", 0.0, {"lexical": (1, 2), "structured": (1,)}, {}, (0,))},
-        {"looked": ()},
+        {"examination": ()},
         {"weight": math.nan},
         {"weight": 1.5},
         {"weight": -0.1},
@@ -374,7 +374,7 @@ class Broken:
 
     name = "vw"
     version = "broken"
-    curiosity = 1.0
+    survey_share = 1.0
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
         raise ArithmeticError("the model predicts costs that are not finite")

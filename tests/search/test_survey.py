@@ -159,9 +159,9 @@ def test_too_many_that_wait_are_dropped_and_counted(service: Service) -> None:
 
 
 class Curious(FixedPolicy):
-    def __init__(self, curiosity: float = 1.0) -> None:
+    def __init__(self, survey_share: float = 1.0) -> None:
         super().__init__()
-        self.curiosity = curiosity
+        self.survey_share = survey_share
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_as_many_are_surveyed_as_the_policy_wishes_and_the_settings_allow(
 ) -> None:
     for mode in ("learned", "static", "shadow"):
         switch = PolicySwitch(Curious(wished), FixedPolicy(), mode, surveyed=most)
-        drawn = [switch.curious(seed) for seed in range(4000)]
+        drawn = [switch.should_survey(seed) for seed in range(4000)]
         assert sum(drawn) / 4000 == pytest.approx(share, abs=0.025)
-        assert drawn == [switch.curious(seed) for seed in range(4000)], "the seed alone decides"
+        assert drawn == [switch.should_survey(seed) for seed in range(4000)], "the seed alone decides"
 
 
 def test_the_log_keeps_the_survey_behind_its_answer(service: Service) -> None:
@@ -193,10 +193,10 @@ def test_the_log_keeps_the_survey_behind_its_answer(service: Service) -> None:
 def test_a_policy_that_cannot_say_what_it_wishes_fails_no_search() -> None:
     class Broken(FixedPolicy):
         @property
-        def curiosity(self) -> float:  # type: ignore[override]
+        def survey_share(self) -> float:  # type: ignore[override]
             raise RuntimeError("the model is broken")
 
-    assert not PolicySwitch(Broken(), FixedPolicy(), surveyed=1.0).curious(1)
+    assert not PolicySwitch(Broken(), FixedPolicy(), surveyed=1.0).should_survey(1)
 
 
 class Listing:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from evaluation.studies.ranker import FUSION, JUDGMENTS, NAIVE, Log, write
 from services.datasets.folder import DatasetQuery
 from services.evaluation.intervals import paired_bootstrap
-from services.models.ranker.answers import Answers
-from services.models.ranker.rows import Group, labelled, sides
+from services.models.ranker.answers import AnswerGroups
+from services.models.ranker.rows import Group, labelled, split_groups
 from services.models.ranker.train import FILE, train
 from services.rankers.features import NAMES
 from services.rankers.onnx import OnnxRanker
@@ -67,7 +67,7 @@ def judge() -> Judge:
 def reached(curve: Callable[[int], float]) -> list[float]:
     """NDCG@10 of the unseen queries by a ranker that learned from a log in the order of popularity."""
     answers = simulate_answers(POOLS, popularity_order, TRAFFIC, judge(), 3000, 0.1)
-    training, validation = sides(training_groups(answers, POOLS, curve))
+    training, validation = split_groups(training_groups(answers, POOLS, curve))
     trained = train(training, validation, source="log", trees=60, seed=SEED)
     ranker = OnnxRanker(trained.files[FILE], trained.meta, "1")
     return [judge().measures(ids_by_score(g, ranker.score(g.rows)), g.key, 0, ("ndcg@10",))["ndcg@10"] for g in UNSEEN]
@@ -157,37 +157,37 @@ def row(value: float) -> NDArray[np.float32]:
 
 class TestAnswers:
     def test_looks_and_worth_add_up_until_answers_have_doubled(self) -> None:
-        answers = Answers(lambda position: 1.0 / position)
+        answers = AnswerGroups(lambda position: 1.0 / position)
         for number in range(1, 5):
             answers.add("q", ("a", "b") if number % 2 else ("b", "a"), row(number)).earn("a", 1.0)
-        one, two, three = answers.wanted()
+        one, two, three = answers.rewarded()
         assert [found.worth().tolist() for found in (one, two, three)] == [[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]]
         assert two.ids() == ("b", "a")
-        assert two.looks().tolist() == [1.5, 1.5]
-        assert two.places().tolist() == [1.5, 1.5]
+        assert two.examinations().tolist() == [1.5, 1.5]
+        assert two.mean_positions().tolist() == [1.5, 1.5]
 
     def test_rows_are_of_before_what_was_earned(self) -> None:
         """Memory counts clicks: a row of afterwards would hold the answer."""
-        answers = Answers()
+        answers = AnswerGroups()
         for number in range(1, 4):
             answers.add("q", ("a", "b"), row(number)).earn("a", 1.0)
-        assert [found.rows()[0, 0] for found in answers.wanted()] == [1.0, 2.0]
+        assert [found.rows()[0, 0] for found in answers.rewarded()] == [1.0, 2.0]
 
     def test_persons_and_pages(self) -> None:
-        answers = Answers()
+        answers = AnswerGroups()
         first, second = (answers.add("q", ("a", "b"), row(1.0), person=person) for person in ("ann", "bob"))
         assert first is not second
         page = answers.add("q", ("a", "c"), row(1.0), first=11, person="ann")
         assert page is first, "what a person saw before is not begun anew"
         assert page.ids() == ("a", "b", "c")
-        assert page.looks().tolist() == [examination(1) + examination(11), examination(2), examination(12)]
+        assert page.examinations().tolist() == [examination(1) + examination(11), examination(2), examination(12)]
 
     def test_what_was_disliked_or_never_shown_is_worth_nothing(self) -> None:
-        answers = Answers()
+        answers = AnswerGroups()
         found = answers.add("q", ("a", "b"), row(1.0))
         found.earn("a", -1.0)
         found.earn("z", 1.0)
-        assert answers.wanted() == []
+        assert answers.rewarded() == []
         found.earn("b", 1.0)
         assert found.worth().tolist() == [0.0, 1.0]
 

@@ -23,7 +23,9 @@ class Visiting(Protocol):
         """Raises InvalidRequest when there is nothing to search for."""
         ...
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """Stop them; they have finished when this returns."""
+        ...
 
     def state(self) -> dict[str, Any]:
         """As JSON."""
@@ -32,11 +34,13 @@ class Visiting(Protocol):
 
 @data.get("/pages/traffic", responses=RESPONSES)
 async def get_traffic(request: Request) -> Response:
+    """Whether simulated visitors are running, and what they have done so far. Raises NotFound outside a demo."""
     return json_response(_visiting(request).state())
 
 
 @data.put("/pages/traffic", responses=RESPONSES)
 async def put_traffic(request: Request) -> Response:
+    """Start or stop the simulated visitors. Raises NotFound outside a demo."""
     visiting = _visiting(request)
     if parse(Traffic, await request.body()).running:
         await visiting.start()

@@ -72,6 +72,7 @@ class Nearest:
     params: models.SearchParams
 
     async def __call__(self, client: AsyncQdrantClient, seconds: int, collection: str) -> list[Candidate]:
+        """At most `limit` candidates, best first."""
         requested = self.limit + EXTRA_NEIGHBOURS
         while True:
             answer = await client.query_points(
@@ -97,6 +98,7 @@ class Stored:
     points: list[str]
 
     async def __call__(self, client: AsyncQdrantClient, seconds: int, collection: str) -> dict[str, list[float]]:
+        """Object id -> vector; points that do not exist are left out."""
         records = await client.retrieve(
             collection, self.points, with_payload=[ID], with_vectors=[self.using], timeout=seconds
         )

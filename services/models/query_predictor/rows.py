@@ -1,4 +1,4 @@
-"""What the query predictor is trained on: per query of the log, how often each item was looked at and taken."""
+"""Training data of the query predictor: expected examinations and clicks of each item, per query of the log."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from services.types import Impression
 
 
 @dataclass(slots=True)
-class Shown:
-    """An item under a query: `looks` by expectation, and in how many answers it was `taken`, both over all answers."""
+class ItemClicks:
+    """Totals of an item under a query: expected examinations, and the number of answers in which it was clicked."""
 
-    looks: float = 0.0
-    taken: int = 0
+    examinations: float = 0.0
+    clicked: int = 0
 
 
 @dataclass(slots=True)
-class Asked:
-    """A query, by its memory key: `text` is how it was first written, normalised."""
+class LoggedQuery:
+    """A query with its items by object id; `text`: its first spelling in the log, normalised."""
 
     text: str
-    items: defaultdict[str, Shown] = field(default_factory=lambda: defaultdict(Shown))
+    items: defaultdict[str, ItemClicks] = field(default_factory=lambda: defaultdict(ItemClicks))
 
 
 async def from_log(
@@ -34,24 +34,24 @@ async def from_log(
     attribution: float,
     cap: int,
     curve: Callable[[int], float] = examination,
-) -> dict[str, Asked]:
-    """Memory key -> query. An item was taken in an answer where all that was done with it within `attribution` seconds
-    is worth something together; see services.models.clicks.read_answers for the parameters."""
-    asked: dict[str, Asked] = {}
+) -> dict[str, LoggedQuery]:
+    """Memory key -> query. An item counts as clicked in an answer when its events within `attribution` seconds have a
+    positive sum of weights; see services.models.clicks.read_answers for the parameters."""
+    queries: dict[str, LoggedQuery] = {}
     keys: dict[str, str] = {}
     worth: defaultdict[tuple[str, str], float] = defaultdict(float)
-    async for told in read_answers(log, weights, attribution, cap, _usable):
-        if isinstance(told, ItemEvent):
-            worth[told.query_id, told.object_id] += told.worth
+    async for record in read_answers(log, weights, attribution, cap, _usable):
+        if isinstance(record, ItemEvent):
+            worth[record.query_id, record.object_id] += record.worth
             continue
-        keys[told.query_id] = told.memory_key
-        query = asked.setdefault(told.memory_key, Asked(told.normalized))
-        for place, object_id in enumerate(told.shown, told.offset + 1):
-            query.items[object_id].looks += curve(place)
+        keys[record.query_id] = record.memory_key
+        query = queries.setdefault(record.memory_key, LoggedQuery(record.normalized))
+        for position, object_id in enumerate(record.shown, record.offset + 1):
+            query.items[object_id].examinations += curve(position)
     for (query_id, object_id), earned in worth.items():
-        if earned > 0.0 and (shown := asked[keys[query_id]].items.get(object_id)) is not None:
-            shown.taken += 1
-    return asked
+        if earned > 0.0 and (shown := queries[keys[query_id]].items.get(object_id)) is not None:
+            shown.clicked += 1
+    return queries
 
 
 def _usable(impression: Impression) -> bool:

@@ -1,4 +1,4 @@
-"""Learn from catalogue and log which queries people use for items, and whom they mean by them."""
+"""Training of the query predictor on the catalogue and the event log."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from services.evaluation.intervals import paired_bootstrap
 from services.memory.keys import memory_key
 from services.models.clicks import held_out
 from services.models.logistic import logistic
-from services.models.query_predictor.model import NUMBERS, QueryPredictor, numbers
-from services.models.query_predictor.queries import Guess, guesses
-from services.models.query_predictor.rows import Asked
+from services.models.query_predictor.model import FEATURES, QueryPredictor, query_features
+from services.models.query_predictor.queries import GeneratedQuery, generate_queries
+from services.models.query_predictor.rows import LoggedQuery
 from services.models.text_encoder.features import title_of, word_weights, words
 from services.models.trained import Trained
 from services.schema.priors import prior
@@ -23,81 +23,82 @@ from services.text import tokenize
 from services.types import Document, Schema
 from services.understanding.language import ENGLISH_STOPWORDS, stem
 
-FEWEST = 50
-"""Items taken by a query that could have been guessed, which training needs at least; the gate needs a fifth of it."""
-WORDS = 8
-"""Everyday words that are learned."""
-WORD_TAKEN = 5
-"""Items taken by queries with the word, at least."""
-WORD_ABSENT = 0.6
-"""Share of them that do not hold it, at least."""
-KIND_TAKEN = 3
-"""Items taken by queries of a kind, at least, or the kind is not predicted."""
-PAIR_LOOKS = 3.0
-"""One pair of query and item counts as at most so many looks: a few queries that all the world asks are not all."""
+MIN_CLICKED_ITEMS = 50
+"""Pairs of a clicked item and a generated query that training needs at least; the gate needs a fifth as many
+queries."""
+MAX_WORDS = 8
+"""Everyday words to learn."""
+MIN_WORD_CLICKS = 5
+"""Clicked items that an everyday word needs at least."""
+MIN_ABSENT_SHARE = 0.6
+"""Share of these items that must not contain the word."""
+MIN_KIND_CLICKS = 3
+"""Clicked items that a kind needs at least to be predicted."""
+MAX_PAIR_EXAMINATIONS = 3.0
+"""Cap on the examinations of one pair of query and item, so that a few popular queries do not dominate."""
 RIDGE = 3.0
-"""Of coefficients other than the intercept. Films, five parts of the pairs in turn: log loss .588 for .3 to 10."""
-SHARED = 100_000
-"""Queries of several items that are remembered as such, those of the most items."""
-FOUND = 10
-"""Best predictions of a query that the gate looks at."""
+"""Penalty on all coefficients but the intercept. Films, five-fold cross-validation: log loss .588 for .3 to 10."""
+MAX_SHARED_QUERIES = 100_000
+"""Queries shared by several items that the model stores, those of the most items."""
+CUTOFF = 10
+"""k of the gate's recall@k."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A query that was asked and could have been guessed from an item that it showed."""
+    """A logged query and an item it showed, where the item generates the query."""
 
     kind: str
     features: tuple[float, ...]
-    looks: float
-    taken: int
+    examinations: float
+    clicked: int
 
 
-def train(asked: Mapping[str, Asked], documents: Sequence[Document], schema: Schema) -> Trained:
-    """asked: as `rows.from_log` gives it; documents: the catalogue.
+def train(queries: Mapping[str, LoggedQuery], documents: Sequence[Document], schema: Schema) -> Trained:
+    """queries: as from `rows.from_log`; documents: the catalogue.
 
-    Gate: of the items that people took by queries that were held out, more are among the ten best predictions for the
-    query than by the predictor that knows nothing of the log (95 % interval, paired bootstrap over queries).
+    Gate: on held-out queries, recall@10 of the clicked items is higher than that of the untrained predictor (95 %
+    interval, paired bootstrap over queries).
 
     Raises InvalidRequest when there is too little to learn from.
     """
-    training = {key: query for key, query in asked.items() if not held_out(key)}
-    validation = {key: query for key, query in asked.items() if held_out(key)}
+    training = {key: query for key, query in queries.items() if not held_out(key)}
+    validation = {key: query for key, query in queries.items() if held_out(key)}
     by_id = {document["id"]: document for document in documents}
     learned_words = _everyday_words(training, by_id, schema)
-    guessed = {object_id: guesses(document, schema, learned_words) for object_id, document in by_id.items()}
-    sharers = Counter(guess.key for found in guessed.values() for guess in found)
-    pairs = _pairs(training, guessed, sharers, {i: prior(schema, document) for i, document in by_id.items()})
-    taken = Counter(pair.kind for pair in pairs if pair.taken)
-    if taken.total() < FEWEST:
+    generated = {object_id: generate_queries(document, schema, learned_words) for object_id, document in by_id.items()}
+    sharers = Counter(query.key for found in generated.values() for query in found)
+    pairs = _pairs(training, generated, sharers, {i: prior(schema, document) for i, document in by_id.items()})
+    clicked = Counter(pair.kind for pair in pairs if pair.clicked)
+    if clicked.total() < MIN_CLICKED_ITEMS:
         raise InvalidRequest(
-            f"too little to learn from: {taken.total()} items in the log were taken by a query that could have been "
-            f"guessed from them; at least {FEWEST} are needed"
+            f"too little to learn from: {clicked.total()} items in the log were clicked for a generated query; "
+            f"at least {MIN_CLICKED_ITEMS} are needed"
         )
-    kinds = sorted(kind for kind, count in taken.items() if count >= KIND_TAKEN)
+    kinds = sorted(kind for kind, count in clicked.items() if count >= MIN_KIND_CLICKS)
     odds, coefficients = _fit([pair for pair in pairs if pair.kind in kinds], kinds)
-    offered = Counter(guess.kind for found in guessed.values() for guess in found)
+    available = Counter(query.kind for found in generated.values() for query in found)
     model = QueryPredictor(
         kinds=odds,
-        uses={kind: taken[kind] / offered[kind] for kind in kinds},
+        uses={kind: clicked[kind] / available[kind] for kind in kinds},
         numbers=coefficients,
         words=learned_words,
-        shared={key: count for key, count in sharers.most_common(SHARED) if count > 1},
+        shared={key: count for key, count in sharers.most_common(MAX_SHARED_QUERIES) if count > 1},
     )
     plain = QueryPredictor.untrained()
-    shares = [_found(predictor, validation, documents, schema) for predictor in (model, plain)]
-    if len(shares[0]) * 5 < FEWEST:
-        raise InvalidRequest(f"too little to judge by: people took something by {len(shares[0])} held out queries")
+    shares = [_recalls(predictor, validation, documents, schema) for predictor in (model, plain)]
+    if len(shares[0]) * 5 < MIN_CLICKED_ITEMS:
+        raise InvalidRequest(f"too little to judge by: {len(shares[0])} held-out queries with a click")
     difference = paired_bootstrap(*shares)
     promote = difference.low > 0.0
-    verdict = "more" if promote else "not surely more"
+    verdict = "more" if promote else "not significantly more"
     reason = (
-        f"predicts {verdict} of what people took by {len(shares[0])} held out queries than titles do: "
+        f"predicts {verdict} of the items clicked for {len(shares[0])} held-out queries than titles do: "
         f"{np.mean(shares[0]):.3f}, difference {difference}"
     )
     meta = {
-        "kinds": {kind: {"odds": odds[kind], "taken": taken[kind]} for kind in kinds},
-        "numbers": dict(zip(NUMBERS, coefficients, strict=True)),
+        "kinds": {kind: {"odds": odds[kind], "taken": clicked[kind]} for kind in kinds},
+        "numbers": dict(zip(FEATURES, coefficients, strict=True)),
         "words": list(learned_words),
         "queries": {"training": len(training), "validation": len(validation)},
         "metrics": {
@@ -110,76 +111,78 @@ def train(asked: Mapping[str, Asked], documents: Sequence[Document], schema: Sch
     return Trained(model.to_files(), meta, promote, reason)
 
 
-def _everyday_words(asked: Mapping[str, Asked], by_id: Mapping[str, Document], schema: Schema) -> tuple[str, ...]:
-    """Words that people write beside an item's name, and that the item itself does not hold, most frequent first."""
+def _everyday_words(
+    queries: Mapping[str, LoggedQuery], by_id: Mapping[str, Document], schema: Schema
+) -> tuple[str, ...]:
+    """Words that users add to an item's title and that the item does not contain, most frequent first."""
     seen: Counter[str] = Counter()
     absent: Counter[str] = Counter()
-    for query in asked.values():
+    for query in queries.values():
         written = {stem(token): token for token in tokenize(query.text) if token not in ENGLISH_STOPWORDS}
-        for object_id, shown in query.items.items():
+        for object_id, stats in query.items.items():
             document = by_id.get(object_id)
-            if not shown.taken or document is None or not set(words(title_of(document, schema))) & written.keys():
+            if not stats.clicked or document is None or not set(words(title_of(document, schema))) & written.keys():
                 continue
             held = word_weights(document, schema)
             for stemmed, token in written.items():
-                if not any(sign.isdigit() for sign in token):
+                if not any(char.isdigit() for char in token):
                     seen[token] += 1
                     absent[token] += stemmed not in held
-    often = [
+    frequent = [
         (-absent[token], token)
         for token in absent
-        if seen[token] >= WORD_TAKEN and absent[token] >= WORD_ABSENT * seen[token]
+        if seen[token] >= MIN_WORD_CLICKS and absent[token] >= MIN_ABSENT_SHARE * seen[token]
     ]
-    return tuple(token for _, token in sorted(often)[:WORDS])
+    return tuple(token for _, token in sorted(frequent)[:MAX_WORDS])
 
 
 def _pairs(
-    asked: Mapping[str, Asked],
-    guessed: Mapping[str, Sequence[Guess]],
+    queries: Mapping[str, LoggedQuery],
+    generated: Mapping[str, Sequence[GeneratedQuery]],
     sharers: Mapping[str, int],
     priors: Mapping[str, float],
 ) -> list[_Pair]:
     pairs = []
-    for key, query in asked.items():
-        for object_id, shown in query.items.items():
-            kind = next((guess.kind for guess in guessed.get(object_id, ()) if guess.key == key), None)
+    for key, query in queries.items():
+        for object_id, stats in query.items.items():
+            kind = next((known.kind for known in generated.get(object_id, ()) if known.key == key), None)
             if kind is not None:
-                features = numbers(key, sharers[key], priors[object_id])
-                pairs.append(_Pair(kind, features, shown.looks, shown.taken))
+                features = query_features(key, sharers[key], priors[object_id])
+                pairs.append(_Pair(kind, features, stats.examinations, stats.clicked))
     return pairs
 
 
 def _fit(pairs: Sequence[_Pair], kinds: Sequence[str]) -> tuple[dict[str, float], list[float]]:
-    """(log-odds a kind, coefficients of NUMBERS): logistic regression of taken on looks, as far as more was looked at
-    than taken (inverse propensity: Joachims et al., WSDM 2017), with a ridge."""
-    places = {kind: place for place, kind in enumerate(kinds)}
-    table = np.zeros((len(pairs), len(kinds) + len(NUMBERS)))
+    """(log-odds of each kind, coefficients of FEATURES): ridge-penalised logistic regression of clicks on examinations
+    (inverse propensity: Joachims et al., WSDM 2017); examinations count as at least the clicks."""
+    columns = {kind: column for column, kind in enumerate(kinds)}
+    table = np.zeros((len(pairs), len(kinds) + len(FEATURES)))
     for row, pair in enumerate(pairs):
-        table[row, places[pair.kind]] = 1.0
+        table[row, columns[pair.kind]] = 1.0
         table[row, len(kinds) :] = pair.features
-    taken = np.array([pair.taken for pair in pairs], dtype=np.float64)
-    left = np.maximum(np.array([pair.looks for pair in pairs]) - taken, 0.0)
-    share = np.minimum(1.0, PAIR_LOOKS / np.maximum(taken + left, 1e-9))
-    taken, left = taken * share, left * share
-    intercept, found = logistic(table, taken, left, RIDGE)
-    odds = {kind: intercept + float(found[place]) for kind, place in places.items()}
+    clicked = np.array([pair.clicked for pair in pairs], dtype=np.float64)
+    skipped = np.maximum(np.array([pair.examinations for pair in pairs]) - clicked, 0.0)
+    share = np.minimum(1.0, MAX_PAIR_EXAMINATIONS / np.maximum(clicked + skipped, 1e-9))
+    clicked, skipped = clicked * share, skipped * share
+    intercept, found = logistic(table, clicked, skipped, RIDGE)
+    odds = {kind: intercept + float(found[column]) for kind, column in columns.items()}
     return odds, found[len(kinds) :].tolist()
 
 
-def _found(
-    predictor: QueryPredictor, asked: Mapping[str, Asked], documents: Sequence[Document], schema: Schema
+def _recalls(
+    predictor: QueryPredictor, queries: Mapping[str, LoggedQuery], documents: Sequence[Document], schema: Schema
 ) -> list[float]:
-    """Per query by which something was taken, the share of it that is among the FOUND best predictions."""
-    predicted: dict[str, list[tuple[float, str]]] = {key: [] for key in asked}
+    """Recall@CUTOFF of the clicked items, for each query with a click."""
+    predicted: dict[str, list[tuple[float, str]]] = {key: [] for key in queries}
     for document in documents:
         for text, score in predictor.predict(document, schema):
             key = memory_key(text)
             if key in predicted:
                 predicted[key].append((-score, document["id"]))
     shares = []
-    for key, query in asked.items():
-        taken = {object_id: shown.taken for object_id, shown in query.items.items() if shown.taken}
-        if taken:
-            best = {object_id for _, object_id in sorted(predicted[key])[:FOUND]}
-            shares.append(sum(n for object_id, n in taken.items() if object_id in best) / sum(taken.values()))
+    for key, query in queries.items():
+        clicked = {object_id: stats.clicked for object_id, stats in query.items.items() if stats.clicked}
+        if clicked:
+            best = {object_id for _, object_id in sorted(predicted[key])[:CUTOFF]}
+            shares.append(sum(n for object_id, n in clicked.items() if object_id in best) / sum(clicked.values()))
     return shares

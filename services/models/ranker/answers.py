@@ -1,13 +1,13 @@
-"""Answers to the same query put together: how often each item was looked at, by expectation, and what it earned. Pure.
+"""Groups of answers to the same query, with each item's expected examinations and what it earned. Pure.
 
-One answer says little: most of what is wanted is not clicked, and some of what is clicked is not wanted. Clicks over
-looks, summed over answers, come to what an item is worth once it is looked at, whatever place it stood at: the inverse
-propensity estimate (Joachims et al., "Unbiased learning-to-rank with biased feedback", WSDM 2017), self-normalised.
+One answer says little: most of what is wanted is not clicked, and some of what is clicked is not wanted. Summed over
+answers, clicks over examinations estimate an item's worth once examined, whatever its position: the inverse propensity
+estimate (Joachims et al., "Unbiased learning-to-rank with biased feedback", WSDM 2017), self-normalised.
 
-What is learned at an item's row must have happened after the row was computed: memory counts clicks, too, and a row of
-today beside the clicks of yesterday would be told the answer. So a group begins anew whenever the answers to its query
-have doubled in number, and keeps each item's row as it was first shown in it. Answers to one person stay in one group:
-begun anew, its rows would have what they wanted as seen before, and what is left as new and not wanted.
+An item's row must be older than the clicks learned with it: memory counts clicks too, so that a row computed after the
+clicks would leak the label. A new group therefore starts whenever the number of answers to its query has doubled, and
+it keeps each item's row as first shown in it. Answers to one user stay in one group: in a second one, the rows would
+mark as seen what they had wanted, and what is left would look new and unwanted.
 """
 
 from __future__ import annotations
@@ -22,78 +22,81 @@ from services.rewards.rewards import examination
 
 
 @dataclass(slots=True)
-class Showing:
-    """One item of a group."""
+class ItemStats:
+    """Totals of one item over the answers of a group."""
 
     row: NDArray[np.float32]
-    looks: float = 0.0
+    examinations: float = 0.0
     worth: float = 0.0
-    places: int = 0
+    positions: int = 0
+    """Sum of its positions, each from 1."""
     times: int = 0
+    """Answers that showed it."""
 
 
 @dataclass(slots=True)
-class Together:
-    """Answers to one query. `items`: object_id -> its showings, in the order of first appearance."""
+class QueryGroup:
+    """Answers to one query. `items`: object id -> its totals, in the order of first appearance."""
 
     key: str
-    items: dict[str, Showing] = field(default_factory=dict)
+    items: dict[str, ItemStats] = field(default_factory=dict)
 
     def earn(self, object_id: str, worth: float) -> None:
-        """One of the answers' items earned `worth`; an item that none of them showed earns nothing."""
+        """Add `worth` to an item; items that none of the answers showed are ignored."""
         if object_id in self.items:
             self.items[object_id].worth += worth
 
     def ids(self) -> tuple[str, ...]:
+        """Object ids, in the order of first appearance."""
         return tuple(self.items)
 
     def rows(self) -> NDArray[np.float32]:
-        """[items, features]"""
-        return np.stack([showing.row for showing in self.items.values()])
+        """Feature rows, float32 [items, features]."""
+        return np.stack([stats.row for stats in self.items.values()])
 
     def worth(self) -> NDArray[np.float64]:
-        """[items], >= 0: what was disliked on the whole is worth nothing."""
-        return np.array([max(showing.worth, 0.0) for showing in self.items.values()])
+        """What each item earned, [items], clipped at 0 from below."""
+        return np.array([max(stats.worth, 0.0) for stats in self.items.values()])
 
-    def looks(self) -> NDArray[np.float64]:
-        """[items], > 0"""
-        return np.array([showing.looks for showing in self.items.values()])
+    def examinations(self) -> NDArray[np.float64]:
+        """Expected examinations, [items], > 0."""
+        return np.array([stats.examinations for stats in self.items.values()])
 
-    def places(self) -> NDArray[np.float64]:
-        """[items]: mean position, from 1."""
-        return np.array([showing.places / showing.times for showing in self.items.values()])
+    def mean_positions(self) -> NDArray[np.float64]:
+        """Mean position of each item, [items], from 1."""
+        return np.array([stats.positions / stats.times for stats in self.items.values()])
 
 
-class Answers:
-    """Collects answers in the order of time. `curve`: probability, above 0, that a position (from 1) is looked at."""
+class AnswerGroups:
+    """Groups answers as they arrive in log order. `curve`: position (from 1) -> probability > 0 that it is examined."""
 
     def __init__(self, curve: Callable[[int], float] = examination) -> None:
         self._curve = curve
-        self._found: list[Together] = []
-        self._current: dict[tuple[str, str], tuple[int, Together]] = {}
+        self._groups: list[QueryGroup] = []
+        self._current: dict[tuple[str, str], tuple[int, QueryGroup]] = {}
 
     def add(
         self, key: str, ids: Sequence[str], rows: NDArray[np.float32], first: int = 1, person: str = ""
-    ) -> Together:
-        """An answer to the query `key` that showed `ids`, the first at position `first`, with their feature rows
-        [len(ids), features]: the answers that it is put together with. Those of different persons are kept apart, so
-        `person` is to be given where the rows depend on who asks."""
-        number, together = self._current.get((key, person), (0, Together(key)))
+    ) -> QueryGroup:
+        """Add an answer to the query `key` that showed `ids`, the first of them at position `first`, with feature rows
+        [len(ids), features]; returns its group. Each `person` has groups of their own; "" where the rows do not depend
+        on the user."""
+        number, group = self._current.get((key, person), (0, QueryGroup(key)))
         number += 1
         doubled = number & (number - 1) == 0  # 1, 2, 4, 8 …
         if number == 1 or (doubled and not person):
-            together = Together(key)
-            self._found.append(together)
-        self._current[key, person] = number, together
+            group = QueryGroup(key)
+            self._groups.append(group)
+        self._current[key, person] = number, group
         for place, object_id in enumerate(ids):
-            showing = together.items.get(object_id)
-            if showing is None:
-                showing = together.items[object_id] = Showing(rows[place].copy())
-            showing.looks += self._curve(first + place)
-            showing.places += first + place
-            showing.times += 1
-        return together
+            stats = group.items.get(object_id)
+            if stats is None:
+                stats = group.items[object_id] = ItemStats(rows[place].copy())
+            stats.examinations += self._curve(first + place)
+            stats.positions += first + place
+            stats.times += 1
+        return group
 
-    def wanted(self) -> list[Together]:
-        """Those with an item that earned something, in the order of their first answer."""
-        return [together for together in self._found if any(showing.worth > 0 for showing in together.items.values())]
+    def rewarded(self) -> list[QueryGroup]:
+        """Groups with at least one item that earned something, in the order of their first answer."""
+        return [group for group in self._groups if any(stats.worth > 0 for stats in group.items.values())]

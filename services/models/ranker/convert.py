@@ -1,4 +1,4 @@
-"""A trained ensemble as ONNX, which is served. Needs the `train` extra."""
+"""Conversion of a trained ensemble into the ONNX model that is served. Needs the `train` extra."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from services.rankers.base import Rows
 from services.rankers.features import NAMES
 from services.rankers.onnx import OnnxRanker
 
-PARITY = 1e-4
-"""Largest difference allowed between the trained ensemble and the one that is served."""
+PARITY_TOLERANCE = 1e-4
+"""Largest difference allowed between the scores of the trained ensemble and of the served model."""
 _NAME = "ranker"
-"""Of the graph: without one it is random, and the same training would give other bytes."""
+"""Name of the graph; a random default would make equal trainings give different bytes."""
 _OBJECTIVE = re.compile(r"^(objective=|\[objective: )[a-z_]+", re.MULTILINE)
-"""Where a model's text says what it was trained for."""
+"""The objective in LightGBM's model text."""
 
 
 def convert(ensemble: Ensemble) -> bytes:
+    """The ensemble as serialised ONNX: input `rows` float32 [items, features], one score per item. Equal ensembles give
+    equal bytes."""
     text = round_thresholds(ensemble.trees.model_to_string())
     converted: ModelProto = convert_lightgbm(
-        lightgbm.Booster(model_str=_OBJECTIVE.sub(r"\1lambdarank", text)),  # scores as they are, no sigmoid
+        lightgbm.Booster(model_str=_OBJECTIVE.sub(r"\1lambdarank", text)),  # raw scores, no sigmoid
         initial_types=[("rows", FloatTensorType([None, len(NAMES)]))],
         target_opset=15,
         name=_NAME,
@@ -38,7 +40,7 @@ def convert(ensemble: Ensemble) -> bytes:
 
 
 def _add_fused(model: ModelProto, slope: float) -> None:
-    """Let the scores be those of the trees plus `slope` times the fused score."""
+    """Add `slope` times the fused score to the scores of the trees."""
     graph = model.graph
     (scores,) = graph.output
     for node in graph.node:
@@ -53,7 +55,7 @@ def _add_fused(model: ModelProto, slope: float) -> None:
 
 
 def round_thresholds(model: str) -> str:
-    """LightGBM's model text with every threshold at the largest float32 that is not above it.
+    """LightGBM's model text with every threshold rounded down to float32.
 
     Trained thresholds are float64, served ones float32. For float32 features `value <= threshold` stays the same when
     the threshold is rounded down; rounded to the nearest, a value just above the threshold would become equal to it.
@@ -63,7 +65,7 @@ def round_thresholds(model: str) -> str:
         if line.startswith("threshold="):
             values = (_round_down(float(value)) for value in line.removeprefix("threshold=").split())
             line = "threshold=" + " ".join(map(repr, values))
-        if not line.startswith("tree_sizes="):  # lengths of the trees' texts, which have changed; optional
+        if not line.startswith("tree_sizes="):  # optional lengths of the trees' texts, now outdated
             lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -74,8 +76,9 @@ def _round_down(value: float) -> float:
 
 
 def parity(ensemble: Ensemble, ranker: OnnxRanker, table: Rows) -> dict[str, float]:
-    """How far the two are apart on `table`. Raises ModelInvalid when that is more than rounding."""
+    """The largest difference of both models' scores on `table` [rows, features]. Raises ModelInvalid above
+    PARITY_TOLERANCE."""
     difference = float(np.abs(ensemble.score(table) - ranker.score(table)).max(initial=0.0))
-    if difference > PARITY:
+    if difference > PARITY_TOLERANCE:
         raise ModelInvalid(f"the converted model differs by {difference:.2g} from the trained one")
     return {"largest_difference": difference, "rows": len(table)}

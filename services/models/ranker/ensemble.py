@@ -1,13 +1,13 @@
 """Gradient boosted trees by LightGBM that begin at the fused order. Needs the `train` extra.
 
-Pointwise: what an item is worth once it is looked at, by cross entropy; of clicks their number over that of the looks
-(inverse propensity, Joachims et al., WSDM 2017). Ordering by the expected gain is the best order there is (Cossock and
-Zhang, IEEE Transactions on Information Theory 2008). The trees learn what a logistic regression on the fused score
-leaves over: of what clicks are too few to tell, the fused order is kept. Films, clicks on 20,000 answers, judged
-validation queries: NDCG@10 .676 with it, .670 without, .664 for the fused order.
+Pointwise: the gain of an item once examined, by cross entropy; with clicks, clicks over examinations (inverse
+propensity, Joachims et al., WSDM 2017). Ordering by expected gain is optimal (Cossock and Zhang, IEEE Transactions on
+Information Theory 2008). The trees fit the residual of a logistic regression on the fused score, so that the fused
+order stays where clicks are too few. Films, clicks on 20,000 answers, judged validation queries: NDCG@10 .676 with this
+start, .670 without, .664 for the fused order.
 
-LambdaMART (Burges 2010, MSR-TR-2010-82) is kept to compare with: clicks' noise leads it astray, and their bias further
-than this one (measured by `python -m evaluation.studies.ranker`). Deterministic: same groups, same trees.
+LambdaMART (Burges 2010, MSR-TR-2010-82) is kept for comparison: noise and bias of clicks hurt it more (measured by
+`python -m evaluation.studies.ranker`). Deterministic: equal groups give equal trees.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from services.rankers.base import Rows
 from services.rankers.features import NAMES
 
 FUSED = NAMES.index("fused")
-LEVELS = 31
-"""Classes of relevance that LambdaMART tells apart."""
+MAX_LEVELS = 31
+"""Relevance levels of LambdaMART."""
 RIDGE = 1.0
-"""Of the slope that the trees begin with."""
-NEVER_LESS = frozenset(
+"""Ridge penalty on the slope of the fused score."""
+MONOTONE_FEATURES = frozenset(
     ("fused", *(f"{arm.name}_{what}" for arm in ARM_PROFILES if arm.monotone for what in ("scaled", "raw", "rank")))
 )
-"""Features of which more is never worth less, with the rest equal."""
+"""Features in which the score must not decrease."""
 
 PARAMETERS: dict[str, Any] = {
     "lambda_l2": 1.0,
@@ -55,7 +55,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "num_leaves": 15,
         "min_data_in_leaf": 100,
         "extra_trees": True,
-        "monotone_constraints": [int(name in NEVER_LESS) for name in NAMES],
+        "monotone_constraints": [int(name in MONOTONE_FEATURES) for name in NAMES],
     },
     LISTWISE: {
         "objective": "lambdarank",
@@ -72,12 +72,13 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """Scores are those of the trees plus `slope` times the fused score."""
+    """A trained ranker whose score is that of the trees plus `slope` times the fused score."""
 
     trees: lightgbm.Booster
     slope: float
 
     def score(self, table: Rows) -> NDArray[np.float64]:
+        """Scores [items] of feature rows [items, features]; a higher score ranks first."""
         raw = self.trees.predict(table, raw_score=True, num_threads=1)
         return np.asarray(raw, dtype=np.float64) + self.slope * table[:, FUSED].astype(np.float64)
 
@@ -90,63 +91,69 @@ def fit(
     seed: int,
     objective: str = POINTWISE,
 ) -> Ensemble:
-    """As many trees as are best for the stopping queries, or `trees` when there are none."""
+    """Train on `fitting`; as many trees as are best on `stopping`, or `trees` when that is empty."""
     parameters = PARAMETERS | OBJECTIVES[objective] | {"seed": seed}
-    begin = (0.0, 0.0)
+    initial = (0.0, 0.0)
     if objective == LISTWISE:
         values = np.unique(np.concatenate([debiased(group) for group in (*fitting, *stopping)]))
-        if len(values) > LEVELS:
-            values = np.linspace(0.0, values[-1], LEVELS)
+        if len(values) > MAX_LEVELS:
+            values = np.linspace(0.0, values[-1], MAX_LEVELS)
         parameters |= {"label_gain": values.tolist()}
         targets = [_levels(groups, values) for groups in (fitting, stopping)]
     else:
-        most = 1.0 if fitting[0].looks is not None else max(float(group.gains.max()) for group in (*fitting, *stopping))
-        targets = [_shares(groups, most) for groups in (fitting, stopping)]
-        begin = _begin(fitting, targets[0])
-    data = _dataset(fitting, targets[0], parameters, begin)
+        max_gain = (
+            1.0
+            if fitting[0].examinations is not None
+            else max(float(group.gains.max()) for group in (*fitting, *stopping))
+        )
+        targets = [_click_rates(groups, max_gain) for groups in (fitting, stopping)]
+        initial = _initial_score(fitting, targets[0])
+    data = _dataset(fitting, targets[0], parameters, initial)
     callbacks: list[Any] = []
     watched: list[lightgbm.Dataset] = []
     if stopping:
         callbacks = [lightgbm.early_stopping(patience, verbose=False)]
-        watched = [_dataset(stopping, targets[1], parameters, begin, data)]
-    return Ensemble(lightgbm.train(parameters, data, trees, valid_sets=watched, callbacks=callbacks), begin[1])
+        watched = [_dataset(stopping, targets[1], parameters, initial, data)]
+    return Ensemble(lightgbm.train(parameters, data, trees, valid_sets=watched, callbacks=callbacks), initial[1])
 
 
 def importance(trees: lightgbm.Booster) -> dict[str, float]:
-    """Share of the total gain per feature that is used, largest first."""
+    """Feature -> its share of the total gain, largest first; unused features are left out."""
     gains = trees.feature_importance("gain")
     total = float(gains.sum()) or 1.0
     return {NAMES[i]: round(float(gains[i]) / total, 4) for i in np.argsort(-gains, kind="stable") if gains[i] > 0}
 
 
 Targets = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""(label, weight) of each item of each group, one after the other."""
+"""(labels, weights), each [items of all groups]."""
 
 
 def _levels(groups: Sequence[Group], values: NDArray[np.float64]) -> Targets:
-    """Labels are places in `values`, the gains that are told apart; weights those of the groups."""
-    gains, weights = _joined([debiased(group) for group in groups]), _joined(_weights(groups))
+    """Labels are indices into `values`, the distinct gains; weights are those of the groups."""
+    gains, weights = _concatenate([debiased(group) for group in groups]), _concatenate(_weights(groups))
     labels = np.searchsorted(values, gains, side="left")  # rounded up: a small gain is still a gain
     return np.minimum(labels, len(values) - 1).astype(np.float64), weights
 
 
-def _shares(groups: Sequence[Group], most: float) -> Targets:
-    """Labels are what was earned, over the looks, 0..1; weights the number of looks (one for a judgement).
+def _click_rates(groups: Sequence[Group], max_gain: float) -> Targets:
+    """Labels are gains over examinations, 0..1; weights the number of examinations (1 for a judgement).
 
-    The inverse propensity loss of an item is earned × log p + (looks - earned) × log (1 - p). Where a few answers
-    earned more than was expected to be looked at at all, the second part would be negative, and is 0 instead.
+    The inverse propensity log likelihood of an item is earned × log p + (examinations - earned) × log (1 - p). Where
+    an item earned more than its expected examinations, the second coefficient would be negative, and is 0 instead.
     """
-    earned = _joined([group.gains / most for group in groups])
-    looks = _joined([np.ones(len(group.ids)) if group.looks is None else group.looks for group in groups])
-    most_looks = np.maximum(looks, earned)
-    return earned / most_looks, most_looks * _joined(_weights(groups))
+    earned = _concatenate([group.gains / max_gain for group in groups])
+    examinations = _concatenate(
+        [np.ones(len(group.ids)) if group.examinations is None else group.examinations for group in groups]
+    )
+    trials = np.maximum(examinations, earned)
+    return earned / trials, trials * _concatenate(_weights(groups))
 
 
-def _begin(groups: Sequence[Group], targets: Targets) -> tuple[float, float]:
-    """(intercept, slope) of the log-odds by the fused score alone; an order that was worse than none is not kept."""
+def _initial_score(groups: Sequence[Group], targets: Targets) -> tuple[float, float]:
+    """(intercept, slope) of the log-odds by the fused score alone; the slope is at least 0."""
     fused = np.concatenate([group.rows[:, [FUSED]] for group in groups]).astype(np.float64)
     labels, weights = targets
-    intercept, slopes = logistic(fused, weights * labels, weights * (1.0 - labels), RIDGE, least=0.0)
+    intercept, slopes = logistic(fused, weights * labels, weights * (1.0 - labels), RIDGE, lower=0.0)
     return intercept, float(slopes[0])
 
 
@@ -154,7 +161,7 @@ def _weights(groups: Sequence[Group]) -> list[NDArray[np.float64]]:
     return [np.full(len(group.ids), group.weight) for group in groups]
 
 
-def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _concatenate(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
@@ -162,14 +169,14 @@ def _dataset(
     groups: Sequence[Group],
     targets: Targets,
     parameters: dict[str, Any],
-    begin: tuple[float, float],
+    initial: tuple[float, float],
     reference: lightgbm.Dataset | None = None,
 ) -> lightgbm.Dataset:
     table = np.concatenate([group.rows for group in groups])
     return lightgbm.Dataset(
         table,
         label=targets[0],
-        init_score=None if begin == (0.0, 0.0) else begin[0] + begin[1] * table[:, FUSED].astype(np.float64),
+        init_score=None if initial == (0.0, 0.0) else initial[0] + initial[1] * table[:, FUSED].astype(np.float64),
         group=[len(group.ids) for group in groups],
         weight=targets[1],
         feature_name=list(NAMES),

@@ -1,4 +1,4 @@
-"""Whether a ranker is better than the order it replaces, on held out queries."""
+"""Comparison of a ranker with the order it replaces, on held-out queries."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ DEPTH = 10
 
 
 def judge(score: Callable[[Group], NDArray[Any]], groups: Sequence[Group]) -> tuple[dict[str, Any], Interval]:
-    """(weighted means of ranker and baseline with intervals, the interval of their difference); of judgements NDCG.
-    `score`: a group's items by a ranker that was not trained on it.
+    """(weighted means of ranker and baseline with intervals, the interval of their difference). `score`: a group's
+    scores [items] by a ranker that was not trained on it.
 
-    Clicked groups are judged by gains over looks, and only on how they reorder what was shown, in DCG: a sum, of which
-    this is an unbiased estimate (Joachims et al., WSDM 2017); as a share of the mean of the best orders. Its ratio to
-    the best order of each query, NDCG, is not: where one item was clicked it is the rank of that item, and people click
-    what stands first. Films, 20,000 answers: -.015 in NDCG, for a ranker that is better by .004 in DCG and by .001 on
-    judgements.
+    Judged groups are measured in NDCG. Groups from clicks are measured in DCG of gains over examinations, on the items
+    shown, over the mean DCG of the best orders: a sum, so the estimate is unbiased (Joachims et al., WSDM 2017). NDCG
+    would not be: with one clicked item it only depends on that item's rank, which favours the order shown. Films,
+    20,000 answers: -.015 in NDCG for a ranker that is better by .004 in DCG and by .001 on judgements.
     """
     weights = [group.weight for group in groups]
-    clicked = groups[0].looks is not None
+    clicked = groups[0].examinations is not None
     measure = _additive(groups) if clicked else _normalised
     learned = [measure(group, score(group)) for group in groups]
     baseline = [measure(group, group.baseline) for group in groups]
@@ -56,7 +55,7 @@ def _normalised(group: Group, scores: NDArray[Any]) -> float:
 
 
 def _additive(groups: Sequence[Group]) -> Callable[[Group, NDArray[Any]], float]:
-    """DCG over one number for all `groups`: their weighted mean of the best there is."""
+    """DCG divided by the weighted mean of the best DCG of all `groups`."""
     best = [dcg(sorted(debiased(group).tolist(), reverse=True), DEPTH) for group in groups]
     scale = float(np.average(best, weights=[group.weight for group in groups])) or 1.0
 

@@ -1,7 +1,7 @@
-"""What a ranker is trained on: groups of feature rows and what each item was worth, from judged queries or the log.
+"""Training data of a ranker: groups of feature rows with the gain of each item, from judged queries or the log.
 
-One group is one pool of one query, or what several answers to it showed. Features are always those of
-services.rankers.features, as served.
+A group is one query's pool, or the items that several answers to it showed. Features are those of
+services.rankers.features, as when serving.
 """
 
 from __future__ import annotations
@@ -20,36 +20,37 @@ from services.datasets.folder import Dataset
 from services.errors import InvalidRequest
 from services.evaluation.measures import exponential
 from services.models.clicks import VALIDATION_SHARE, ItemEvent, held_out, read_answers
-from services.models.ranker.answers import Answers, Together
+from services.models.ranker.answers import AnswerGroups, QueryGroup
 from services.rankers.base import Rows
 from services.rankers.features import NAMES, rows
 from services.rewards.rewards import examination
 from services.types import Context, Document, Impression, Pooled, Schema
 
-FEWEST = 50
-"""Groups with something relevant that training and its gate need at least."""
-_PERSON = NAMES.index("person_known")
+MIN_GROUPS = 50
+"""Groups with a relevant item that training and its gate need at least."""
+_PERSON_KNOWN_COLUMN = NAMES.index("person_known")
 
 Found = tuple[Context, Sequence[Pooled], Mapping[str, Document]]
 Search = Callable[["Labelled"], Awaitable[Found]]
-"""From a labelled query to its context, fused pool and documents: the live path up to the ranker."""
+"""Labelled query -> (context, fused pool, documents): the live path up to the ranker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
+    """The items of one query that are ranked against each other, with their feature rows and gains."""
+
     key: str
-    """Which query: the same key is never in training and in validation."""
+    """Key of the query; never both in training and in validation."""
     ids: tuple[str, ...]
     rows: Rows
     gains: NDArray[np.float64]
-    """What each item is worth, >= 0; 0 where nobody judged or clicked it."""
+    """Gain of each item, >= 0; 0 where it was neither judged nor clicked."""
     baseline: NDArray[np.float64]
-    """Scores of the order to beat: the fused one, or the one that was shown."""
+    """Scores of the order to beat: the fused order, or the order shown."""
     ideal: tuple[float, ...] = ()
     """Gains of all judged items, in the pool or not; () when only shown items are known."""
-    looks: NDArray[np.float64] | None = None
-    """How often each item was looked at, by expectation, > 0: `gains` are the sum over so many. None where they are
-    judgements."""
+    examinations: NDArray[np.float64] | None = None
+    """Expected examinations of each item, > 0, over which `gains` are summed; None where the gains are judgements."""
     weight: float = 1.0
     slice: str = ""
 
@@ -72,10 +73,10 @@ class Labelled:
 
 
 def read_labels(folder: Path, splits: Sequence[str] = ("train", "validation")) -> list[Labelled]:
-    """Queries of `splits` that have something relevant, in file order, from queries.tsv and qrels.tsv (or .gz).
+    """Queries of `splits` with a relevant item, in file order, from queries.tsv and qrels.tsv (or .gz).
 
-    Raises InvalidRequest when a file or a column is absent, or a line cannot be read: what is learned from, and judged
-    by, is all of the labels or nothing.
+    Raises InvalidRequest when a file or a column is missing, or a line cannot be read: training and validation use all
+    labels or none.
     """
     dataset = Dataset.open(folder)
     grades = dataset.judgments()
@@ -97,9 +98,8 @@ async def from_labels(
     schema: Schema,
     mix: Mapping[str, float] | None = None,
 ) -> list[Group]:
-    """One group a query, in order; gains are 2^grade - 1. `mix`: share of traffic per slice, by which groups are
-    weighted (default: every query the same). Queries whose pool is empty are kept: what was not found counts against
-    both orders alike, and in the mean."""
+    """One group per query, in order; gains are 2^grade - 1. `mix`: share of traffic per slice, by which groups are
+    weighted (default: all equal). Queries with an empty pool are kept: they count against both orders alike."""
     queries = list(queries)
     sizes: defaultdict[str, int] = defaultdict(int)
     for query in queries:
@@ -125,7 +125,7 @@ async def from_labels(
 
 
 def labelled(groups: Iterable[Group], folder: Path, split: str) -> list[Group]:
-    """Those of `groups` that are of queries of `split` with something relevant, with the gains of their judgements."""
+    """The groups of `split`'s queries with a relevant item, with gains from their judgements."""
     grades = {query.query_id: query.grades for query in read_labels(folder, (split,))}
     return [
         replace(
@@ -148,30 +148,30 @@ async def from_log(
     cap: int,
     curve: Callable[[int], float] = examination,
 ) -> tuple[list[Group], list[Group]]:
-    """(training, validation) groups: answers to the same query put together (see services.models.ranker.answers) that
-    earned something within `attribution` seconds (server times); those that earned nothing count among them as looks.
+    """(training, validation) groups of answers to the same query (see services.models.ranker.answers) that earned
+    something within `attribution` seconds (server time). Answers that earned nothing still count as examinations.
 
-    Gains are action weights relative to the largest, summed; looks are by `curve`, the chance that a position is looked
-    at. Items that were shown and got nothing, or were disliked on the whole, have 0. One principal's events beyond
-    `cap` an hour count less. A fifth of the queries (by a hash of their memory key, so that a query is never on both
-    sides) is for validation. Answers that are not to be learned from, or without feature rows (browsing), are left out.
+    Gains are summed action weights, relative to the largest weight, and at least 0. `curve`: position (from 1) ->
+    probability that it is examined. A principal's events beyond `cap` an hour are weighted down. A fifth of the
+    queries, by a hash of their memory key, is for validation. Answers marked not to learn from, and those without
+    feature rows (browsing), are left out.
 
-    Raises InvalidRequest when either side has too few groups to learn or to judge from.
+    Raises InvalidRequest when either set has too few groups.
     """
-    answers = Answers(curve)
-    shown: dict[str, Together] = {}
-    async for told in read_answers(log, weights, attribution, cap, _usable):
-        if isinstance(told, ItemEvent):
-            shown[told.query_id].earn(told.object_id, told.worth)
+    answers = AnswerGroups(curve)
+    shown: dict[str, QueryGroup] = {}
+    async for record in read_answers(log, weights, attribution, cap, _usable):
+        if isinstance(record, ItemEvent):
+            shown[record.query_id].earn(record.object_id, record.worth)
         else:
-            shown[told.query_id] = _put_together(answers, told)
-    groups = [clicked(together) for together in answers.wanted()]
-    training, validation = sides(groups)
-    if len(training) < FEWEST or len(validation) < FEWEST * VALIDATION_SHARE:
+            shown[record.query_id] = _add_answer(answers, record)
+    groups = [to_group(answered) for answered in answers.rewarded()]
+    training, validation = split_groups(groups)
+    if len(training) < MIN_GROUPS or len(validation) < MIN_GROUPS * VALIDATION_SHARE:
         raise InvalidRequest(
             f"too little to learn from: {len(groups)} queries and repeats with a wanted item in the log "
-            f"({len(training)} for training, {len(validation)} for validation); at least {FEWEST} and "
-            f"{FEWEST * VALIDATION_SHARE:.0f} needed"
+            f"({len(training)} for training, {len(validation)} for validation); at least {MIN_GROUPS} and "
+            f"{MIN_GROUPS * VALIDATION_SHARE:.0f} needed"
         )
     return training, validation
 
@@ -182,28 +182,28 @@ def _usable(impression: Impression) -> bool:
     return bool(impression.rows) and all(0 < len(row) <= len(NAMES) for row in impression.rows)
 
 
-def _put_together(answers: Answers, impression: Impression) -> Together:
+def _add_answer(answers: AnswerGroups, impression: Impression) -> QueryGroup:
     table = np.zeros((len(impression.rows), len(NAMES)), dtype=np.float32)
     for i, row in enumerate(impression.rows):
-        table[i, : len(row)] = row  # logged before the last features existed: those are absent, 0
-    known = bool((table[:, _PERSON] > 0).any())
+        table[i, : len(row)] = row  # features newer than the log record stay 0
+    known = bool((table[:, _PERSON_KNOWN_COLUMN] > 0).any())
     person = (impression.actor.person or "") if known else ""
     return answers.add(impression.memory_key, impression.shown, table, impression.offset + 1, person)
 
 
-def clicked(together: Together) -> Group:
-    """The group of answers put together; its baseline is the order in which they showed their items, on average."""
+def to_group(answered: QueryGroup) -> Group:
+    """The training group of `answered`; its baseline is the items' mean position."""
     return Group(
-        key=together.key,
-        ids=together.ids(),
-        rows=together.rows(),
-        gains=together.worth(),
-        baseline=-together.places(),
-        looks=together.looks(),
+        key=answered.key,
+        ids=answered.ids(),
+        rows=answered.rows(),
+        gains=answered.worth(),
+        baseline=-answered.mean_positions(),
+        examinations=answered.examinations(),
     )
 
 
-def sides(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
+def split_groups(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
     """(training, validation), by a hash of the query."""
     found: tuple[list[Group], list[Group]] = ([], [])
     for group in groups:
@@ -211,15 +211,15 @@ def sides(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
     return found
 
 
-def reach(groups: Sequence[Group]) -> int | None:
-    """How deep into a pool a ranker trained on `groups` sees (services/rankers/cascade.py): twice as deep as nearly all
-    of what pages showed; None where whole pools were judged."""
-    if any(group.looks is None for group in groups):
+def rerank_depth(groups: Sequence[Group]) -> int | None:
+    """Depth of the pool that a ranker trained on `groups` reorders (services/rankers/cascade.py): twice the 99th
+    percentile of the positions shown; None where whole pools were judged."""
+    if any(group.examinations is None for group in groups):
         return None
-    places = -np.concatenate([group.baseline for group in groups])
-    return 2 * math.ceil(float(np.percentile(places, 99)))
+    positions = -np.concatenate([group.baseline for group in groups])
+    return 2 * math.ceil(float(np.percentile(positions, 99)))
 
 
 def debiased(group: Group) -> NDArray[np.float64]:
-    """Gain of each item for one look at it."""
-    return group.gains if group.looks is None else group.gains / group.looks
+    """Gain of each item per examination, [items]."""
+    return group.gains if group.examinations is None else group.gains / group.examinations

@@ -1,4 +1,4 @@
-"""Learn from people's histories which items are liked together."""
+"""Training of the taste encoder on users' histories."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from services.models.taste.model import RANK, TasteEncoder
 
 SEED = 20261120
 _DAMPING = 0.5
-"""A person's row is divided by its length to this power: people with long histories count for more, but not as much as
-their histories are long."""
+"""A user's row is divided by its length to this power: users with long histories count for more, but less than in
+proportion."""
 
 
 def train(history: Iterable[tuple[str, str, float]], seed: int = SEED) -> TasteEncoder:
-    """`history`: (person, object_id, weight of the action; negative for dislikes). Of several actions of a person on an
-    item the strongest counts. Raises ModelInvalid when fewer than two people or items are in it."""
+    """An encoder trained on `history`: (user, object id, weight of the action, negative for dislikes). Of several
+    actions of a user on an item the strongest counts. Raises ModelInvalid with fewer than two users or items."""
     strongest: dict[tuple[str, str], float] = {}
-    for person, object_id, weight in history:
-        known = strongest.get((person, object_id), 0.0)
+    for user, object_id, weight in history:
+        known = strongest.get((user, object_id), 0.0)
         if abs(weight) > abs(known):
-            strongest[person, object_id] = weight
-    people = {person: row for row, person in enumerate(sorted({person for person, _ in strongest}))}
+            strongest[user, object_id] = weight
+    users = {user: row for row, user in enumerate(sorted({user for user, _ in strongest}))}
     items = {item: column for column, item in enumerate(sorted({item for _, item in strongest}))}
-    if min(len(people), len(items)) < 2:
+    if min(len(users), len(items)) < 2:
         raise ModelInvalid("taste: at least two people and two items with a history are needed")
-    rows = [people[person] for person, _ in strongest]
+    rows = [users[user] for user, _ in strongest]
     columns = [items[item] for _, item in strongest]
-    shape = (len(people), len(items))
+    shape = (len(users), len(items))
     matrix = sparse.csr_matrix((np.fromiter(strongest.values(), np.float64), (rows, columns)), shape=shape)
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
     matrix = sparse.diags(lengths**-_DAMPING) @ matrix

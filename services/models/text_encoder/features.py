@@ -1,9 +1,9 @@
-"""What a text encoder reads of a text: stems of its words, and a sketch of the character trigrams of a title.
+"""Features of text encoders: stems of words, and a sketch of the character trigrams of a title.
 
 The sketch is a sparse Johnson-Lindenstrauss projection in blocks (Kane & Nelson, "Sparser Johnson-Lindenstrauss
 Transforms", JACM 2014): every trigram adds +-1 to one cell of each block, chosen by hash. Inner products of sketches
-approximate those of the trigram vectors, so a slip of the finger moves a title only a little, and no vocabulary is
-needed: a new item's title is as findable as an old one's.
+approximate those of the trigram vectors, so a typo moves a title only a little, and no vocabulary is needed: the titles
+of new items are found as well as those of old ones.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ Matrix = NDArray[np.float32]
 
 _BLOCKS = 4
 _KEYWORD_WEIGHT = 0.5
-"""Of a KEYWORD field beside a TEXT field in what an item is about; tuned on the film queries' validation split."""
+"""Weight of a KEYWORD field relative to a TEXT field; tuned on the film queries' validation split."""
 
 
 def words(text: str) -> list[str]:
-    """Stems of the word tokens."""
+    """Stems of the word tokens, in order."""
     return [stem(token) for token in tokenize(text)]
 
 
 def trigrams(text: str) -> list[str]:
-    """Character trigrams of each word token, with its borders: "up" -> " up", "up "."""
+    """Character trigrams of each word token with a space on both sides: "up" -> " up", "up "."""
     return [padded[i : i + 3] for token in tokenize(text) for padded in (f" {token} ",) for i in range(len(padded) - 2)]
 
 
 def title_of(document: Document, schema: Schema) -> str:
-    """The item's name; everything it says in words where the catalogue has no title."""
+    """The item's title; all its TEXT and KEYWORD values where the catalogue has no title field."""
     fields = [f for f in schema.fields if f.name == schema.title] or schema.of(Role.TEXT, Role.KEYWORD)
     return " ".join(str(value) for field in fields for value in values(document, field))
 
 
 def word_weights(document: Document, schema: Schema) -> dict[str, float]:
-    """Stem -> how much the item is about it: over its TEXT and KEYWORD fields, field weight * (1 + ln(count))."""
+    """Stem -> weight in the item: field weight * (1 + ln(count)), summed over its TEXT and KEYWORD fields."""
     total: dict[str, float] = {}
     for field in schema.of(Role.TEXT, Role.KEYWORD):
-        # A weight above 1 is for matching words exactly (a title has its own sketch here); one below 1 says that the
-        # field means little.
+        # Weights above 1 are for exact matches (the title has its own sketch here); weights below 1 mark fields of
+        # little meaning.
         weight = min(field.weight, 1.0) * (_KEYWORD_WEIGHT if field.role is Role.KEYWORD else 1.0)
         counts = Counter(word for value in values(document, field) for word in words(str(value)))
         for word, count in counts.items():
@@ -60,8 +60,7 @@ def word_weights(document: Document, schema: Schema) -> dict[str, float]:
 
 
 def sketch(features: Iterable[tuple[str, float]], size: int) -> Vector:
-    """float32 [size], a multiple of 4: the sum of the features' signed cells, times their weights; not yet of unit
-    length."""
+    """float32 [size]: the weighted sum of the features' signed cells, not normalised. `size`: a multiple of 4."""
     vector = np.zeros(size, np.float32)
     for feature, weight in features:
         for cell, sign in _cells(feature, size):
@@ -82,7 +81,7 @@ def weighted_trigrams(text: str, idf: Mapping[str, float]) -> list[tuple[str, fl
 
 @lru_cache(maxsize=65536)
 def _cells(feature: str, size: int) -> tuple[tuple[int, float], ...]:
-    """One cell and sign per block, by a hash that is the same on every machine."""
+    """A cell and a sign per block, by a hash that is the same on every machine."""
     digest = blake2b(feature.encode("utf-8", "surrogatepass"), digest_size=4 * _BLOCKS).digest()
     block = size // _BLOCKS
     cells = []

@@ -2,7 +2,7 @@
 
 The folder holds config.json (`dim`, `max_seq_len`), tokenizer.json, and model_int8.onnx or model.onnx, whose inputs are
 input_ids, attention_mask and token_type_ids and whose output is one unit vector a text. The int8 file is preferred: its
-relevance is that of the fp32 one within .001, in a quarter of the time. Needs the extra `encoder`.
+relevance is within .001 of fp32, in a quarter of the time. Needs the extra `encoder`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ _MODELS = ("model_int8.onnx", "model.onnx")
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _BATCH = 32
 _EXTERNAL = b"\x0a\x08location"
-"""How the key "location" of a tensor's external data is written in protobuf: the runtime would open that path."""
-_LONGEST = 1200
-"""Characters of an item's text; about as many tokens as the model reads."""
+"""Protobuf encoding of the key "location" of a tensor's external data, a path that the runtime would open."""
+_MAX_CHARS = 1200
+"""Characters of an item's text that are encoded; about as many tokens as the model reads."""
 
 
 class OnnxEncoder:
+    """Sentence encoder on the CPU. A text takes milliseconds, so it runs off the event loop."""
+
     instant = False
 
     def __init__(self, folder: Path) -> None:
@@ -55,14 +57,16 @@ class OnnxEncoder:
             raise SettingsInvalid(f"{folder}: the model does not give {self.size} numbers a text, as config.json says")
 
     def encode_query(self, text: str) -> Vector:
+        """float32 [size] of unit length; zeros for blank text."""
         if not normalize(text):
             return np.zeros(self.size, np.float32)
         return np.asarray(self._encode([text])[0], np.float32)
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> Matrix:
+        """float32 [len(documents), size], rows of unit length; zeros for items without text."""
         texts = [_text(document, schema) for document in documents]
         vectors = np.zeros((len(texts), self.size), np.float32)
-        # Texts of like length share a batch, so that little is spent on padding.
+        # Texts of similar length share a batch, which keeps padding short.
         order = sorted((row for row, text in enumerate(texts) if text), key=lambda row: len(texts[row]))
         for start in range(0, len(order), _BATCH):
             rows = order[start : start + _BATCH]
@@ -70,7 +74,7 @@ class OnnxEncoder:
         return vectors
 
     def _encode(self, texts: Sequence[str]) -> Matrix:
-        # Half of a surrogate pair can stand in JSON, but in no UTF-8.
+        # JSON allows a lone surrogate, UTF-8 does not.
         encoded = self._tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
         longest = max(len(one.ids) for one in encoded)
         ids = np.zeros((len(encoded), longest), np.int64)
@@ -83,12 +87,12 @@ class OnnxEncoder:
 
 
 def _text(document: Document, schema: Schema) -> str:
-    """The title, short keyword values, then the texts: what says most stands before the model stops reading."""
+    """The title, then keyword values, then the texts: the most telling parts come before the model's limit."""
     parts = [title_of(document, schema)]
-    for role, most in ((Role.KEYWORD, 5), (Role.TEXT, None)):
+    for role, limit in ((Role.KEYWORD, 5), (Role.TEXT, None)):
         fields = (field for field in schema.of(role) if field.name != schema.title)
-        parts += [", ".join(str(value) for value in values(document, field)[:most]) for field in fields]
-    return ". ".join(part for part in parts if part)[:_LONGEST]
+        parts += [", ".join(str(value) for value in values(document, field)[:limit]) for field in fields]
+    return ". ".join(part for part in parts if part)[:_MAX_CHARS]
 
 
 def _tokenizer(path: Path, longest: int) -> Tokenizer:
@@ -98,9 +102,9 @@ def _tokenizer(path: Path, longest: int) -> Tokenizer:
         raise SettingsInvalid("a sentence encoder needs the extra `encoder`: pip install 'ltrr[encoder]'") from error
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises this bare class for whatever is wrong with the file
+    except Exception as error:  # the library raises the bare class for any damage of the file
         raise SettingsInvalid(f"{path}: {error}") from error
-    # The file may carry a shorter truncation and padding to a fixed length: other vectors, and slow ones.
+    # The file may configure a shorter truncation, and padding, which is slow.
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
     return tokenizer
@@ -108,7 +112,7 @@ def _tokenizer(path: Path, longest: int) -> Tokenizer:
 
 def _session(folder: Path, content: bytes) -> Any:
     options = onnxruntime.SessionOptions()
-    # One thread, asleep between calls: more of them spin on cores that the service needs.
+    # One thread that sleeps between calls: more would spin on cores that the service needs.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -116,7 +120,7 @@ def _session(folder: Path, content: bytes) -> Any:
         raise SettingsInvalid(f"{folder}: the model keeps weights in other files; export it as one file")
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # several classes, of which none is public
+    except Exception as error:  # of several private classes
         raise SettingsInvalid(f"{folder}: the model does not load ({type(error).__name__})") from error
     if {one.name for one in session.get_inputs()} != _INPUTS:
         raise SettingsInvalid(f"{folder}: the model's inputs must be {', '.join(sorted(_INPUTS))}")

@@ -1,4 +1,4 @@
-"""Train the catalogue's own text encoder: latent semantic analysis of its words. One core, seconds for 10,000 items."""
+"""Training of the catalogue's own text encoder by latent semantic analysis. Seconds for 10,000 items on one core."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from services.models.text_encoder.model import TOPIC_SIZE, LsaEncoder
 from services.types import Document, Schema
 
 SEED = 20261120
-_SAMPLE = 50_000
-"""Items that are enough to learn from; a larger catalogue is sampled."""
-_VOCABULARY = 50_000
-_FEWEST = 2
-"""Items a word must be in; one of a single item connects nothing."""
-_SHARE = 0.3
-"""Words in more than this share of the items say nothing."""
+_MAX_ITEMS = 50_000
+"""Items to train on; a larger catalogue is sampled."""
+_MAX_WORDS = 50_000
+_MIN_FREQUENCY = 2
+"""Items a word must occur in; a word of a single item relates it to no other."""
+_MAX_FREQUENCY_SHARE = 0.3
+"""Words in more than this share of the items are ignored."""
 _OVERSAMPLING = 16
 _ITERATIONS = 3
 
 
 def train(documents: Sequence[Document], schema: Schema, seed: int = SEED) -> LsaEncoder:
-    """Raises ModelInvalid when the items share no words to learn from."""
+    """An encoder trained on `documents`. Raises ModelInvalid when they have no words in common."""
     rng = np.random.default_rng(seed)
-    if len(documents) > _SAMPLE:
-        documents = [documents[i] for i in np.sort(rng.choice(len(documents), _SAMPLE, replace=False))]
+    if len(documents) > _MAX_ITEMS:
+        documents = [documents[i] for i in np.sort(rng.choice(len(documents), _MAX_ITEMS, replace=False))]
     weights = [word_weights(document, schema) for document in documents]
     items = len(documents)
     frequency = Counter(word for weighted in weights for word in weighted)
-    # In a handful of items the share of one is already large.
-    most = max(_SHARE * items, 10.0)
-    vocabulary = sorted(word for word, count in frequency.items() if _FEWEST <= count <= most)
-    if len(vocabulary) > _VOCABULARY:
-        vocabulary = sorted(sorted(vocabulary, key=lambda word: (-frequency[word], word))[:_VOCABULARY])
+    # In a small catalogue, the share of a few items is already large.
+    limit = max(_MAX_FREQUENCY_SHARE * items, 10.0)
+    vocabulary = sorted(word for word, count in frequency.items() if _MIN_FREQUENCY <= count <= limit)
+    if len(vocabulary) > _MAX_WORDS:
+        vocabulary = sorted(sorted(vocabulary, key=lambda word: (-frequency[word], word))[:_MAX_WORDS])
     if not vocabulary:
         raise ModelInvalid("text encoder: the catalogue's items share no words to learn from")
     idf = np.asarray([_idf(items, frequency[word]) for word in vocabulary], np.float32)
@@ -52,7 +52,7 @@ def _idf(items: int, frequency: int) -> float:
 
 
 def _matrix(weights: Sequence[dict[str, float]], vocabulary: Sequence[str], idf: Matrix) -> sparse.csr_matrix:
-    """Items x words, rows of unit length, so that long descriptions do not rule the decomposition."""
+    """Items x words, rows of unit length, so that long descriptions do not dominate the decomposition."""
     rows = {word: row for row, word in enumerate(vocabulary)}
     places, columns, data = [0], [], []
     for weighted in weights:

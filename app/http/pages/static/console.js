@@ -147,10 +147,10 @@ function table(place, heads, rows, empty) {
 
 function drawArms(arms) {
   const rows = Object.entries(arms).map(([arm, { outcomes, seconds }]) => {
-    const asked = Object.values(outcomes).reduce((sum, n) => sum + n, 0);
-    const failed = asked - (outcomes.ok ?? 0);
-    const rate = asked ? failed / asked : 0;
-    return [el("span", { class: "badge" }, armDot(arm), arm), number(asked), ms(seconds[0]), ms(seconds[1]), failed ? `${number(failed)} (${percent(rate)})` : "none"];
+    const requests = Object.values(outcomes).reduce((sum, n) => sum + n, 0);
+    const failed = requests - (outcomes.ok ?? 0);
+    const rate = requests ? failed / requests : 0;
+    return [el("span", { class: "badge" }, armDot(arm), arm), number(requests), ms(seconds[0]), ms(seconds[1]), failed ? `${number(failed)} (${percent(rate)})` : "none"];
   });
   table("arms", ["Arm", "#Asked", "#p50", "#p99", "#Failures"], rows, "No arm has been asked since the service started.");
 }

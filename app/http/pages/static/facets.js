@@ -1,4 +1,4 @@
-// Values to narrow a search by, a range for years, and chips of what is in force.
+// Values to narrow a search by, a range for years, and chips of the active filters.
 
 import { byId, call, el, label, number } from "/static/common.js";
 
@@ -7,7 +7,7 @@ const MOST = 20;
 const FIELDS = 4;
 const TELLING = 0.1; // share of items that a facet's ten commonest values must cover
 
-/** The keyword fields of this catalogue that are worth choosing from; asked once a tab. */
+/** The keyword fields of this catalogue that are worth choosing from; requested once per tab. */
 export async function worthwhile(offered) {
   if (offered.facets.length === 0) return [];
   const name = `ltrr.facets.${offered.facets.join(",")}`;

@@ -133,10 +133,10 @@ async function contributions(queryId, objectId) {
 export function decisionStrip(answer) {
   const { decision } = answer;
   const arms = Object.entries(decision.arms);
-  const asked = arms.filter(([, choice]) => choice.count > 0);
+  const requested = arms.filter(([, choice]) => choice.count > 0);
   if (decision.policy === "none" || arms.length === 0) return [];
-  const total = asked.reduce((sum, [, choice]) => sum + choice.count, 0);
-  const pieces = asked.map(([arm, choice]) => {
+  const total = requested.reduce((sum, [, choice]) => sum + choice.count, 0);
+  const pieces = requested.map(([arm, choice]) => {
     const piece = el("i", { class: armClass(arm) });
     piece.style.flexGrow = String(choice.count);
     return piece;
@@ -148,7 +148,7 @@ export function decisionStrip(answer) {
     el("tr", {}, el("td", {}, el("span", { class: "badge" }, armDot(arm), arm)), el("td", { class: "number" }, number(choice.count)), el("td", { class: "number" }, choice.propensity.toFixed(3))));
   return [el("details", {},
     el("summary", { title: "How the candidates were chosen" },
-      el("span", { class: "what" }, `${number(total)} candidates from ${asked.length} of ${arms.length} arms · ${mode}`), legend,
+      el("span", { class: "what" }, `${number(total)} candidates from ${requested.length} of ${arms.length} arms · ${mode}`), legend,
       el("span", { class: "bar", "aria-hidden": "true" }, pieces)),
     el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Arm"), el("th", { class: "number" }, "Candidates"), el("th", { class: "number" }, "Chance of this count"))), el("tbody", {}, rows)))];
 }

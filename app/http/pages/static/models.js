@@ -1,4 +1,4 @@
-// Model versions: what is in force, what else there is, and going forth and back.
+// Model versions: the current one, the others, promotion and rollback.
 
 import { byId, call, el, label, number } from "/static/common.js";
 
@@ -28,7 +28,7 @@ function kind(name, { current, versions }, opened, act) {
   const before = versions.some((one) => one.version !== current && one.promotions.length > 0);
   const back = el("button", {
     type: "button", class: "button", disabled: !before,
-    onclick: () => act(`/v1/models/${encodeURIComponent(name)}/rollback`, `Roll ${name} back?`, "The version that was in force before is in force again at once."),
+    onclick: () => act(`/v1/models/${encodeURIComponent(name)}/rollback`, `Roll ${name} back?`, "The previous version becomes current at once."),
   }, "Roll back");
   const rows = versions.map((one) =>
     el("tr", {},
@@ -36,10 +36,10 @@ function kind(name, { current, versions }, opened, act) {
       el("td", {}, when(one.created)),
       el("td", {}, summary(one.meta)),
       el("td", {}, one.meta.gate ? (one.meta.gate.promote ? "passed" : "not passed") : ""),
-      el("td", { class: "number" }, one.current ? el("span", { class: "current" }, "in force") : promote(name, one, act))));
+      el("td", { class: "number" }, one.current ? el("span", { class: "current" }, "current") : promote(name, one, act))));
   const head = el("tr", {}, ["Version", "Created", "Figures", "Gate", ""].map((words) => el("th", {}, words)));
   return el("div", { class: "kind" },
-    el("div", { class: "row" }, el("div", {}, el("h3", {}, label(name)), " ", el("code", {}, current ?? "none in force")), back),
+    el("div", { class: "row" }, el("div", {}, el("h3", {}, label(name)), " ", el("code", {}, current ?? "none current")), back),
     el("details", { "data-kind": name, open: opened.has(name) },
       el("summary", { class: "small muted" }, versions.length === 1 ? "1 version" : `${versions.length} versions`),
       el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows)))));
@@ -48,7 +48,7 @@ function kind(name, { current, versions }, opened, act) {
 function promote(name, { version }, act) {
   const path = `/v1/models/${encodeURIComponent(name)}/${encodeURIComponent(version)}/promote`;
   return el("button", {
-    type: "button", class: "button", onclick: () => act(path, `Promote ${name} ${version}?`, "It is in force at once. Rolling back brings the present one back."),
+    type: "button", class: "button", onclick: () => act(path, `Promote ${name} ${version}?`, "It becomes current at once. A rollback restores the present version."),
   }, "Promote");
 }
 

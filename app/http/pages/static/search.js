@@ -1,4 +1,4 @@
-// The search page: what the address says is asked of the service, and the answer is drawn.
+// The search page: sends the query in the address to the service and renders the answer.
 
 import { empty, filters, read, write } from "/static/address.js";
 import { byId, call, el, icon, label, number, themeButton } from "/static/common.js";
