@@ -27,7 +27,25 @@ def anyio_backend() -> str:
 # --- `make test` runs two processes (pytest -n 2 --dist loadgroup): a group of tests stays in one of them, and each
 # process takes the next group that is left ---
 
-SLOWEST: tuple[str, ...] = ()
+SLOWEST = (
+    "opensearch",
+    "cli/test_cli.py",
+    "simulation/test_simulate.py",
+    "system/test_production.py",
+    "policies/test_policies.py",
+    "http/test_pages.py",
+    "policies/test_plans.py",
+    "offpolicy/test_ope.py",
+    "system/test_production_start.py",
+    "deploy/test_monitored_service.py",
+    "process/test_workers.py",
+    "arms/test_adding_an_arm.py",
+    "backends/redis/test_redis_log.py",
+    "http/test_end_to_end.py",
+    "offpolicy/test_gate.py",
+    "backup/test_backup.py",
+    "studies/test_memory_study.py",
+)
 """Groups that take longest, longest first: those that begin last are short, so both processes end together."""
 
 

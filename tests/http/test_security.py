@@ -183,14 +183,16 @@ class TestNothingIsTold:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         logging.getLogger().addHandler(handler)
-        level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.DEBUG)
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # the client of the test
+        root, client = logging.getLogger(), logging.getLogger("httpx")
+        before = root.level, client.level
+        root.setLevel(logging.DEBUG)
+        client.setLevel(logging.WARNING)  # it is the test that calls, not the service
         try:
             self._say_it_everywhere(guarded, monkeypatch)
         finally:
             logging.getLogger().removeHandler(handler)
-            logging.getLogger().setLevel(level)
+            root.setLevel(before[0])
+            client.setLevel(before[1])
         logged = stream.getvalue()
         assert "unhandled_error" in logged, "the failure itself is logged"
         assert self.SECRET not in logged
