@@ -17,7 +17,7 @@ from services.backends.base import Forget, Record, Tick
 from services.backends.log_codec import FORMAT, decode, encode, forgotten
 from services.errors import RecordDamaged
 from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction, Survey
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 number = st.floats(allow_nan=False, allow_infinity=False)

@@ -31,8 +31,9 @@ from services.backends.sqlite.state import SqliteState
 from services.errors import StorageFailed, Unavailable
 from services.learning import ubi
 from services.learning.ubi import CONSUMER, PLACE, Entry, UbiMirror, asked, event, impressions, query
+from tests.builders.records import make_impression, make_interaction
 from tests.commands import eventually
-from tests.contracts.event_log import kept, make_impression, make_interaction
+from tests.contracts.event_log import kept
 from tests.servers.opensearch import shared_node
 from tests.servers.opensearch_stub import RESET, Answer, Stub
 from tests.servers.redis import RedisServer

@@ -21,7 +21,8 @@ from services.simulation.click_models import Cascade, ClickModel, DynamicBayesia
 from services.simulation.drift import Arrival, Drift, Exchange
 from services.simulation.judge import Judge
 from services.simulation.users import Search, Traffic, uniforms
-from services.types import ArmChoice, Decision, EventStatus, Impression, Interaction
+from services.types import Impression, Interaction
+from tests.builders.records import make_impression, make_interaction
 from tests.modules import MODULES, imports
 
 JUDGMENTS = {"q1": {"a": 2.0, "b": 1.0, "c": 0.0}, "q2": {"x": 1.0, "y": 0.0}, "q3": {"n": 0.0}}
@@ -31,17 +32,11 @@ MODELS: tuple[ClickModel, ...] = (PositionBased(), Cascade(), DynamicBayesian())
 
 
 def impression(shown: Sequence[str]) -> Impression:
-    decision = Decision("fixed", "static", None, 1, {"lexical": ArmChoice(10, 1.0, ((10, 1.0),))})
-    return Impression(
-        *("q", "q", 0.0, "", "", "", "", None, None, None, True, {}, {}, (), decision, {}, ()),
-        *(tuple(shown), (), 0, tuple(shown), len(shown), ""),
-    )
+    return make_impression("q", shown=tuple(shown), ranking=tuple(shown), total=len(shown))
 
 
 def clicked(place: int, shown: Sequence[str]) -> Interaction:
-    return Interaction(
-        f"e{place}", "q", shown[place], "click", 0.0, None, place + 1, None, None, None, None, EventStatus.ACCEPTED
-    )
+    return make_interaction(f"e{place}", query_id="q", object_id=shown[place], position=place + 1)
 
 
 class TestClicks:

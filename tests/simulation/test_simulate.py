@@ -50,8 +50,8 @@ from services.simulation.judge import Judge
 from services.simulation.simulate import Course, Shown, simulate
 from services.simulation.users import Search, Traffic
 from services.types import ArmChoice, ArmOption, Query
+from tests.builders.catalogue import ARTISTS, TRACKS, WORDS
 from tests.commands import called, failed
-from tests.service import ARTISTS, TRACKS, WORDS
 from tests.simulation.test_judge import assert_blind_to_grades
 
 SETTINGS = Settings.load({}, attribution_seconds=60.0, exploration=0.2)
