@@ -28,7 +28,7 @@ from services.types import (
     PolicyMode,
     Survey,
 )
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 number = st.floats(allow_nan=False, allow_infinity=False)

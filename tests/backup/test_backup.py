@@ -40,10 +40,11 @@ from services.backup.saving import save
 from services.errors import StorageFailed
 from services.models.folder_files import FolderFiles
 from services.types import Deadline, Interaction
+from tests.builders.catalogue import TRACKS
+from tests.builders.records import make_impression, make_interaction
 from tests.commands import ROOT, done, environment, eventually, failed
-from tests.contracts.event_log import make_impression, make_interaction
 from tests.servers.redis import RedisServer
-from tests.service import TRACKS, Service, running, with_tracks
+from tests.service import Service, running, with_tracks
 
 T = TypeVar("T")
 

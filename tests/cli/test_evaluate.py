@@ -25,8 +25,8 @@ from services.evaluation.measures import ranked_ndcg
 from services.evaluation.runs import Run
 from services.models.store import ModelStore
 from services.models.taste.model import TasteEncoder
+from tests.builders.catalogue import ARTISTS, TRACKS, WORDS
 from tests.commands import called, done, failed
-from tests.service import ARTISTS, TRACKS, WORDS
 
 ARMS = ["memory", "structured", "personal", "vector", "explore", "lexical"]
 

@@ -24,12 +24,12 @@ from services import metrics
 from services.errors import Unavailable
 from services.resilience.remote import Remote
 from services.types import Deadline
+from tests.builders.catalogue import TRACKS
 from tests.commands import Process, eventually, serving
 from tests.deploy.promql import named, operands
 from tests.deploy.test_monitoring import ALERTS, BOARDS, RECORDS, RULES, annotations, targets
 from tests.servers.prometheus import Prometheus, configured, prometheus
 from tests.servers.redis import RedisServer, free_port
-from tests.service import TRACKS
 from tests.system_packages import program
 
 KEY = "a-key-of-the-operator"

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.http.middleware import LimitBody
-from tests.service import TRACKS, Service, problem, with_tracks
+from tests.builders.catalogue import TRACKS
+from tests.service import Service, problem, with_tracks
 
 EXAMPLES = settings(
     max_examples=150,

@@ -21,8 +21,9 @@ from services.learning.learner import Learner
 from services.learning.snapshots import KIND, POLICY_FILE, STATE_FILE
 from services.models.store import ModelStore
 from services.policies.fixed import FIXED_COUNTS
+from tests.builders.catalogue import TRACKS
 from tests.commands import Process, done, eventually, serving
-from tests.service import TRACKS, replaced, with_tracks
+from tests.service import replaced, with_tracks
 
 QUICK = {"attribution_seconds": 2.0, "snapshot_seconds": 0.2, "exploration": 0.3, "survey_share": 1.0}
 ARMS = set(FIXED_COUNTS)

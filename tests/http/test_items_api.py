@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service import TRACKS, Service, problem, running, with_tracks
+from tests.builders.catalogue import TRACKS
+from tests.service import Service, problem, running, with_tracks
 
 UNICORN = {"id": "unicorn", "title": "Unicorn Parade", "genres": ["Folk"], "year": 2020, "popularity": 10}
 

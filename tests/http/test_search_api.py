@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from app.http.schemas import SearchResponse
-from tests.service import TRACKS, Service, running, with_tracks
+from tests.builders.catalogue import TRACKS
+from tests.service import Service, running, with_tracks
 
 BY_ID = {track["id"]: track for track in TRACKS}
 ARMS = {"lexical", "structured", "vector", "memory", "personal", "explore"}

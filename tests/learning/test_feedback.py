@@ -19,7 +19,7 @@ from services.errors import StorageFailed
 from services.learning.feedback import EventResult, FeedbackService
 from services.query_ids import Signer
 from services.types import Interaction
-from tests.contracts.event_log import make_impression
+from tests.builders.records import make_impression
 
 START = 1_795_000_000.0
 TTL, ATTRIBUTION = 21600.0, 1800.0

@@ -25,7 +25,7 @@ from services.policies.fixed import FixedPolicy
 from services.policies.vw import VWPolicy
 from services.rewards.windows import Windows
 from services.types import ArmChoice, ArmOption, Deadline, Decision, Impression, Interaction, Survey
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 
 WINDOW = 1800.0
 WEIGHTS = {"click": 1.0, "purchase": 5.0, "dislike": -1.0, "dwell": 1.0}

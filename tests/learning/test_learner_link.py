@@ -15,7 +15,7 @@ from services.backends.sqlite.state import SqliteState
 from services.errors import NotFound, Unavailable
 from services.learning import learner_link
 from services.learning.learner_link import ANSWER, REQUEST, LearnerLink, attend
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 from tests.learning.test_learner import WINDOW, Rig
 
 

@@ -32,8 +32,9 @@ from services.errors import StorageFailed, Unavailable
 from services.learning import ubi_consumer
 from services.learning.ubi_consumer import CONSUMER, PLACE, UbiConsumer
 from services.learning.ubi_documents import Entry, event, impressions, logged_answer, query
+from tests.builders.records import make_impression, make_interaction
 from tests.commands import eventually
-from tests.contracts.event_log import kept, make_impression, make_interaction
+from tests.contracts.event_log import kept
 from tests.servers.opensearch import shared_node
 from tests.servers.opensearch_stub import RESET, Answer, Stub
 from tests.servers.redis import RedisServer

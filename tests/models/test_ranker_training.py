@@ -37,6 +37,7 @@ from services.types import (
     Schema,
     Understanding,
 )
+from tests.builders.records import make_impression, make_interaction
 
 WEIGHTS = {"click": 1.0, "purchase": 5.0, "dislike": -1.0}
 GOOD = NAMES.index("title_query_share")
@@ -262,42 +263,31 @@ class TestLabels:
 
 
 def impression(query_id: str, key: str, **more: Any) -> Impression:
+    """Nobody's answer of "a", "b" and "c", each with a feature of its own."""
     shown = ("a", "b", "c")
     fields: dict[str, Any] = {
-        "query_id": query_id,
-        "root_id": query_id,
-        "at": 1000.0,
-        "text": key,
-        "normalized": key,
-        "memory_key": key,
-        "signature": "",
-        "user_id": None,
-        "session_id": None,
-        "client_id": None,
-        "learn": True,
-        "understanding": {},
-        "features": {},
+        **dict.fromkeys(("text", "normalized", "memory_key"), key),
+        **dict.fromkeys(("user_id", "session_id", "client_id")),
         "options": (),
         "decision": Decision("static", "static", None, 0, {}),
         "lists": {},
         "degraded": (),
         "ranking": shown,
         "scores": (3.0, 2.0, 1.0),
-        "offset": 0,
         "shown": shown,
         "total": 3,
         "ranker": "passthrough",
         "rows": tuple(tuple(float(i == j) for j in range(len(NAMES))) for i in range(3)),
     }
-    return Impression(**{**fields, **more})
+    return make_impression(query_id, **(fields | more))
 
 
 def action(
     query_id: str, object_id: str, name: str = "click", at: float = 1010.0, status: str = "accepted"
 ) -> Interaction:
-    return Interaction(
-        f"{query_id}-{object_id}-{name}", query_id, object_id, name, at, None, 1, None, None, None, None, status
-    )
+    nobody = dict.fromkeys(("user_id", "session_id", "client_id"))
+    event = {"query_id": query_id, "object_id": object_id, "action_name": name, "at": at, "status": status}
+    return make_interaction(f"{query_id}-{object_id}-{name}", **(nobody | event))
 
 
 async def read(

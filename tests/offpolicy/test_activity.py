@@ -15,6 +15,7 @@ from services.backends.sqlite.log import SqliteLog
 from services.offpolicy import activity, ope
 from services.offpolicy.activity import Activity, RecentDecision, compare, credit, groups, recent_decision
 from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
+from tests.builders.records import make_impression, make_interaction
 
 WEIGHTS = {"click": 1.0, "play": 2.0, "dislike": -1.0}
 OPTIONS = (ArmOption("lexical", (0, 10, 50)), ArmOption("memory", (0, 10)))
@@ -26,21 +27,14 @@ def static(features: Mapping[str, float], options: Sequence[ArmOption], seed: in
 
 
 def impression(query_id: str, counts: Mapping[str, int] | None = None, at: float = 100.0, **more: Any) -> Impression:
+    """Nobody's answer of "a" and "b", for which the arms were asked for these counts, each with a chance of 1 in 2."""
     counts = counts or {"lexical": 50, "memory": 10}
     arms = {arm: ArmChoice(count, 0.5, ((count, 0.5),)) for arm, count in counts.items()}
     values: dict[str, Any] = {
-        "query_id": query_id,
-        "root_id": query_id,
         "at": at,
         "text": f"text of {query_id}",
         "normalized": f"text of {query_id}",
-        "memory_key": "key",
-        "signature": "",
-        "user_id": None,
-        "session_id": None,
-        "client_id": None,
-        "learn": True,
-        "understanding": {},
+        **dict.fromkeys(("user_id", "session_id", "client_id")),
         "features": {},
         "options": OPTIONS,
         "decision": Decision("vw", "learned", "v1", 7, arms),
@@ -48,30 +42,23 @@ def impression(query_id: str, counts: Mapping[str, int] | None = None, at: float
         "degraded": (),
         "ranking": ("a", "b"),
         "scores": (2.0, 1.0),
-        "offset": 0,
         "shown": ("a", "b"),
         "total": 2,
-        "ranker": "none",
+        "rows": (),
     }
-    return Impression(**(values | more))
+    return make_impression(query_id, **(values | more))
 
 
 def event(query_id: str, object_id: str | None, action: str = "click", position: int = 1, **more: Any) -> Interaction:
     values: dict[str, Any] = {
-        "event_id": f"{query_id} {object_id} {action}",
         "query_id": query_id,
         "object_id": object_id,
         "action_name": action,
         "at": 101.0,
-        "timestamp": None,
         "position": position,
-        "value": None,
-        "user_id": None,
-        "client_id": None,
-        "session_id": None,
-        "status": "accepted",
+        **dict.fromkeys(("user_id", "session_id", "client_id")),
     }
-    return Interaction(**(values | more))
+    return make_interaction(f"{query_id} {object_id} {action}", **(values | more))
 
 
 async def viewed(folder: Path, *steps: Sequence[Record], forget: str | None = None) -> list[dict[str, Any]]:

@@ -27,8 +27,8 @@ from services.policies.vw import VWPolicy
 from services.rewards.quota import PrincipalQuota
 from services.rewards.rewards import examination
 from services.types import ArmChoice, ArmOption, Decision
+from tests.builders.records import make_impression, make_interaction
 from tests.commands import done, eventually, failed
-from tests.contracts.event_log import make_impression, make_interaction
 from tests.contracts.policy import LearningPolicyContract
 from tests.learning.test_learner import WEIGHTS, WINDOW, Rig
 from tests.offpolicy.test_logged import Greedy, decided, decisions

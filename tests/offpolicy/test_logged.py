@@ -21,7 +21,7 @@ from services.policies.fixed import FixedPolicy, UniformPolicy
 from services.policies.sampling import Distribution
 from services.policies.vw import VWPolicy
 from services.types import ArmChoice, ArmOption, Degraded
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 from tests.contracts.policy import FEATURES, ROOMY, counts_of
 from tests.learning.test_learner import WEIGHTS, WINDOW, Rig, outcomes, page_of
 

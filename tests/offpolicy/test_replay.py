@@ -17,7 +17,7 @@ from services.policies.fixed import FixedPolicy
 from services.policies.modes import PolicySwitch
 from services.policies.vw import VWPolicy
 from services.types import ArmChoice, Decision, Impression
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 from tests.contracts.policy import ROOMY, LearningPolicyContract
 
 STATIC = FixedPolicy({"lexical": 10})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.learning.feedback import Event
 from services.rewards.rewards import ACTIONS, arm_rewards, clicked, examination, gain, principal_weight, reward
 from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 
 WEIGHTS = {"click": 1.0, "purchase": 4.0, "dislike": -2.0, "dwell": 2.0, "abandon": 0.0}
 

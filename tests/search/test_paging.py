@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.service import TRACKS, Service, problem, running, with_tracks
+from tests.builders.catalogue import TRACKS
+from tests.service import Service, problem, running, with_tracks
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from services.simulation.click_models import Cascade, ClickModel, DynamicBayesia
 from services.simulation.drift import Arrival, Drift, IntentSwap
 from services.simulation.judge import Judge
 from services.simulation.traffic import Search, Traffic, uniforms
-from services.types import EventStatus, Interaction
+from services.types import Interaction
+from tests.builders.records import make_interaction
 from tests.modules import MODULES, imports
 
 JUDGMENTS = {"q1": {"a": 2.0, "b": 1.0, "c": 0.0}, "q2": {"x": 1.0, "y": 0.0}, "q3": {"n": 0.0}}
@@ -31,9 +32,7 @@ MODELS: tuple[ClickModel, ...] = (PositionBased(), Cascade(), DynamicBayesian())
 
 
 def clicked(place: int, shown: Sequence[str]) -> Interaction:
-    return Interaction(
-        f"e{place}", "q", shown[place], "click", 0.0, None, place + 1, None, None, None, None, EventStatus.ACCEPTED
-    )
+    return make_interaction(f"e{place}", query_id="q", object_id=shown[place], position=place + 1)
 
 
 class TestClicks:

@@ -51,8 +51,8 @@ from services.simulation.loop import RunMetrics, SearchOutcome, simulate
 from services.simulation.recall_frontier import Point
 from services.simulation.traffic import Search, Traffic
 from services.types import ArmChoice, ArmOption, Query
+from tests.builders.catalogue import ARTISTS, TRACKS, WORDS
 from tests.commands import called, failed
-from tests.service import ARTISTS, TRACKS, WORDS
 from tests.simulation.test_judge import assert_blind_to_grades
 
 SETTINGS = Settings.load({}, attribution_seconds=60.0, exploration=0.2)

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.builders.catalogue import TRACKS
 from tests.commands import PATIENCE, Process, done, eventually, free_port, ltrr
 from tests.servers.stack import Learner, Stack, stack
-from tests.service import TRACKS
 
 WORKERS = 2
 ENOUGH = 24

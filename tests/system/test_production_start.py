@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from tests.builders.catalogue import TRACKS
 from tests.commands import Process, called
 from tests.servers.opensearch import OpenSearchNode
 from tests.servers.qdrant import QdrantStub
 from tests.servers.redis import RedisServer
-from tests.service import TRACKS
 
 KEYS = "k1:" + "0123456789abcdef" * 4
 SOON = 30.0

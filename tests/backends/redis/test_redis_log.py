@@ -24,7 +24,8 @@ from services.errors import RecordDamaged, StorageFailed
 from services.learning.feedback import FeedbackService
 from services.query_ids import Signer
 from services.types import Interaction
-from tests.contracts.event_log import EventLogContract, kept, make_impression, make_interaction, soon
+from tests.builders.records import make_impression, make_interaction
+from tests.contracts.event_log import EventLogContract, kept, soon
 from tests.servers.redis import RedisServer
 
 ROOT = Path(__file__).parents[3]
@@ -161,7 +162,7 @@ ACCEPT = """
 import asyncio, sys
 from services.backends.redis.server import Redis
 from services.backends.redis.log import RedisLog
-from tests.contracts.event_log import make_interaction
+from tests.builders.records import make_interaction
 
 async def main():
     redis = Redis(sys.argv[1], sys.argv[2])

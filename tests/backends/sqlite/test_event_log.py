@@ -20,7 +20,8 @@ from services.backends.log_records import RecentImpressions
 from services.backends.sqlite.log import SqliteLog
 from services.errors import RecordDamaged, StorageFailed
 from services.types import Impression, Interaction
-from tests.contracts.event_log import DAY, EventLogContract, make_impression, make_interaction, soon
+from tests.builders.records import make_impression, make_interaction
+from tests.contracts.event_log import DAY, EventLogContract, soon
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,7 +55,7 @@ WRITE_FOREVER = """
 import asyncio, sys
 from pathlib import Path
 from services.backends.sqlite.log import SqliteLog
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 
 async def writer(log, name):
     for n in range(10**9):
@@ -106,7 +107,7 @@ from services.backends.log_records import RecentImpressions
 from services.backends.sqlite.log import SqliteLog
 from services.errors import StorageFailed
 from services.types import Deadline
-from tests.contracts.event_log import make_impression, make_interaction
+from tests.builders.records import make_impression, make_interaction
 
 def room(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
