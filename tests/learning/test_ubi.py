@@ -35,6 +35,7 @@ from services.learning.ubi_documents import Entry, event, impressions, logged_an
 from tests.builders.records import make_impression, make_interaction
 from tests.commands import eventually
 from tests.contracts.event_log import kept
+from tests.metric_values import value_of
 from tests.servers.opensearch import shared_node
 from tests.servers.opensearch_stub import RESET, Answer, Stub
 from tests.servers.redis import RedisServer
@@ -370,14 +371,14 @@ async def test_a_node_that_is_killed_and_comes_back_loses_nothing(
         running = asyncio.create_task(consumer.run(stop))
         try:
             await written(log, *(make_impression(f"a{n}") for n in range(20)))
-            await look(lambda: lag._value.get() == 0 and len(found_if_there(QUERIES)) == 20)
+            await look(lambda: value_of(lag) == 0 and len(found_if_there(QUERIES)) == 20)
             shared_node().kill()
             await written(log, *(make_impression(f"b{n}") for n in range(20)))
-            await look(lambda: lag._value.get() == 20)
+            await look(lambda: value_of(lag) == 20)
             await asyncio.to_thread(shared_node().start)
             await written(log, *(make_impression(f"c{n}") for n in range(20)))
             end = (await log.end())[0]
-            await look(lambda: lag._value.get() == 0)
+            await look(lambda: value_of(lag) == 0)
             await until(lambda: arrived(state, end))
         finally:
             stop.set()
@@ -476,7 +477,7 @@ async def test_what_can_never_be_written_is_passed_over_and_told(
 ) -> None:
     node("PUT", f"/{EVENTS}", {"mappings": {"properties": {"event_attributes": {"properties": {
         "value": {"type": "byte"}}}}}})  # fmt: skip
-    before = metrics.LEARNER_ERRORS._value.get()
+    before = value_of(metrics.LEARNER_ERRORS)
     async with stores() as (log, state):
         wide = make_interaction("wide", value=1e9)
         await written(log, make_impression("q1"), wide, make_interaction("e1", value=1.0))
@@ -484,7 +485,7 @@ async def test_what_can_never_be_written_is_passed_over_and_told(
         await mirrored(log, state)
         assert await state.get(PLACE) == 5
     assert set(found(EVENTS)) == {"q1:1", "q1:2", "q1:3", "shop:e1"}
-    assert metrics.LEARNER_ERRORS._value.get() == before + 3
+    assert value_of(metrics.LEARNER_ERRORS) == before + 3
     lines = [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR]
     assert len([line for line in lines if line.startswith("ubi_refused documents=1 error=mapper_parsing")]) == 1
     assert [line.split()[1] for line in lines if line.startswith("ubi_passed_over")] == ["offset=4", "offset=5"]

@@ -21,6 +21,7 @@ from services.policies.sampling import draw, mask, uniform
 from services.policies.vw import MARGIN_Z, MIN_SURVEYS, WORTH_STD, VWPolicy
 from services.types import ArmChoice, ArmOption, Survey
 from tests.contracts.policy import FEATURES, ROOMY, LearningPolicyContract, PolicyContract, counts_of
+from tests.metric_values import value_of
 
 MIX = {"lexical": 10, "structured": 5}
 ARMS = tuple(ArmOption(arm, (0, 5, 10, 25, 50, 100)) for arm in FIXED_COUNTS)
@@ -393,11 +394,11 @@ def test_learned_mode_serves_the_learned_policy(learned: VWPolicy) -> None:
 
 
 def test_static_mode_asks_the_fixed_policy_alone() -> None:
-    before = metrics.POLICY_FALLBACKS._value.get()
+    before = value_of(metrics.POLICY_FALLBACKS)
     decision = PolicySwitch(Broken(), FixedPolicy(MIX), "static").decide(FEATURES, ARMS, 7)
     assert (decision.policy, decision.mode, decision.model_version) == ("fixed", "static", None)
     assert decision.arms == FixedPolicy(MIX).decide(FEATURES, ARMS, 7)
-    assert metrics.POLICY_FALLBACKS._value.get() == before
+    assert value_of(metrics.POLICY_FALLBACKS) == before
 
 
 def test_shadow_mode_serves_fixed_and_logs_what_the_learned_one_wanted(learned: VWPolicy) -> None:
@@ -409,14 +410,14 @@ def test_shadow_mode_serves_fixed_and_logs_what_the_learned_one_wanted(learned: 
 
 @pytest.mark.parametrize("mode", ["learned", "shadow"])
 def test_a_failing_policy_is_replaced_for_the_decision_and_counted(mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    before = metrics.POLICY_FALLBACKS._value.get()
+    before = value_of(metrics.POLICY_FALLBACKS)
     switch = PolicySwitch(Broken(), FixedPolicy(MIX), mode)
     decision = switch.decide(FEATURES, ARMS, 7)
     assert (decision.policy, decision.mode, decision.model_version) == ("fixed", mode, None)
     assert decision.arms == FixedPolicy(MIX).decide(FEATURES, ARMS, 7)
     assert decision.shadow is None
     assert switch.mode == mode
-    assert metrics.POLICY_FALLBACKS._value.get() == before + 1
+    assert value_of(metrics.POLICY_FALLBACKS) == before + 1
     assert "policy_failed" in caplog.text
 
 
@@ -433,8 +434,8 @@ def test_modes_and_models_change_under_way(learned: VWPolicy) -> None:
     assert switch.decide(FEATURES, ARMS, 7).policy == "vw"
     switch.mode = "static"
     assert switch.decide(FEATURES, ARMS, 7).policy == "fixed"
-    assert metrics.POLICY_MODE.labels("static")._value.get() == 1
-    assert metrics.POLICY_MODE.labels("learned")._value.get() == 0
+    assert value_of(metrics.POLICY_MODE.labels("static")) == 1
+    assert value_of(metrics.POLICY_MODE.labels("learned")) == 0
     with pytest.raises(ValueError, match="shadow"):
         switch.mode = "off"
     assert switch.mode == "static"

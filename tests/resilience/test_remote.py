@@ -17,6 +17,7 @@ from services.errors import StorageFailed, Unavailable
 from services.resilience.circuit import FAILURES_IN_A_ROW, PROBE_SECONDS, PROBE_SUCCESSES
 from services.resilience.remote import Remote
 from services.types import Deadline
+from tests.metric_values import value_of
 
 SLACK = 3.0
 """Seconds a busy machine may add: what is told apart is an answer from none."""
@@ -83,11 +84,11 @@ async def play() -> AsyncIterator[None]:
 
 
 def counted(name: str, outcome: str) -> float:
-    return metrics.ENGINE_REQUESTS.labels(name, outcome)._value.get()
+    return value_of(metrics.ENGINE_REQUESTS.labels(name, outcome))
 
 
 def gauge(name: str) -> float:
-    return metrics.CIRCUIT_STATE.labels(name)._value.get()
+    return value_of(metrics.CIRCUIT_STATE.labels(name))
 
 
 def remote(name: str, **options: Any) -> Remote:
@@ -198,7 +199,7 @@ async def test_too_little_time_is_not_the_engines_fault() -> None:
 async def test_a_reset_read_is_tried_once_more() -> None:
     async with play(), Engine("reset", "answer") as engine:
         assert await remote("reset").read(engine.ask, long()) == 2
-        assert metrics.ENGINE_RETRIES.labels("reset")._value.get() == 1
+        assert value_of(metrics.ENGINE_RETRIES.labels("reset")) == 1
 
 
 async def test_resets_without_end_open_the_circuit_within_the_budget() -> None:

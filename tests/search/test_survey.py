@@ -36,6 +36,7 @@ from services.types import (
     Survey,
     Understanding,
 )
+from tests.metric_values import value_of
 from tests.service import Service, replaced, with_tracks
 
 
@@ -145,8 +146,8 @@ def test_a_degraded_answer_is_not_surveyed(service: Service) -> None:
 def test_too_many_that_wait_are_dropped_and_counted(service: Service) -> None:
     context, options = context_of(service, "garden song")
     schema = service.system.search.active.schema
-    dropped = metrics.SURVEYS.labels("dropped")._value
-    before, counted = len(surveys(service)), dropped.get()
+    dropped = metrics.SURVEYS.labels("dropped")
+    before, counted = len(surveys(service)), value_of(dropped)
     service.system.switch.learned = Curious()
 
     async def offer() -> None:
@@ -155,7 +156,7 @@ def test_too_many_that_wait_are_dropped_and_counted(service: Service) -> None:
 
     service.run(offer())
     assert len(surveys(service)) == before + MAX_WAITING
-    assert dropped.get() == counted + 3
+    assert value_of(dropped) == counted + 3
 
 
 class Curious(FixedPolicy):
@@ -258,7 +259,7 @@ def answered(query_id: str, *unable: str) -> SurveyRequest:
 
 
 def count(outcome: str) -> float:
-    return float(metrics.SURVEYS.labels(outcome)._value.get())
+    return value_of(metrics.SURVEYS.labels(outcome))
 
 
 async def test_a_survey_has_each_arms_places_and_no_names() -> None:
