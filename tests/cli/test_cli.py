@@ -478,7 +478,7 @@ def test_the_demo_indexes_a_folder_once_and_again_when_it_changed(music: Path, t
         assert "<html" in process.client.get("/").text
         assert process.stop(signal.SIGINT) == 130
     with serving(folder, "demo", "--data", source) as process:
-        assert "indexing" not in process.output
+        assert "indexed" not in process.output
         assert process.stop() == 0
     (source / "catalogue.jsonl.gz").unlink()
     (source / "history.tsv.gz").unlink()
