@@ -23,15 +23,15 @@ from app.system.wiring import Surroundings, opened
 from app.telemetry.progress import Progress
 from services.backends.qdrant.edge import QdrantEdgeIndex
 from services.backends.tantivy.index import TantivyIndex
-from services.catalogue.index_updaters import PredictionDerived, UnderstandingDerived
+from services.catalogue.index_updaters import PredictionUpdater, UnderstandingUpdater
 from services.datasets.folder import Dataset, HistoryEvent, write_folder
 from services.models.text_encoder.train import train
 from services.types import Deadline, Query
 from tests.service import TRACKS
 
-BUILT = {TantivyIndex: 1, QdrantEdgeIndex: 2, UnderstandingDerived: 1, PredictionDerived: 1}
+BUILT = {TantivyIndex: 1, QdrantEdgeIndex: 2, UnderstandingUpdater: 1, PredictionUpdater: 1}
 """What builds an index, and the place of the items among the arguments of its `rebuild`."""
-ONCE = {"lexical": 1, "vectors": 1, "taste": 1, "UnderstandingDerived": 1, "PredictionDerived": 1}
+ONCE = {"lexical": 1, "vectors": 1, "taste": 1, "UnderstandingUpdater": 1, "PredictionUpdater": 1}
 HISTORY = [
     HistoryEvent(f"u{person}", TRACKS[(7 * person + 3 * step) % len(TRACKS)]["id"], "play", 1_700_000_000.0 + step)
     for person in range(12)
@@ -101,7 +101,7 @@ def test_every_index_is_built_once_and_not_again_by_the_start_after_it(
     assert builds == ONCE
     builds.clear()
     assert started(settings)[0] == TRACKS[7]
-    assert builds == {"UnderstandingDerived": 1}, "only what is in memory alone"
+    assert builds == {"UnderstandingUpdater": 1}, "only what is in memory alone"
 
 
 def test_another_rebuild_builds_every_index_once_more(settings: Settings, folder: Path, builds: Counter[str]) -> None:
@@ -182,11 +182,11 @@ def test_what_is_broken_off_is_done_by_the_next_start(
     assert document == TRACKS[7]
     assert total > 0
     left = list(ONCE)
-    assert builds["UnderstandingDerived"] == 1
+    assert builds["UnderstandingUpdater"] == 1
     assert all(builds[name] <= 1 for name in left), "what was whole is not built again"
     builds.clear()
     started(settings)
-    assert builds == {"UnderstandingDerived": 1}
+    assert builds == {"UnderstandingUpdater": 1}
 
 
 def test_a_death_before_any_index_was_opened(settings: Settings, folder: Path, builds: Counter[str]) -> None:
@@ -209,9 +209,9 @@ def test_builds_are_told_step_by_step_to_their_end(settings: Settings, folder: P
     told: list[tuple[str, int, int]] = []
 
     async def run() -> None:
-        around = replace(Surroundings(), building=lambda *step: told.append(step))
+        around = replace(Surroundings(), on_progress=lambda *step: told.append(step))
         async with opened(settings, learning=False, surroundings=around) as system:
-            await system.upkeep.rebuild()
+            await system.index_sync.rebuild()
 
     asyncio.run(run())
     assert {name for name, _, _ in told} == {"understanding", "lexical", "vector", "taste", "predictions"}
