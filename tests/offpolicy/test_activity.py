@@ -13,7 +13,7 @@ import pytest
 from services.backends.base import Record
 from services.backends.sqlite.log import SqliteLog
 from services.offpolicy import activity
-from services.offpolicy.activity import Activity, Decided, compare, credit, decided, groups, worth
+from services.offpolicy.activity import Activity, Decided, compare, credit, decided, groups, others_mean, worth
 from services.types import ArmChoice, ArmOption, Decision, Degraded, Impression, Interaction
 
 WEIGHTS = {"click": 1.0, "play": 2.0, "dislike": -1.0}
@@ -223,3 +223,57 @@ def test_no_estimate_from_too_little(values: list[float], weights: list[float]) 
     found = compare(values, weights)
     assert found["static"] is None
     assert found["regret"] is None
+
+
+def test_requests_that_the_static_counts_no_longer_meet_are_not_taken_for_regret() -> None:
+    """Half of the requests earn 0.4, the other half 0.1, whatever the counts; only for the latter did the policy leave
+    the static ones."""
+    rng = random.Random(2)
+    kinds = [rng.choice(("easy", "hard")) for _ in range(2000)]
+    values = [float(rng.random() < (0.4 if kind == "easy" else 0.1)) for kind in kinds]
+    weights = [1.0 if kind == "easy" else 0.0 for kind in kinds]
+    alone = compare(values, weights)["regret"]
+    beside = compare(values, weights, others_mean(kinds, values))["regret"]
+    assert alone["low"] > 0, "what it looks like where nothing is known of requests"
+    assert beside["low"] < 0 < beside["high"]
+
+
+def test_the_true_difference_is_covered_beside_what_queries_earn() -> None:
+    """The static counts earn 0.2 less, on queries that differ far more from one another."""
+    rng = random.Random(3)
+    missed = 0
+    for _ in range(40):
+        kinds = [str(rng.randrange(20)) for _ in range(1500)]
+        fixed = [rng.random() < 0.4 for _ in kinds]
+        chances = [0.2 + 0.03 * int(kind) - 0.2 * one for kind, one in zip(kinds, fixed, strict=True)]
+        values = [float(rng.random() < chance) for chance in chances]
+        weights = [1 / 0.4 if one else 0.0 for one in fixed]
+        found = compare(values, weights, others_mean(kinds, values))["regret"]
+        missed += not found["low"] < 1500 * -0.2 * 0.6 < found["high"]
+    assert missed <= 6
+
+
+def test_others_mean() -> None:
+    assert others_mean(["a", "b", "a", "a"], [1.0, 5.0, 2.0, 3.0]) == [2.5, 2.75, 2.0, 1.5]
+    assert others_mean([], []) == []
+
+
+def test_where_the_policy_would_leave_the_static_counts_but_for_exploring() -> None:
+    def drawn(count: int, likeliest: int) -> Impression:
+        """`count` of the memory was drawn where `likeliest` was the plan."""
+        chances = tuple((c, 0.9 if c == likeliest else 0.1) for c in (0, 10))
+        memory = ArmChoice(count, dict(chances)[count], chances)
+        decision = Decision("vw", "learned", "v1", 7, {"lexical": ArmChoice(50, 1.0, ((50, 1.0),)), "memory": memory})
+        return impression("q", decision=decision)
+
+    assert not decided(drawn(10, likeliest=10), static).left
+    assert not decided(drawn(0, likeliest=10), static).left, "that was exploring"
+    assert decided(drawn(10, likeliest=0), static).left
+    assert decided(drawn(0, likeliest=0), static).left
+
+
+def test_a_curve_says_who_found_what_and_where_the_policy_left(tmp_path: Path) -> None:
+    away = impression("away", counts={"lexical": 10, "memory": 10})
+    (view,) = viewed(tmp_path, [impression("q"), event("q", "b"), away])
+    assert [point["left"] for point in view["curve"]] == [0.0, 1.0]
+    assert [point["credit"] for point in view["curve"]] == [{"lexical": 0.25, "memory": 0.25}, {}]
