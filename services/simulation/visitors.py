@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from services.datasets.folder import Dataset, DatasetQuery
+from services.datasets.folder import QUERIES, Dataset, DatasetQuery
+from services.errors import InvalidRequest
 from services.simulation.click_models import PositionBased
 from services.simulation.judge import Judge
 from services.simulation.traffic import Search, SearchBehaviour, Traffic, traffic_mix
@@ -36,8 +37,8 @@ class People:
 def people(dataset: Dataset, title: str | None, seed: int) -> People:
     """Visitors of the catalogue of `dataset`, whose items have their name in the field `title`. The same seed gives the
     same visitors. Raises InvalidRequest when there is nothing to search for."""
-    if dataset.is_judged:
-        judge = Judge.from_dataset(dataset, PositionBased(), seed)
+    judge = _judge(dataset, seed)
+    if judge is not None:
         judged = [query for query in dataset.queries() if judge.has_relevant(query.query_id)]
         asked = [query for query in judged if query.split == SPLIT] or judged
         if asked:
@@ -47,6 +48,16 @@ def people(dataset: Dataset, title: str | None, seed: int) -> People:
     asked = named[::every][:TITLES]
     wanted = {query.query_id: {query.query_id: WANTED} for query in asked}
     return _people(asked, Judge(wanted, PositionBased(), seed), seed)
+
+
+def _judge(dataset: Dataset, seed: int) -> Judge | None:
+    """None for a data set without queries, or without anything said of what answers them."""
+    if not dataset.has(QUERIES):
+        return None
+    try:
+        return Judge.from_dataset(dataset, PositionBased(), seed)
+    except InvalidRequest:
+        return None
 
 
 def _people(asked: Sequence[DatasetQuery], judge: Judge, seed: int) -> People:

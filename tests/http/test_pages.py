@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Page, Request, Response, expect, sync_p
 
 from app.http.pages.figures import quantile
 from app.http.pages.pages import offered
+from services.datasets.folder import write_folder
 from services.types import Field, Role, Schema
 from tests.commands import eventually
 from tests.system_packages import program
@@ -70,8 +71,8 @@ NASTY = {
 
 
 @contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[str]:
-    """A service of its own, as a process; its address."""
+def serving(folder: Path, *command: str, **settings: str) -> Iterator[str]:
+    """A service of its own, as a process (`command`: another one than serve that serves in the end); its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -81,7 +82,11 @@ def serving(folder: Path, **settings: str) -> Iterator[str]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"], cwd=ROOT, env=clean | own, stdout=output, stderr=output
+            [sys.executable, "-m", "app", *(command or ("serve",))],
+            cwd=ROOT,
+            env=clean | own,
+            stdout=output,
+            stderr=output,
         ) as process,
     ):
         try:
@@ -391,6 +396,27 @@ class TestConsole:
             plain.page.get_by_role("button", name="Promote past the gate").click()
         assert answered.value.ok
         expect(plain.page.locator(".toast")).to_contain_text("In force: policy")
+
+    def test_visitors_of_a_demo_are_said_to_be_simulated_and_can_be_stopped(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
+        write_folder(tmp_path / "films", FILMS)
+        with serving(tmp_path, "demo", "--data", str(tmp_path / "films")) as url, visiting(browser, url) as visit:
+            visit.page.route("**/plotly.min.js", lambda route: route.abort())
+            visit.open("/console")
+            traffic = visit.page.get_by_role("region", name="Simulated visitors")
+            expect(traffic).to_contain_text("No simulated visitors")
+            traffic.get_by_role("button", name="Start").click()
+            expect(traffic).to_contain_text(re.compile(r"Simulated visitors: [\d.]+ searches a second"), timeout=20_000)
+            expect(traffic).to_contain_text("not people")
+            expect(visit.page.locator("#latest tbody tr").first).to_contain_text("vw")
+            traffic.get_by_role("button", name="Stop").click()
+            expect(traffic).to_contain_text("No simulated visitors")
+            assert not httpx.get(f"{url}/pages/traffic").json()["running"]
+
+    def test_elsewhere_there_is_nothing_of_visitors(self, plain: Visit) -> None:
+        expect(plain.page.locator("#tiles")).to_be_visible()
+        expect(plain.page.locator("#traffic")).to_be_hidden()
 
     def test_without_the_chart_library_it_says_so(self, plain: Visit) -> None:
         expect(plain.page.locator("#chart-arms")).to_contain_text("Charts need the extra")

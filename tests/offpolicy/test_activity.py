@@ -222,3 +222,24 @@ async def test_decisions_that_could_not_have_been_static_are_left_out(tmp_path: 
     assert (comparison["n"], comparison["learned_decisions"]) == (200, 400)
     assert comparison["effective"] == 50  # of 200, as each was drawn with 1 in 4
     assert comparison["regret"] is None
+
+
+def test_where_the_policy_would_leave_the_static_counts_but_for_exploring() -> None:
+    def drawn(count: int, likeliest: int) -> Impression:
+        """`count` of the memory was drawn where `likeliest` was the plan."""
+        chances = tuple((c, 0.9 if c == likeliest else 0.1) for c in (0, 10))
+        memory = ArmChoice(count, dict(chances)[count], chances)
+        decision = Decision("vw", "learned", "v1", 7, {"lexical": ArmChoice(50, 1.0, ((50, 1.0),)), "memory": memory})
+        return impression("q", decision=decision)
+
+    assert not recent_decision(drawn(10, likeliest=10), static).left
+    assert not recent_decision(drawn(0, likeliest=10), static).left, "that was exploring"
+    assert recent_decision(drawn(10, likeliest=0), static).left
+    assert recent_decision(drawn(0, likeliest=0), static).left
+
+
+async def test_a_curve_says_who_found_what_and_where_the_policy_left(tmp_path: Path) -> None:
+    away = impression("away", counts={"lexical": 10, "memory": 10})
+    (view,) = await viewed(tmp_path, [impression("q"), event("q", "b"), away])
+    assert [point["left"] for point in view["curve"]] == [0.0, 1.0]
+    assert [point["credit"] for point in view["curve"]] == [{"lexical": 0.25, "memory": 0.25}, {}]
