@@ -89,7 +89,7 @@ async def indexed(
 
     async with opened(settings, learning=False, surroundings=dataclasses.replace(around, on_progress=report)) as system:
         if replace and settings.redis_url is not None:
-            await system.index_sync.rebuild()  # beside the old ones, in which others search meanwhile
+            await system.index_sync.rebuild_remaining()  # beside the old ones, in which others search meanwhile
         yield system, summary
 
 

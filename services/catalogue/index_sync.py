@@ -68,6 +68,8 @@ class IndexSync:
         """Per volatile index, the last change it has applied and the schema it did so under."""
         self._unchecked = {index.name for index in (*own, *shared) if not index.volatile}
         """Indexes to be asked whether they are stale."""
+        self._rebuilt: set[str] = set()
+        """Indexes that this process has rebuilt."""
         self._to_rebuild: set[str] = set()
         """Indexes to be rebuilt whatever they say."""
 
@@ -96,6 +98,13 @@ class IndexSync:
             await self._schema.refresh()
             await self._schema.revise(await _read_all(self._items), infer_again=True)
             self._to_rebuild = {index.name for index in (*self._own, *self._shared)}
+            await self._sync_until_done()
+
+    async def rebuild_remaining(self) -> None:
+        """Rebuild every index that this process has not rebuilt yet. Two rebuilds in a row would drop the generation of
+        a shared index that other processes still search."""
+        async with self._locks.hold(INDEXING), self._updating:
+            self._to_rebuild = {index.name for index in (*self._own, *self._shared)} - self._rebuilt
             await self._sync_until_done()
 
     async def follow(self, stop: asyncio.Event) -> None:
@@ -201,6 +210,7 @@ class IndexSync:
             if not await self._confirm(index, applied, schema):
                 return False
             self._to_rebuild.discard(index.name)
+            self._rebuilt.add(index.name)
         self._unchecked.discard(index.name)
         while True:
             applied, upserts, deletes = await self._items.changes(applied)

@@ -190,6 +190,20 @@ async def test_a_rebuild_builds_every_index_anew_once(path: Path) -> None:
         assert (one.rebuilds, two.rebuilds, writer.own.rebuilds) == tuple(number + 1 for number in before)
 
 
+async def test_what_a_process_rebuilt_at_its_start_is_not_rebuilt_again_with_the_rest(path: Path) -> None:
+    """A second rebuild would drop the generation that other processes still search."""
+    one, two = Index("one"), Index("two")
+    async with members(path, one, two, following=False) as (writer, _):
+        await writer.catalogue.put([song("a")])
+        one.there = False  # an index of another encoder, say
+        before = one.rebuilds, two.rebuilds
+        command = Member(SqliteItems(path), LocalLocks(), (one, two))
+        await command.indexes.recover()
+        assert (one.rebuilds, two.rebuilds) == (before[0] + 1, before[1])
+        await command.indexes.rebuild_remaining()
+        assert (one.rebuilds, two.rebuilds) == (before[0] + 1, before[1] + 1)
+
+
 async def test_a_store_that_was_restored_from_a_backup_is_heard_again(path: Path) -> None:
     one, two = Index("one"), Index("two")
     async with members(path, one, two) as (writer, reader):
