@@ -89,6 +89,8 @@ async def indexed(
     async with opened(settings, learning=False, surroundings=dataclasses.replace(around, building=building)) as system:
         if replace and settings.redis_url is not None:
             await system.upkeep.rebuild()  # beside the old ones, in which others search meanwhile
+        else:
+            await system.upkeep.settle()  # a start does not wait for engines elsewhere
         yield system, summary
 
 
