@@ -90,6 +90,8 @@ async def indexed(
     async with opened(settings, learning=False, surroundings=dataclasses.replace(around, on_progress=report)) as system:
         if replace and settings.redis_url is not None:
             await system.index_sync.rebuild_remaining()  # beside the old ones, in which others search meanwhile
+        else:
+            await system.index_sync.sync()  # opening does not wait for remote engines
         yield system, summary
 
 

@@ -138,7 +138,7 @@ class TestLive:
     def test_nothing_that_serves_is_touched(self, measured: tuple[Path, dict[str, Any], str]) -> None:
         folder, _, said = measured
         assert not (folder / "var").exists() or not list((folder / "var").iterdir())
-        assert "train encoder" in said
+        assert "train encoder: 120" in said
 
     async def test_the_system_apart_has_the_encoders_that_are_trained_on_its_items(
         self, data: Path, tmp_path: Path

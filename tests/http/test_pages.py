@@ -81,13 +81,7 @@ def serving(folder: Path, *command: str, **settings: str) -> Iterator[str]:
     log = folder / "service.log"
     with (
         log.open("wb") as output,
-        subprocess.Popen(
-            [sys.executable, "-m", "app", *(command or ("serve",))],
-            cwd=ROOT,
-            env=clean | own,
-            stdout=output,
-            stderr=output,
-        ) as process,
+        subprocess.Popen(run, cwd=ROOT, env=clean | own, stdout=output, stderr=output) as process,
     ):
         try:
             url = f"http://127.0.0.1:{port}"
