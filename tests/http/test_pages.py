@@ -79,6 +79,7 @@ def serving(folder: Path, *command: str, **settings: str) -> Iterator[str]:
     own = {"LTRR_DATA_DIR": str(folder / "data"), "LTRR_PORT": str(port), **settings}
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LTRR_")}
     log = folder / "service.log"
+    run = [sys.executable, "-m", "app", *(command or ("serve",))]
     with (
         log.open("wb") as output,
         subprocess.Popen(run, cwd=ROOT, env=clean | own, stdout=output, stderr=output) as process,
