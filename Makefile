@@ -31,7 +31,7 @@ engines: programs install ## fetch OpenSearch, too
 	@$(BIN)/python -m tests.servers.opensearch
 
 test: engines ## run all tests in two processes (or ARGS="tests/http -x": arguments of pytest)
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadscope $(ARGS)
 
 lint: install ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

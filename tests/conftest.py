@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +26,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-# --- `make test` runs two processes (pytest -n 2 --dist loadgroup): a group of tests stays in one of them, and each
+# --- `make test` runs two processes (pytest -n 2 --dist loadscope): a group of tests stays in one of them, and each
 # process takes the next group that is left ---
 
 SLOWEST = (
@@ -49,16 +51,27 @@ SLOWEST = (
 """Groups that take longest, longest first: those that begin last are short, so both processes end together."""
 
 
+class GroupScheduling(LoadScopeScheduling):
+    """Groups go to processes as a whole, in the order in which they were collected.
+
+    pytest-xdist 3.8 has `--dist loadgroup` for this, which pytest 9.2 silently ignores (pytest-xdist issue 1386).
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(ROOT / nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling | None:
+    return GroupScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file are a group, since they share what it sets up; so are those that share an OpenSearch node."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: SLOWEST.index(group) if (group := group_of(item)) in SLOWEST else len(SLOWEST))
+    items.sort(key=lambda item: SLOWEST.index(group) if (group := group_of(item.path)) in SLOWEST else len(SLOWEST))
 
 
-def group_of(item: pytest.Item) -> str:
-    """Name of the group: "opensearch", or the file below tests/."""
-    if hasattr(getattr(item, "module", None), "shared_node"):
-        return "opensearch"
-    return item.path.relative_to(ROOT / "tests").as_posix()
+@cache
+def group_of(path: Path) -> str:
+    """Name of a test file's group: "opensearch" for those that share a node, else the file below tests/."""
+    return "opensearch" if "import shared_node" in path.read_text() else path.relative_to(ROOT / "tests").as_posix()

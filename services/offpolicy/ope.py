@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -215,4 +214,7 @@ def _ratios(logged: Floats, target: Floats) -> Floats:
 
 def _student(freedom: float) -> float:
     """The 97.5 % quantile of Student's t."""
+    # Imported here, as scipy takes as long to import as the rest of a command.
+    from scipy.special import stdtrit
+
     return float(stdtrit(max(freedom, MIN_FREEDOM), 0.975))

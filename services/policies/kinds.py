@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import vowpal_wabbit_next as vw
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 
 from services.errors import ModelInvalid
 from services.policies.vw_format import context_line
@@ -137,6 +136,9 @@ class Kinds:
 
     def _fit_centroids(self, rng: np.random.Generator) -> None:
         """Fit the first centres to the sample."""
+        # Imported here, as scipy takes as long to import as the rest of a command.
+        from scipy.cluster.vq import kmeans2
+
         worths = self._worths.astype(np.float32)
         apart = worths + rng.normal(0.0, TIE_NOISE, worths.shape).astype(np.float32)
         with warnings.catch_warnings(action="ignore"):  # a kind without members is one to come

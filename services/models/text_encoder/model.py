@@ -16,7 +16,6 @@ from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 
 from services.errors import ModelInvalid
 from services.models.text_encoder.features import (
@@ -130,6 +129,9 @@ class LsaEncoder:
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> Matrix:
         """float32 [len(documents), size], as TextEncoder.encode_documents."""
+        # Imported here, as scipy takes as long to import as the rest of a command.
+        from scipy import sparse
+
         titles, _ = _zeros(len(documents))
         places: list[int] = [0]
         rows: list[int] = []
