@@ -82,7 +82,7 @@ class TestPeople:
         assert sum(0 in clicked for clicked in clicks) > 400
 
     def test_they_ask_again(self, tmp_path: Path) -> None:
-        """Of many queries they ask the most frequent ones."""
+        """Of many queries, visitors use the most frequent ones."""
         queries = [DatasetQuery(f"q{n}", "train", f"query {n}", weight=float(n)) for n in range(1, 301)]
         write_folder(tmp_path, TRACKS, queries, [Judgment(query.query_id, "t001", 1.0) for query in queries])
         asked = {
@@ -111,7 +111,7 @@ def demo(folder: Path, source: Path, running: bool = False, **settings: Any) -> 
 
 
 def traffic(service: Service, running: bool | None = None) -> dict[str, Any]:
-    """Where they stand, after they were told to come or go."""
+    """State of the visitors after a request to start or stop them."""
     if running is None:
         response = service.request("GET", "/pages/traffic")
     else:
@@ -251,7 +251,7 @@ class TestNobodyElse:
         assert not [path for path in paths if not path.startswith(("/v1/", "/livez", "/readyz", "/metrics"))]
 
     def test_the_application_knows_no_simulation(self) -> None:
-        """So that whoever wants visitors must bring them along, as the demo does."""
+        """Visitors have to be passed in, as the demo does."""
         for module in ("app.http.application", "app.http.pages.traffic", "app.process.gateway", "app.cli.serve"):
             assert not [imported for imported in imports(module) if "simulation" in imported]
 
