@@ -151,7 +151,7 @@ class Sort:
     descending: bool = False
 
 
-# --- query and what is understood of it ---------------------------------------------------------------------------
+# --- query and its understanding ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class Query:
 
     @property
     def actor(self) -> Actor:
-        """Who searches."""
+        """The actor of the search."""
         return Actor(self.user_id, self.client_id, self.session_id)
 
 
@@ -237,7 +237,7 @@ class Understanding:
         return self.interpretations[0].slots if self.interpretations else ()
 
 
-# --- what is known before deciding --------------------------------------------------------------------------------
+# --- context of a decision ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +410,7 @@ class Answer:
     degraded: tuple[Degraded, ...]
 
 
-# --- what is logged -----------------------------------------------------------------------------------------------
+# --- log records --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,7 +453,7 @@ class Impression:
 
     @property
     def actor(self) -> Actor:
-        """Who searched."""
+        """The actor of the search."""
         return Actor(self.user_id, self.client_id, self.session_id)
 
 
@@ -507,5 +507,5 @@ class Interaction:
 
     @property
     def actor(self) -> Actor:
-        """Who caused the event."""
+        """The actor of the event."""
         return Actor(self.user_id, self.client_id, self.session_id)

@@ -80,7 +80,7 @@ class Catalogue:
         try:
             async for batch in _batches(stream(chunks)):
                 results += await self._store(batch)
-        finally:  # what was stored before the sender broke off must be findable as well
+        finally:  # items stored before the sender broke off must be indexed as well
             await self._to_the_end(self._sync())
         return results
 

@@ -147,7 +147,7 @@ async def attend(learner: Learner, state: StateStore, stop: asyncio.Event) -> No
         nonlocal reported
         request = await state.get(REQUEST) or {}
         answered = (await state.get(ANSWER) or {}).get("number")
-        # After `until` the caller has been told that nobody answered: it must not happen later.
+        # After `until` the caller has already got an error: the request must not be served later.
         if request.get("number") not in (None, answered) and time.time() <= float(request["until"]):
             outcome = await _adopted(learner, str(request["adopt"]))
             await state.set(ANSWER, {"number": request["number"]} | outcome)

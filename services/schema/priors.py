@@ -14,7 +14,7 @@ UNKNOWN_PRIOR = 0.5
 _HIGH_QUANTILE = 0.99
 _VOTES_SHARE = 0.75
 """Share of votes beside popularity in the prior, where a catalogue has both: popularity is momentary and noisy, the
-number of votes stable. Of the shares tried (0 to 1 by 0.25) this one ordered films that people had clicked before
+number of votes stable. Of the shares tried (0 to 1 by 0.25) this one ordered films that users had clicked before
 others most often (0.744 of pairs against 0.713 by popularity alone; MSRD, training queries)."""
 
 

@@ -61,7 +61,7 @@ async def recall(
         for entry in found
         if (document := documents.get(entry.object_id)) is not None
         and matches(query.filters, document, schema)
-        # What was clicked or predicted for this very query, in either spelling, needs no support.
+        # Items clicked or predicted for the query itself, in either spelling, need no support.
         and (entry.similarity >= CORRECTED or _supported(words, document, schema))
     )
 

@@ -59,7 +59,7 @@ class RedisItems:
                 missing.append(object_id)
         if missing:
             news = self._news
-            # A read that began before the latest news is not shared: it may bring what was before them.
+            # A read that began before the latest changes is not shared: it may return the state before them.
             bodies = await self._redis.read(
                 lambda client: cast(Any, client.hmget(f"{self._prefix}bodies", missing)),
                 deadline,
@@ -67,7 +67,7 @@ class RedisItems:
             )
             read = {one: _parsed(body) for one, body in zip(missing, bodies, strict=True) if body is not None}
             found.update(read)
-            if news == self._news:  # else what was read may be older than what was written meanwhile
+            if news == self._news:  # else the read may be older than a write meanwhile
                 self._cache.update(read)
         return {object_id: document for object_id, document in found.items() if document is not None}
 

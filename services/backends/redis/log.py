@@ -253,7 +253,7 @@ class RedisLog:
         bodies: Any = await self._redis.read(lambda c: c.hmget(f"{self._log}:records", offsets))
         first = offsets[0]
         if None in bodies:
-            # Dropped by retention since the first look, or lost: what is still in the stream was lost.
+            # Dropped by retention since the first look, or lost: entries still in the stream are lost records.
             oldest: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
             first = offset_of(oldest[0][0])
         rows = [

@@ -63,7 +63,7 @@ class LogCopy:
             offsets = [offset_of(name) for name, _ in found]
             bodies, users = await self._redis.read(lambda c, of=offsets: self._bodies(c, of))  # type: ignore[misc]
             first = offsets[0]
-            if None in bodies:  # dropped by retention since the first look, or lost: what is in the stream was lost
+            if None in bodies:  # dropped by retention since the first look, or lost: entries in the stream are lost
                 oldest: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
                 first = offset_of(oldest[0][0])
             rows = [

@@ -68,7 +68,7 @@ class SqliteItems:
             writes = self._writes
             read = await self._database.read(lambda connection: _documents(connection, missing), deadline)
             found.update(read)
-            if writes == self._writes:  # else what was read may be older than what was written meanwhile
+            if writes == self._writes:  # else the read may be older than a write meanwhile
                 self._cache.update(read)
         return {object_id: document for object_id, document in found.items() if document is not None}
 

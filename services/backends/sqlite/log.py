@@ -198,7 +198,7 @@ class SqliteLog:
             self._recent.forget(user_id)
             if last:
                 break
-        # What was blanked also leaves the write-ahead log.
+        # Blanked data is also removed from the write-ahead log.
         await self._database.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
         return blanked
 
