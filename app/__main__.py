@@ -15,13 +15,13 @@ from services.errors import LtrrError, SettingsInvalid
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
 COMMANDS = (demo, serve, learn, index, train, evaluate, simulate, models, replay, doctor, backup, convert)
-"""One module a command, each with `register(subparsers)` and a handler."""
+"""One module per command, each with `register(subparsers)` and a handler."""
 SERVICES = ("demo", "serve", "learn")
 """Commands that run until they are stopped."""
 
 
 def usage() -> argparse.ArgumentParser:
-    """What can be asked for."""
+    """The command-line parser with all commands."""
     parser = argparse.ArgumentParser(
         prog="ltrr",
         description="Search that learns from clicks what to retrieve and how to order it.",

@@ -8,7 +8,7 @@ from app.process.workers import Place, become_worker
 
 
 def main() -> int:
-    """Serve in the place that the supervisor gave; the exit code of `ltrr serve`."""
+    """Serve in the place assigned by the supervisor; returns the exit code of `ltrr serve`."""
     become_worker(Place.parse(sys.argv[1:]))
     from app.__main__ import main as command  # its metrics begin to exist here
 

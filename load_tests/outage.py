@@ -53,7 +53,7 @@ def catalogue() -> list[dict[str, Any]]:
 
 @dataclass
 class Observations:
-    """What clients observed in one phase."""
+    """Observations of clients in one phase."""
 
     seconds: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)

@@ -1,7 +1,7 @@
-"""What the product knows of each arm beside its code: one profile an arm, from which every other list of arms follows.
+"""Arm profiles: the properties of each arm beside its code, from which every other list of arms is derived.
 
-A new arm is one file in services/arms/, one profile here and its constructor in services/arms/registry.py. What was
-learned before it came stays active: columns of rankers are found by name and those of a new arm stand last
+A new arm is one file in services/arms/, one profile here and its constructor in services/arms/registry.py. Models
+trained before it was added stay active: columns of rankers are found by name and those of a new arm stand last
 (services/rankers/features.py); policy models are carried over (services/policies/extension.py).
 """
 
@@ -12,14 +12,14 @@ from enum import Enum
 
 
 class ScoreKind(Enum):
-    """What the scores of an arm's list mean, which is how fusion scales them (services/rankers/fusion.py)."""
+    """Meaning of the scores in an arm's list, which decides how fusion scales them (services/rankers/fusion.py)."""
 
     RELATIVE = "relative"
-    """Only beside the other scores of the list: BM25."""
+    """Comparable only within the list: BM25."""
     CONFIDENCE = "confidence"
-    """The best one says how sure the arm is, 0..1: the weight of the slots met, a cosine."""
+    """The best score is the arm's confidence, 0..1: the weight of the slots met, a cosine."""
     PROBABILITY = "probability"
-    """Each is a probability."""
+    """Each score is a probability."""
 
 
 class SlotResponse(Enum):
@@ -27,43 +27,43 @@ class SlotResponse(Enum):
 
     NONE = "none"
     FALLS = "falls"
-    """The more slots cover, the less is left for the arm to say."""
+    """The more of the query slots cover, the less is left for the arm."""
     RISES = "rises"
     """The arm finds by slots: without them it is trusted less."""
     DECIDES = "decides"
-    """Where slots cover the whole query, the arm tells the many items apart that fit it."""
+    """Where slots cover the whole query, the arm ranks the many items that match them."""
 
 
 class ListInput(Enum):
-    """What the arm's list depends on beside the catalogue."""
+    """The input that the arm's list depends on beside the catalogue."""
 
     QUERY = "query"
     """Text and filters alone."""
     PERSON = "person"
-    """The person's history as well."""
+    """Text, filters and the user's history."""
     CLICKS = "clicks"
-    """Everybody's clicks: the list may be another one at every request."""
+    """The clicks of all users: the list may differ at every request."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmProfile:
-    """One arm. Profiles are values; what an arm does is in its own file."""
+    """Profile of one arm. Profiles are values; an arm's behaviour is in its own file."""
 
     name: str
     """Lower-case letters and `_`. Never renamed: it is a feature, a metric label and a field of the API."""
     number: int
-    """From 1, by when the arm was added; never changed and never given again. Columns of the ranker's table stand in
-    this order (services/rankers/features.py), and so do metric series."""
+    """From 1, in the order in which arms were added; never changed and never reused. Columns of the ranker's table are
+    in this order (services/rankers/features.py), and so are metric series."""
     fusion_weight: float
     """Weight in the fused score, >= 0."""
     static_count: int
-    """Candidates that the static mix asks for; 0: none."""
+    """Number of candidates in the static mix; 0: the arm is not used."""
     colours: tuple[str, str]
-    """In pages, on light and on dark ground (CSS)."""
+    """CSS colours of the arm on the pages: (on a light, on a dark background)."""
     score_kind: ScoreKind = ScoreKind.RELATIVE
     slot_response: SlotResponse = SlotResponse.NONE
     planned: bool = True
-    """Whether plans may ask it (services/policies/plans.py); otherwise it is left to exploration."""
+    """Whether plans may use it (services/policies/plans.py); otherwise it is left to exploration."""
     list_input: ListInput = ListInput.QUERY
     monotone: bool = False
     """Whether a trained ranker must never like an item less for standing higher in the arm's list, with the rest equal
@@ -72,9 +72,9 @@ class ArmProfile:
 
 ARM_PROFILES: tuple[ArmProfile, ...] = (
     ArmProfile(
-        # An item taken again and again for a query outweighs any one other arm. Scores are chances that an item is
-        # taken, so what has a tenth of one weighs little (films, train queries asked before: NDCG@10 .666 with 1, .665
-        # with .5, .657 without memory).
+        # An item clicked again and again for a query outweighs any one other arm. Scores are click probabilities, so an
+        # item with a score of .1 weighs little (films, train queries seen before: NDCG@10 .666 with 1, .665 with .5,
+        # .657 without memory).
         name="memory",
         number=4,
         fusion_weight=1.00,
@@ -94,8 +94,8 @@ ARM_PROFILES: tuple[ArmProfile, ...] = (
         slot_response=SlotResponse.RISES,
     ),
     ArmProfile(
-        # People ask again for what suits their taste, and what then still stands first is what they passed over: their
-        # clicks would turn the list upside down, hence monotone.
+        # Users search again for things that suit their taste, and the items still first then are those they passed
+        # over: their clicks would turn the list upside down, hence monotone.
         name="personal",
         number=5,
         fusion_weight=0.05,
@@ -115,8 +115,8 @@ ARM_PROFILES: tuple[ArmProfile, ...] = (
         slot_response=SlotResponse.FALLS,
     ),
     ArmProfile(
-        # What it finds answers no query in particular and adds nothing to what people ask for (films, validation: best
-        # at the least weight), so it is left to exploration.
+        # Its items answer no query in particular and add nothing to what users search for (films, validation: best at
+        # the smallest weight), so it is left to exploration.
         name="explore",
         number=6,
         fusion_weight=0.002,
@@ -133,8 +133,8 @@ ARM_PROFILES: tuple[ArmProfile, ...] = (
         slot_response=SlotResponse.FALLS,
     ),
 )
-"""In the order of decisions: what is cheap and specific first, so that the budget reaches it; lexical last, because it
-can always serve and so fills up to the floor.
+"""All arms in decision order: the cheap and specific ones first, so that the budget reaches them; lexical last, because
+it can always answer and so fills up to the floor.
 
 Weights of lexical, structured, vector and explore were tuned on film queries of five kinds (validation split, traffic
 mix) and are flat around these values.

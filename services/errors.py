@@ -1,13 +1,13 @@
-"""Everything that can go wrong by name.
+"""The errors of the product.
 
 LtrrError
 ├── InvalidRequest          the caller's mistake: which field, and what to send instead        -> 422
 │   └── UnknownField        a filter, facet or sort field that the catalogue does not have     -> 422
-├── TooLarge                more than is taken in one piece; send it in parts                 -> 413
+├── TooLarge                a body above the size limit; send it in parts                      -> 413
 ├── NotFound                no such item, answer or model                                      -> 404
 ├── Overloaded              more work than this process takes on; try again after a while      -> 503, Retry-After
 ├── StorageFailed           the durable store did not take a write; nothing was accepted       -> 503, Retry-After
-│   └── Unavailable         an engine cannot be reached, or is not asked because it kept failing; `reason` says which
+│   └── Unavailable         an engine cannot be reached, or is not called because it kept failing; `reason` says which
 ├── RecordDamaged           a stored log record cannot be read; `offset` says which            -> skipped and counted
 ├── ArmFailed               one retriever failed; the answer goes on without it                -> `degraded`
 ├── ModelInvalid            a stored model is damaged, of another format, or fails its gate
@@ -37,7 +37,7 @@ class UnknownField(InvalidRequest):
 
 
 class TooLarge(LtrrError):
-    """More than is taken in one piece."""
+    """A request body above its size or count limit."""
 
 
 class NotFound(LtrrError):
@@ -57,7 +57,7 @@ class StorageFailed(LtrrError):
 
 
 class Unavailable(StorageFailed):
-    """`reason`: UNAVAILABLE or CIRCUIT_OPEN."""
+    """An engine cannot be reached, or is not called because it kept failing; `reason`: UNAVAILABLE or CIRCUIT_OPEN."""
 
     def __init__(self, engine: str, reason: DegradedReason = DegradedReason.UNAVAILABLE) -> None:
         super().__init__(f"{engine}: {reason.replace('_', ' ')}")

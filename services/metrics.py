@@ -1,7 +1,7 @@
 """Every Prometheus metric of the product, in base units, in one place. Labels are closed sets: no text, no ids.
 
-A gauge says by its `multiprocess_mode` what it is over several workers: `livesum` of what each has, `livemax` where the
-worst counts, `livemostrecent` where all speak of the same thing.
+A gauge's `multiprocess_mode` says how the values of several workers are combined: `livesum` for amounts that each
+worker has, `livemax` where the worst value counts, `livemostrecent` where all report the same thing.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ _span: Callable[[str], AbstractContextManager[object]] | None = None
 
 
 def trace_stages(span: Callable[[str], AbstractContextManager[object]] | None) -> None:
-    """From now on each stage is a span, too; None ends that."""
+    """Also record each stage as a span from now on; None turns that off."""
     global _span
     _span = span
 

@@ -18,7 +18,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One JSON value, or what was wrong with it, and its line number from 1 (blank lines count)."""
+    """One JSON value or the problem with it, and its line number from 1 (blank lines count)."""
 
     number: int
     value: Any = None
@@ -26,7 +26,7 @@ class Line:
 
 
 def parse(number: int, text: bytes, max_bytes: int = MAX_LINE_BYTES) -> Line:
-    """The JSON value of one line, or its problem; NaN, Infinity and what is not UTF-8 are not JSON."""
+    """The JSON value of one line, or its problem; NaN, Infinity and invalid UTF-8 are not JSON."""
     if len(text) > max_bytes:
         return _too_long(number, max_bytes)
     try:

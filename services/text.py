@@ -1,4 +1,4 @@
-"""How every part of the service compares text: one normal form, one tokeniser. Pure."""
+"""Text normalisation and tokenisation, shared by every part of the service. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def normalize(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """`text` without accents: how tokens are compared in indexes ("amélie" finds "amelie")."""
+    """`text` without accents, the form in which tokens are compared in indexes ("amélie" finds "amelie")."""
     if text.isascii():
         return text
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

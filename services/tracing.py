@@ -1,7 +1,7 @@
-"""Spans of what happens on a request. Nothing, at next to no cost, until a tracer is installed (see
+"""Spans of the work done for a request. No-ops, at next to no cost, until a tracer is installed (see
 app/telemetry/tracing.py).
 
-Attributes say how and how long, never the text of a query.
+Attributes describe how the work was done and how long it took; they never hold the text of a query.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ _tracer: Tracer | None = None
 
 
 def install(tracer: Tracer | None) -> None:
-    """From now on spans go to `tracer`; None ends that."""
+    """Send spans to `tracer` from now on; None turns tracing off."""
     global _tracer
     _tracer = tracer
 
 
 def span(name: str, **attributes: Value) -> AbstractContextManager[Span]:
-    """A span around what the context does, a child of the one it is entered in. With an `engine` it is a call to one.
+    """A context manager for a child of the current span. With an attribute `engine` it is a client call to that engine.
 
-    An error that leaves the context marks the span by its type; so does an `outcome` other than "ok"."""
+    An error that leaves the context marks the span with its type; so does an `outcome` other than "ok"."""
     return NOTHING if _tracer is None else _tracer.span(name, attributes)
 
 
 def outgoing_headers() -> dict[str, str]:
-    """What to send along to an engine so that its spans become children of the current one (W3C Trace Context)."""
+    """Headers to send to an engine so that its spans become children of the current one (W3C Trace Context)."""
     return {} if _tracer is None else _tracer.headers()

@@ -16,7 +16,7 @@ from typing import Any
 
 Scalar = str | int | float | bool
 Document = Mapping[str, Any]
-"""A catalogue item as its owner gave it; `id` is always there and a non-empty string."""
+"""A catalogue item as its owner sent it; `id` is always present and a non-empty string."""
 
 
 # --- time ---------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who searched, or acted on an answer, as the caller named them; all None for a stranger."""
+    """Who searched, or acted on an answer, as the caller identified them; all None for an anonymous one."""
 
     user_id: str | None = None
     client_id: str | None = None
@@ -78,7 +78,7 @@ class Actor:
 
 
 class Role(StrEnum):
-    """What a field of the catalogue is for. Every role but TEXT and STORED can be filtered, sorted and faceted."""
+    """The role of a catalogue field. Every role but TEXT and STORED can be filtered, sorted and faceted."""
 
     TEXT = "text"
     KEYWORD = "keyword"
@@ -90,7 +90,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of the catalogue and what it is for."""
+    """A field of the catalogue and its role."""
 
     name: str
     role: Role
@@ -113,9 +113,9 @@ class Schema:
     created: str | None = None
     """The field (DATE, or NUMBER such as a year) that says how new an item is."""
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Everyday phrase -> keyword values it stands for."""
+    """Everyday phrase -> keyword values it is a synonym of."""
     inferred: bool = True
-    """Inferred schemas grow by themselves when items bring new fields; given ones do not."""
+    """Inferred schemas grow by themselves when items have new fields; schemas set by the owner do not."""
     stats: Mapping[str, float] = field(default_factory=dict)
     """Constants for priors, measured on the catalogue: popularity_scale, votes_median, rating_mean, rating_max."""
 
@@ -151,12 +151,12 @@ class Sort:
     descending: bool = False
 
 
-# --- query and what is understood of it ---------------------------------------------------------------------------
+# --- query and its understanding ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A search as asked, already validated. `text` is the user's own words and only ever a value."""
+    """A search request, already validated. `text` is the user's own words and only ever a value."""
 
     text: str
     filters: Filters = ()
@@ -176,7 +176,7 @@ class Query:
 
     @property
     def actor(self) -> Actor:
-        """Who searches."""
+        """The actor of the search."""
         return Actor(self.user_id, self.client_id, self.session_id)
 
 
@@ -214,7 +214,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
-    """What the query says, in the catalogue's terms."""
+    """The meaning of a query in the catalogue's terms."""
 
     normalized: str
     tokens: tuple[str, ...]
@@ -225,11 +225,11 @@ class Understanding:
     language: str
     """ISO 639-1 guess, or "und"."""
     interpretations: tuple[Interpretation, ...]
-    """Likeliest first; never empty (the last resort has no slots)."""
+    """Likeliest first; never empty (the fallback has no slots)."""
     rarity: tuple[float, ...] = ()
     """Per token, its inverse document frequency scaled to 0..1 (1: in no item)."""
     unknown: float = 0.0
-    """Share of tokens that the catalogue's vocabulary does not know."""
+    """Share of tokens that are not in the catalogue's vocabulary."""
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -237,7 +237,7 @@ class Understanding:
         return self.interpretations[0].slots if self.interpretations else ()
 
 
-# --- what is known before deciding --------------------------------------------------------------------------------
+# --- context of a decision ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A user's or session's recent past; empty for strangers."""
+    """A user's or session's recent history; empty for anonymous requests."""
 
     key: str | None = None
     recent: tuple[tuple[str, float, float], ...] = ()
@@ -264,14 +264,15 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """All that is known of a search before anything is retrieved: what the policy, the arms and the ranker see."""
+    """All that is known about a search before anything is retrieved: the input of the policy, the arms and the
+    ranker."""
 
     query: Query
     understanding: Understanding
     at: float
     person: Person = field(default_factory=Person)
     memory: tuple[Remembered, ...] = ()
-    """Already under the request's filters, best first."""
+    """Items that pass the request's filters, best first."""
 
 
 CANDIDATE_COUNTS = (0, 5, 10, 25, 50, 100)
@@ -293,7 +294,7 @@ class ArmOption:
 
 @dataclass(frozen=True, slots=True)
 class ArmChoice:
-    """How many candidates an arm is asked for, and how that was drawn."""
+    """The number of candidates to take from an arm, and how it was drawn."""
 
     count: int
     propensity: float
@@ -311,7 +312,7 @@ class PolicyMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was chosen for a request, and all that is needed to draw it again."""
+    """The choices for a request, and everything needed to draw them again."""
 
     policy: str
     mode: PolicyMode
@@ -320,7 +321,7 @@ class Decision:
     arms: Mapping[str, ArmChoice]
     """Every arm that exists, in decision order."""
     shadow: Mapping[str, ArmChoice] | None = None
-    """What the learned policy would have chosen (shadow mode only)."""
+    """The learned policy's choices (shadow mode only)."""
 
 
 # --- candidates and answer ----------------------------------------------------------------------------------------
@@ -358,7 +359,7 @@ class DegradedReason(StrEnum):
     TIMEOUT = "timeout"
     ERROR = "error"
     GARBAGE = "garbage"
-    """It answered with what cannot be a list of candidates."""
+    """It returned something that is not a valid list of candidates."""
     UNAVAILABLE = "unavailable"
     CIRCUIT_OPEN = "circuit_open"
     """It was not called because it kept failing."""
@@ -366,7 +367,7 @@ class DegradedReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Degraded:
-    """A part (an arm, or another engine by its name) that an answer went out without."""
+    """A part (an arm, or another engine by its name) that is missing from an answer."""
 
     arm: str
     reason: DegradedReason
@@ -392,12 +393,12 @@ class Hit:
     highlights: Mapping[str, str]
     tail: bool = False
     explanation: Mapping[str, float] | None = None
-    """Feature -> contribution to the score; only when asked for."""
+    """Feature -> contribution to the score; only when requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a search returns."""
+    """The answer to a search."""
 
     query_id: str
     took: float
@@ -409,12 +410,12 @@ class Answer:
     degraded: tuple[Degraded, ...]
 
 
-# --- what is logged -----------------------------------------------------------------------------------------------
+# --- log records --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Impression:
-    """What one answer showed and everything needed to learn from it, explain it and page through it."""
+    """Log record of one answer: the items shown and everything needed to learn from it, explain it and page it."""
 
     query_id: str
     root_id: str
@@ -436,7 +437,7 @@ class Impression:
     options: tuple[ArmOption, ...]
     decision: Decision
     lists: Mapping[str, tuple[tuple[str, float], ...]]
-    """Per arm asked, its (object_id, score) list in rank order."""
+    """Per arm queried, its (object_id, score) list in rank order."""
     degraded: tuple[Degraded, ...]
     ranking: tuple[str, ...]
     """The whole ranked list, frozen (first page); empty on later pages."""
@@ -446,34 +447,34 @@ class Impression:
     """Items of this answer; the first stands at position offset + 1."""
     total: int
     ranker: str
-    """Version of the ranker that ordered it."""
+    """Version of the ranker that ordered the list."""
     rows: tuple[tuple[float, ...], ...] = ()
     """Ranker features of `shown` as served, one row an item (see services/rankers/features.py NAMES)."""
 
     @property
     def actor(self) -> Actor:
-        """Who was answered."""
+        """The actor of the search."""
         return Actor(self.user_id, self.client_id, self.session_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What every arm had in full for a logged answer, taken down after the answer had left: what a policy can learn of
-    counts that it did not choose. Its items are those of the union of these lists, in fused order, without their names.
+    """The full lists of all arms for a logged answer, recorded after the answer was sent: from them a policy can learn
+    about counts that it did not choose. Its items are the union of these lists in fused order, without their ids.
     """
 
     query_id: str
     at: float
     ranks: Mapping[str, tuple[int, ...]]
-    """Per arm that could be asked, each item's rank in its list, from 1; 0 where the arm does not have it."""
+    """Per available arm, each item's rank in its list, from 1; 0 where the arm does not have it."""
     facts: Mapping[str, tuple[float, ...]]
     """Columns of the ranker's table (services/rankers/features.py), a value an item."""
     shown: tuple[int, ...]
-    """Per item that the answer showed, its place among the items, from 0; -1 for one that no list has."""
+    """Per item that the answer showed, its index among the items, from 0; -1 for one that no list has."""
 
 
 class EventStatus(StrEnum):
-    """What became of a feedback event."""
+    """Outcome of a feedback event."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
@@ -496,7 +497,7 @@ class Interaction:
     timestamp: float | None
     """The client's clock, kept for audit only."""
     position: int | None
-    """The position that we showed, whatever the client said."""
+    """The position at which the item was shown, whatever the client sent."""
     value: float | None
     user_id: str | None
     client_id: str | None
@@ -506,5 +507,5 @@ class Interaction:
 
     @property
     def actor(self) -> Actor:
-        """Who did it."""
+        """The actor of the event."""
         return Actor(self.user_id, self.client_id, self.session_id)

@@ -30,7 +30,7 @@ PATIENCE = 60.0
 
 
 def environment(folder: Path, **settings: object) -> dict[str, str]:
-    """That of the tests without any setting but `settings`, on the data folder `folder`."""
+    """The environment of the tests with no settings but `settings`, on the data folder `folder`."""
     # One thread: processes of tests share few cores.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LTRR_")}
     given = {f"LTRR_{name.upper()}": str(value) for name, value in settings.items()}
@@ -55,7 +55,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def called(folder: Path, *arguments: str | Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """As `ltrr`, in this process: a second quicker."""
+    """Run `ltrr` in this process, which saves a second."""
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.dict(os.environ, environment(folder, **settings), clear=True),
@@ -67,7 +67,7 @@ def called(folder: Path, *arguments: str | Path, **settings: object) -> subproce
 
 
 def done(folder: Path, *arguments: str | Path, **settings: object) -> str:
-    """What a command that must succeed prints."""
+    """Output of a command that must succeed."""
     ended = called(folder, *arguments, **settings)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -131,7 +131,7 @@ class Process:
         return code
 
     def kill(self) -> None:
-        """At once, as a power cut would; nothing happens when it has ended."""
+        """Kill it at once, like a power cut; does nothing when it has ended."""
         self._process.kill()
         self._process.wait(PATIENCE)
         self.client.close()

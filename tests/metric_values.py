@@ -1,4 +1,4 @@
-"""What a metric of this process stands at."""
+"""Current values of this process's metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from prometheus_client import Counter, Gauge
 
 
 def value_of(metric: Counter | Gauge) -> float:
-    """Of one without labels, or of one child (`metric.labels(...)`)."""
+    """The value of a metric without labels, or of one child (`metric.labels(...)`)."""
     (family,) = metric.collect()
     return family.samples[0].value

@@ -120,7 +120,7 @@ def problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
 
 
 class StubArm:
-    """In the place of a real arm, and as sick as the test wants it. `behave` gets the count and gives the list."""
+    """Stands in for a real arm, with the failure that the test needs. `behave` gets the count and returns the list."""
 
     def __init__(self, arm: Arm, behave: Callable[[int], Awaitable[Any]]) -> None:
         self.name = arm.name

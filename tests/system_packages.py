@@ -50,7 +50,7 @@ PACKAGES = {
         "openssl": ("brew install", "openssl"),
     },
 }
-"""By system and need: the command that installs, and what it is to install."""
+"""(system, need) -> (install command, packages)."""
 
 
 def find(program: str) -> str | None:
@@ -67,7 +67,7 @@ def program(name: str) -> str:
 
 
 def absent(needs: Iterable[str]) -> list[str]:
-    """Those of the needs that this machine lacks."""
+    """The needs that this machine does not meet."""
     return [need for need in needs if not (_has_venv() if need == "venv" else find(need))]
 
 
@@ -85,7 +85,7 @@ def system(release: str = "/etc/os-release") -> str:
 
 
 def commands(needs: Iterable[str], name: str) -> dict[str, list[str]]:
-    """By command that installs: what it is to install for these needs on the system `name`, each thing once."""
+    """Install command -> packages for these needs on the system `name`, each once."""
     grouped: dict[str, list[str]] = {}
     for need in needs:
         if need in PACKAGES.get(name, {}):
@@ -97,7 +97,7 @@ def commands(needs: Iterable[str], name: str) -> dict[str, list[str]]:
 
 
 def advice(needs: Sequence[str], name: str, root: bool) -> list[str]:
-    """What is missing and the commands that bring it, a line each."""
+    """Missing packages and the commands that install them, one line each."""
     lines = [f"missing: {', '.join(needs)}", "to install:"]
     for command, packages in commands(needs, name).items():
         sudo = "" if root or command.startswith("brew") else "sudo "

@@ -1,4 +1,4 @@
-"""What README and ARCHITECTURE say is there, and what is there is said."""
+"""README and ARCHITECTURE agree with the code: what they name exists, and what exists is documented."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def anonymous(path: str) -> str:
 
 
 def named_endpoints() -> set[tuple[str, str]]:
-    """Those in code, such as `PUT/GET/DELETE /v1/items/{id}`; a path alone is a GET."""
+    """The routes in code spans, such as `PUT/GET/DELETE /v1/items/{id}`; a path alone is a GET."""
     found = set()
     for span in SPANS:
         if match := re.fullmatch(r"(?:([A-Z/]+) )?(/[a-z]\S*|/)", span):

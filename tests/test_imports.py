@@ -22,7 +22,7 @@ def test_only_settings_reads_the_environment() -> None:
 
 
 def test_serving_imports_no_training_library() -> None:
-    """In a fresh interpreter: importing the whole service must not pull in what only training needs."""
+    """Importing the whole service in a fresh interpreter must not load packages that only training needs."""
     code = "import sys, app.http.application; print(' '.join(sorted(m.split('.')[0] for m in sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not TRAINING_LIBRARIES & set(done.stdout.split())

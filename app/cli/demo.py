@@ -23,8 +23,8 @@ from services.errors import SettingsInvalid
 READY = "indexed"
 """File that says which state of the source is indexed."""
 IMPATIENT: dict[str, Any] = {"attribution_seconds": 20.0, "snapshot_seconds": 2.0, "survey_share": 1.0}
-"""Settings of a demo where the operator set none: what is learned shows within a minute or two instead of hours. How
-much must be learned before the policy leaves the static mix stays what it is."""
+"""Settings of a demo where the operator set none: learning shows within a minute or two instead of hours. The evidence
+needed before the policy leaves the static mix stays the same."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         raise SettingsInvalid(f"demo: no such folder {args.data}")
     settings = impatient(settings).model_copy(update={"data_dir": settings.data_dir / _name(args.data)})
     source = args.data or settings.data_dir / "sample"
-    with logs.logging_to():  # no lines between the bars but what is wrong
+    with logs.logging_to():  # no lines between the bars except warnings
         _prepare(settings, source, generated=args.data is None)
     logs.configure(settings)
     print(f"search {address(settings)}/   console /console   API /docs   (Ctrl-C stops)", flush=True)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def impatient(settings: Settings) -> Settings:
-    """`settings` with those of a demo in place of the defaults that nobody changed."""
+    """`settings` with those of a demo in place of unchanged defaults."""
     untouched = {name: value for name, value in IMPATIENT.items() if name not in settings.model_fields_set}
     return settings.model_copy(update=untouched)
 
@@ -81,7 +81,7 @@ def _prepare(settings: Settings, source: Path, generated: bool) -> None:
 
 
 def _name(data: Path | None) -> str:
-    """Each catalogue has a folder of its own, so that trying another one does not mix them."""
+    """Name of the catalogue's data folder: each catalogue has its own, so that they do not mix."""
     if data is None:
         return "demo"
     path = data.resolve()

@@ -205,5 +205,5 @@ def _shares(counts: Mapping[int, float]) -> str:
 
 
 def _json_keys(arms: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, Any]]:
-    """With counts as text: JSON keys are never numbers."""
+    """Convert counts to text, because JSON keys are never numbers."""
     return {arm: {str(count): share for count, share in counts.items()} for arm, counts in arms.items()}

@@ -28,7 +28,7 @@ from services.types import Schema
 
 SHOWN_PROBLEMS = 20
 DERIVED = ("items.sqlite3", "items.sqlite3-wal", "items.sqlite3-shm", "lexical", "vectors", "taste")
-"""What `--rebuild` removes of an embedded service; the event log, the memory and the models stay."""
+"""Files of an embedded service that `--rebuild` removes; the event log, the memory and the models stay."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings.load()
     if not args.source.exists():
         raise SettingsInvalid(f"index: no such file or folder {args.source}")
-    # Nothing of a catalogue that is elsewhere belongs to a process: several may write.
+    # A catalogue in remote engines belongs to no single process: several may write.
     running = owner(settings.data_dir) if settings.embedded else None
     if running is None:
         schema = load_schema(args.schema) if args.schema else Dataset.open(args.source).schema
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def index(settings: Settings, source: Path, schema: Schema | None, rebuild: bool, train: bool) -> Summary:
-    """Into the data folder itself, which nobody serves at the moment, or into the engines, beside those who serve."""
+    """Index into the data folder itself, which no process is serving, or into remote engines, beside running
+    gateways."""
     check_settings(settings)
     with owned(settings.data_dir) if settings.embedded else nullcontext(), Progress() as progress:
         if rebuild and settings.redis_url is None:
@@ -84,7 +85,7 @@ async def index(settings: Settings, source: Path, schema: Schema | None, rebuild
 
 
 async def beside(settings: Settings, url: str, source: Path, train: bool) -> Summary:
-    """Through the API of the service that owns the data folder; it takes up new encoders by itself."""
+    """Index through the API of the service that owns the data folder; it activates new encoders by itself."""
     with Progress() as progress:
         if Dataset.open(source).schema is not None:
             progress.note(f"{SCHEMA} is ignored: the schema of a running service stays (see --rebuild)")

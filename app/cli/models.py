@@ -76,7 +76,7 @@ def run_promote(args: argparse.Namespace) -> None:
     settings = Settings.load()
     store = _store(settings)
     if by_learner(args.kind):
-        store.load(args.kind, args.version)  # before anything is opened for it
+        store.load(args.kind, args.version)  # fails before any part of the service is opened
         body = {"reason": args.reason, "force": args.force}
 
         async def promoted(registry: Registry) -> None:
@@ -107,8 +107,8 @@ def run_rollback(args: argparse.Namespace) -> None:
 
 
 def _change(settings: Settings, path: str, body: Any, change: Callable[[Registry], Awaitable[None]]) -> None:
-    """Change which version the learner goes on from, where the learner is: in a process of its own, in the running
-    service (by a POST to `path`), or else opened for this. Raises Owned while another command uses the data folder."""
+    """Change the version that the learner continues from, wherever the learner runs: in a process of its own, in the
+    running service (by a POST to `path`), or opened here. Raises Owned while another command uses the data folder."""
     running = None if settings.redis_url is not None else owner(settings.data_dir)
     if running is not None and running.url is not None:
         content = b"" if body is None else orjson.dumps(body)

@@ -46,7 +46,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, store, promote if allowed, and print what came of it."""
+    """Train, store, promote if allowed, and print the outcome."""
     settings = Settings.load()
     if args.data is not None and not args.data.is_dir():
         raise SettingsInvalid(f"train: no such folder {args.data}")

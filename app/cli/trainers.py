@@ -1,9 +1,9 @@
-"""How each kind of model is made that `ltrr train` makes (see MODEL_KINDS in app/system/model_kinds.py): what it learns
-from is read here, the learning itself is in `services/models/<kind>/train.py`.
+"""Trainers of `ltrr train`, one for each kind of model that it trains (see MODEL_KINDS in app/system/model_kinds.py):
+training data is read here, the training itself is in `services/models/<kind>/train.py`.
 
 Every trainer takes the settings, a data set folder (None: the log and the catalogue of this service) and a seed. It
-raises InvalidRequest or ModelInvalid when there is too little to learn from, and SettingsInvalid when it cannot learn
-from what was given.
+raises InvalidRequest or ModelInvalid when there is too little data, and SettingsInvalid when it cannot train on the
+given source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from services.types import Interaction, Schema
 
 
 async def train_ranker(settings: Settings, data: Path | None, seed: int) -> Trained:
-    """From the judged queries of `data`, or from the log of this service."""
+    """Train a ranker on the judged queries of `data`, or on the log of this service."""
     try:
         from services.models.ranker import rows, train
     except ImportError as error:
@@ -44,7 +44,7 @@ async def train_ranker(settings: Settings, data: Path | None, seed: int) -> Trai
 
 
 async def train_text_encoder(settings: Settings, data: Path | None, seed: int) -> Trained:
-    """On the catalogue of `data`, or on the one of this service."""
+    """Train a text encoder on the catalogue of `data`, or on that of this service."""
     from services.models.text_encoder.train import train
     from services.schema.inference import infer
 
@@ -62,7 +62,7 @@ async def train_text_encoder(settings: Settings, data: Path | None, seed: int) -
 
 
 async def train_taste(settings: Settings, data: Path | None, seed: int) -> Trained:
-    """On the history of `data`, or on what people did with the answers of this service and elsewhere."""
+    """Train a taste encoder on the history of `data`, or on the users' actions in the log of this service."""
     from services.models.clicks import records
     from services.models.taste.train import train
 
@@ -81,7 +81,7 @@ async def train_taste(settings: Settings, data: Path | None, seed: int) -> Train
 
 
 async def train_query_predictor(settings: Settings, data: Path | None, seed: int) -> Trained:
-    """On the catalogue of this service and what people took by which queries. It draws nothing at random."""
+    """Train a query predictor on the catalogue and the clicks of this service. Uses no random draws."""
     from services.models.query_predictor import rows, train
 
     if data is not None:
@@ -97,8 +97,8 @@ async def train_query_predictor(settings: Settings, data: Path | None, seed: int
 
 
 async def _judged(settings: Settings, data: Path) -> tuple[list[Any], list[Any]]:
-    """Groups of the train and of the validation queries, found by a system of their own over the catalogue of `data`:
-    a ranker learns from what it will meet."""
+    """Groups of the train and of the validation queries, retrieved by a temporary system over the catalogue of `data`:
+    a ranker must be trained on pools like those in serving."""
     from services.models.ranker import rows
 
     labels = rows.read_labels(data)

@@ -52,9 +52,9 @@ Visit = Callable[[System], AbstractAsyncContextManager[traffic.Visiting]]
 
 
 def create_app(settings: Settings, visit: Visit | None = None) -> FastAPI:
-    """The gateway's application. It opens everything when it starts and closes it when it ends. `visit` opens the
-    simulated visitors of a demo, who are gone before the service closes; without it there are none, and no way to let
-    them in."""
+    """The gateway's application. It opens the service when it starts and closes it when it ends. `visit` opens the
+    simulated visitors of a demo, which stop before the service closes; without it there are none, and no request can
+    start them."""
     app = FastAPI(
         title="LTRR",
         summary="Search that learns what to retrieve and how to order it",
@@ -90,7 +90,7 @@ def create_learner_app(settings: Settings, learning: Opened) -> FastAPI:
 
 
 def _prepare(app: FastAPI, settings: Settings) -> list[params.Depends]:
-    """Set up what every application has; returns the dependencies of routes that need the admin key."""
+    """Set up the common parts of both applications; returns the dependencies of routes that need the admin key."""
     app.state.draining = Draining()
     app.state.exposition = metrics_export.Exposition()
     errors.install(app)
@@ -99,7 +99,7 @@ def _prepare(app: FastAPI, settings: Settings) -> list[params.Depends]:
 
 
 def _install_middleware(app: FastAPI, settings: Settings) -> None:
-    """The last one added is the first to see a request."""
+    """Install the middleware; the last one added is the first to see a request."""
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
     if settings.cors_origins:
         app.add_middleware(

@@ -53,7 +53,7 @@ def problem(
     errors: Sequence[dict[str, str]] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """A problem document; `detail` and `errors` say what to change and never quote what was sent."""
+    """A problem document; `detail` and `errors` say what to change and never quote the request."""
     body: dict[str, Any] = {
         "type": TYPE_PREFIX + PROBLEMS.get(status, "error"),
         "title": HTTPStatus(status).phrase,
@@ -67,7 +67,7 @@ def problem(
 
 
 def answer(error: Exception) -> Response:
-    """The problem document of an error; one that is not expected is logged and becomes a 500."""
+    """The problem document of an error; an unexpected one is logged and becomes a 500."""
     match error:
         case InvalidRequest(detail=detail, field=field):
             return problem(422, detail, [{"field": field, "detail": detail}] if field else None)
@@ -87,7 +87,7 @@ def answer(error: Exception) -> Response:
         case ModelInvalid():
             return problem(409, str(error))
         case _:
-            # The traceback without the message, which may quote what was sent.
+            # The traceback without the message, which may quote the request.
             where = "".join(traceback.format_tb(error.__traceback__))
             logger.error("unhandled_error error=%s\n%s", type(error).__name__, where)
             return problem(500, "something went wrong on our side; it has been logged")

@@ -1,5 +1,4 @@
-"""What happens to every request before and after its route. Pure ASGI: Starlette's wrappers cost several times as
-much."""
+"""Middleware for every request. Pure ASGI: Starlette's wrappers cost several times as much."""
 
 from __future__ import annotations
 
@@ -18,18 +17,18 @@ from services.errors import TooLarge
 from services.tracing import outgoing_headers as trace_headers
 
 STREAMED_ROUTES = {("PUT", "/v1/items")}
-"""Their routes stream the body and have their own limits."""
+"""Routes that stream the body and have their own limits."""
 
 
 class GuardOrigin:
-    """Refuse foreign Hosts and Origins (only installed when there is no admin key)."""
+    """Reject foreign Hosts and Origins (only installed when there is no admin key)."""
 
     def __init__(self, app: ASGIApp, guard: OriginGuard) -> None:
         self._app = app
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the refusal of a foreign Host or Origin, or pass the request on."""
+        """Reject a foreign Host or Origin, or pass the request on."""
         if scope["type"] == "http":
             headers = dict(scope["headers"])
             origin = headers.get(b"origin")
@@ -90,8 +89,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 class Measure:
-    """Count, time, trace and log requests by route template (never by path: labels are a closed set); answer
-    uncaught errors. Every answer has an X-Request-Id, the caller's own if that is a plain token; a traced one also its
+    """Count, time, trace and log requests by route template (never by path: labels are a closed set); answer uncaught
+    errors. Every response has an X-Request-Id, the caller's own if that is a plain token; a traced one also its
     traceparent."""
 
     def __init__(self, app: ASGIApp, log_queries: bool = False) -> None:
@@ -121,7 +120,7 @@ class Measure:
             try:
                 await self._app(scope, receive, observed)
             except Exception as error:
-                # Not re-raised: the server would log the error's message, which may quote what was sent.
+                # Not re-raised: the server would log the error's message, which may quote the request.
                 response = answer(error)
                 if not started:
                     await response(scope, receive, observed)

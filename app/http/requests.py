@@ -1,4 +1,4 @@
-"""Parsing requests and writing JSON answers, for every route."""
+"""Parsing of requests and JSON responses, for every route."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MEANINGS = {
 
 
 def problems(*further: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI of the error statuses that every operation may answer with, and of `further` ones."""
+    """OpenAPI of the error statuses that every operation may return, and of `further` ones."""
     content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": _MEANINGS[status], "content": content}
@@ -53,7 +53,7 @@ def parse(model: type[Model], body: bytes) -> Model:
 
 
 def _detail(error: ErrorDetails, model: type[BaseModel]) -> dict[str, Any]:
-    """As FastAPI reports its own validation errors, except that an unknown field comes with the nearest known one."""
+    """A validation error in FastAPI's form, except that an unknown field comes with the nearest known one."""
     message = error["msg"]
     if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
         message = unknown(str(error["loc"][0]), model)
@@ -68,7 +68,7 @@ def json_body(model: type[BaseModel], required: bool = True) -> dict[str, Any]:
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """`value` as a JSON answer."""
+    """`value` as a JSON response."""
     return Response(orjson.dumps(value), status, headers, "application/json")
 
 

@@ -1,4 +1,4 @@
-"""The HTTP contract: request and response models. Requests are strict; unknown fields are refused."""
+"""The HTTP contract: request and response models. Requests are strict; unknown fields are rejected."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MAX_DEPTH = 1000
 MAX_QUERY_CHARS = 1000
 MAX_ID_CHARS = 256
 MAX_ECHOED_CHARS = 64
-"""Of an unknown field name in an error message."""
+"""Characters of an unknown field name that an error message repeats."""
 
 
 def _scalar(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """One plain message instead of one for each type of the union."""
+    """Replaces the errors for each type of the union by one plain message."""
     try:
         return check(value)
     except ValidationError:
@@ -37,7 +37,7 @@ def _scalar(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _short(text: str) -> str:
-    """Bounds the normalised text too: NFKC can turn one character into eighteen."""
+    """Also bounds the length of the normalised text: NFKC can turn one character into eighteen."""
     if len(normalize(text)) > MAX_QUERY_CHARS:
         message = f"send at most {MAX_QUERY_CHARS} characters, ligatures and the like written out"
         raise PydanticCustomError("string_too_long", message)
@@ -68,13 +68,13 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
 
 
 class Strict(BaseModel):
-    """A model that refuses unknown fields, other types, NaN and Infinity."""
+    """A model that rejects unknown fields, other types, NaN and Infinity."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Parameters(BaseModel):
-    """Query parameters of a URL; unknown ones are refused."""
+    """Query parameters of a URL; unknown ones are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -165,7 +165,7 @@ class SlotView(BaseModel):
 
 
 class UnderstandingView(BaseModel):
-    """What was understood of the query."""
+    """The service's understanding of the query."""
 
     normalized: str
     corrected: str | None
@@ -174,14 +174,14 @@ class UnderstandingView(BaseModel):
 
 
 class ArmDecision(BaseModel):
-    """How many candidates an arm was asked for, and the probability of that choice."""
+    """Number of candidates requested from an arm, and the probability of that choice."""
 
     count: int
     propensity: float
 
 
 class DecisionView(BaseModel):
-    """What the policy decided."""
+    """The policy's decision."""
 
     policy: str
     mode: Literal["learned", "static", "shadow"]
@@ -226,7 +226,7 @@ class FeedbackEvent(BaseModel):
 
 
 class EventOutcome(BaseModel):
-    """What became of one event."""
+    """Outcome of one event."""
 
     event_id: str | None
     status: Literal["accepted", "duplicate", "late", "unknown_query", "not_shown", "invalid"]
@@ -234,7 +234,7 @@ class EventOutcome(BaseModel):
 
 
 class FeedbackResponse(BaseModel):
-    """What became of each event, in the order sent."""
+    """Outcome of each event, in the order sent."""
 
     accepted: int
     results: list[EventOutcome]
@@ -254,7 +254,7 @@ class AutocompleteResponse(BaseModel):
 
 
 class ItemOutcome(BaseModel):
-    """What became of one item."""
+    """Outcome of one item."""
 
     id: str | None
     status: Literal["accepted", "invalid"]
@@ -262,7 +262,7 @@ class ItemOutcome(BaseModel):
 
 
 class ItemsResponse(BaseModel):
-    """What became of each item, in the order sent."""
+    """Outcome of each item, in the order sent."""
 
     accepted: int
     results: list[ItemOutcome]
@@ -276,7 +276,7 @@ class ItemDeleted(BaseModel):
 
 
 class UserForgotten(BaseModel):
-    """A person who was forgotten."""
+    """A user who was forgotten."""
 
     user_id: str
     log_records: int = Field(description="records that held data of the person and no longer do")
@@ -298,7 +298,7 @@ class Health(BaseModel):
 
 
 class PolicyMode(Strict):
-    """How the policy decides."""
+    """The mode that policies decide under."""
 
     mode: Literal["learned", "static", "shadow"]
 

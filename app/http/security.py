@@ -1,4 +1,4 @@
-"""Who may call what. Search and feedback trust the caller as the shop's own backend; the rest needs the admin key.
+"""Access control. Search and feedback trust the caller as the shop's own backend; the rest needs the admin key.
 
 Without an admin key the service listens on a loopback address only. A page of another site could still reach it
 through the browser (cross-site requests, DNS rebinding), so Host and Origin are checked; forwarded headers are ignored.
@@ -46,7 +46,7 @@ class OriginGuard:
         self._origins = {origin.rstrip("/").lower() for origin in origins}
 
     def refusal(self, host: str, origin: str | None) -> Refused | None:
-        """The error of a request that is refused, or None."""
+        """The error of a rejected request, or None."""
         name = _hostname(host)
         if name not in self._hosts:
             return Refused(421, "this service does not answer to that Host; see LTRR_ALLOWED_HOSTS")

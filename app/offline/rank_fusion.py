@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion: the baseline that fusion by scores is compared with. Nothing is served by it."""
+"""Reciprocal rank fusion: the baseline that fusion by scores is compared with. It is not used in serving."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class PolicySearch:
         return found.context, found.pool, found.documents
 
     async def collect(self, query: UserQuery) -> SearchState:
-        """Everything that the search knows before ranking."""
+        """State of the search before ranking."""
         request = Query(query.text, user_id=query.user_id, limit=RESULT_LIMIT, timeout=SEARCH_TIMEOUT)
         found = await self._engine.collect(request, self)
         self._done += 1
@@ -76,6 +76,6 @@ class PolicySearch:
         return found
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
-        """As a Decider. A failing policy raises here: it must not be evaluated by its fallback."""
+        """See Decider. A failing policy raises here: it must not be evaluated by its fallback."""
         choices = self._policy.decide(features, options, self._done)
         return Decision(self._policy.name, PolicyMode.STATIC, self._policy.version, self._done, choices)

@@ -1,5 +1,5 @@
-"""Putting a catalogue into the service: into its stores first and then its indexes, or through the API of the one that
-owns the folder.
+"""Indexing a catalogue: into the stores first and then the indexes, or through the API of the service that owns the
+data folder.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ STAGES = {
     "understanding": "vocabulary",
     "predictions": "predicted queries",
 }
-"""What the building of an index is called where people watch it."""
+"""Index -> name of its rebuild in progress output."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What became of a catalogue and its history."""
+    """Outcome of indexing a catalogue and its history."""
 
     accepted: int = 0
     invalid: int = 0
     events: int = 0
     problems: list[str] = field(default_factory=list)
-    """One line each, with the line number in its file."""
+    """One line per problem, with the line number in its file."""
 
 
 TrainEncoders = Callable[[Settings, Summary, Progress], Awaitable[None]]
-"""Trains what a catalogue needs on what the stores have, and activates it."""
+"""Trains the encoders that a catalogue needs on the stored data, and activates them."""
 
 
 @asynccontextmanager
@@ -72,12 +72,12 @@ async def indexed(
     replace: bool = False,
     around: Surroundings | None = None,
 ) -> AsyncIterator[tuple[System, Summary]]:
-    """A system that has the items and the history of `source`, opened without anything that runs in the background;
-    `schema` is one that was given. With `replace`, items that are not in the source go, and every index is rebuilt.
+    """A system that has the items and the history of `source`, opened without background work; `schema`: one set by the
+    operator. With `replace`, items that are not in the source are deleted, and every index is rebuilt.
 
-    Items and history are stored first, encoders are trained on what is stored, and only then are the indexes opened,
-    which take in what they lack as after any crash: so each is built once, by the models that will be active. Broken
-    off half-way, the next start does the rest.
+    Items and history are stored first, encoders are trained on the stored data, and only then are the indexes opened,
+    which apply missing changes as after a crash: so each is built once, with the models that will be active. If it is
+    interrupted, the next start does the rest.
     """
     around = around or Surroundings()
     summary = await _store(settings, source, schema, progress, replace, around.clock)
@@ -89,7 +89,7 @@ async def indexed(
 
     async with opened(settings, learning=False, surroundings=dataclasses.replace(around, on_progress=report)) as system:
         if replace and settings.redis_url is not None:
-            await system.index_sync.rebuild_remaining()  # beside the old ones, in which others search meanwhile
+            await system.index_sync.rebuild_remaining()  # others search the old ones meanwhile
         else:
             await system.index_sync.sync()  # opening does not wait for remote engines
         yield system, summary
@@ -103,7 +103,7 @@ async def _store(
     replace: bool,
     clock: Callable[[], float],
 ) -> Summary:
-    """Items and history are in the stores when this returns; no index knows of them yet."""
+    """Store items and history; the indexes do not have them yet."""
     dataset = Dataset.open(source)
     summary = Summary()
     async with intake(settings, clock) as stored:
@@ -117,9 +117,9 @@ async def _store(
                 kept.add(result.id)
             else:
                 summary.invalid += 1
-                summary.problems.append(_told(result.line, result.line, str(result.detail)))
+                summary.problems.append(_problem(result.line, result.line, str(result.detail)))
         if replace:
-            kept |= await _written_since(stored.items, began)  # by others too: what was acknowledged meanwhile stays
+            kept |= await _written_since(stored.items, began)  # by other writers too: items acknowledged meanwhile stay
             await stored.catalogue.delete([d["id"] async for d in stored.items.scan() if d["id"] not in kept])
             await stored.sync.rebuild()
         progress.note(f"schema ({'inferred' if schema is None else 'given'}):")
@@ -142,7 +142,7 @@ async def _written_since(items: ItemStore, sequence: int) -> set[str]:
 
 
 async def index_served(client: Client, source: Path, progress: Progress) -> Summary:
-    """Through the API of a running service. Raises ServiceRefused."""
+    """Index through the API of a running service. Raises ServiceRefused."""
     dataset = Dataset.open(source)
     summary = Summary()
     async for lines in _batches(stream(_chunks(dataset.catalogue, progress)), ITEMS_AT_ONCE):
@@ -155,7 +155,7 @@ async def index_served(client: Client, source: Path, progress: Progress) -> Summ
                 summary.accepted += 1
             else:
                 summary.invalid += 1
-                summary.problems.append(_told(line.number, place, result["detail"]))
+                summary.problems.append(_problem(line.number, place, result["detail"]))
 
     async def record(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
         answer = client.send("POST", "/v1/feedback", orjson.dumps(events))
@@ -165,8 +165,8 @@ async def index_served(client: Client, source: Path, progress: Progress) -> Summ
     return summary
 
 
-def _told(line: int, place: int, detail: str) -> str:
-    """`detail` by the line of the file. An item without an id is already told by its place in what was written."""
+def _problem(line: int, place: int, detail: str) -> str:
+    """The problem of an item, with its line in the file. An item without an id is already named by its position."""
     return f"line {line}: {detail.removeprefix(f'line {place}: ')}"
 
 
@@ -176,7 +176,7 @@ async def _index_history(
     summary: Summary,
     progress: Progress,
 ) -> None:
-    """`record` takes events in and gives the status and detail of each."""
+    """Record the data set's history. `record`: records events and returns the status and detail of each."""
     events = _events(dataset, summary)
     while part := list(islice(events, EVENTS_AT_ONCE)):
         for event, (status, detail) in zip(part, await record(part), strict=True):
@@ -191,8 +191,8 @@ async def _index_history(
 
 
 async def _chunks(path: Path, progress: Progress) -> AsyncIterator[bytes]:
-    """The file's bytes, decompressed; progress is told in items, which are lines. Raises InvalidRequest for a file that
-    cannot be read to its end."""
+    """The file's bytes, decompressed; progress is reported in items, which are lines. Raises InvalidRequest for a file
+    that cannot be read to its end."""
     lines = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -206,7 +206,7 @@ async def _chunks(path: Path, progress: Progress) -> AsyncIterator[bytes]:
 
 
 def _events(dataset: Dataset, summary: Summary) -> Iterator[dict[str, Any]]:
-    """The data set's history as feedback events; nothing when it has none."""
+    """The data set's history as feedback events; empty when it has none."""
     for happened in dataset.history():
         try:
             yield _event(happened)
@@ -215,7 +215,8 @@ def _events(dataset: Dataset, summary: Summary) -> Iterator[dict[str, Any]]:
 
 
 def _event(happened: HistoryEvent) -> dict[str, Any]:
-    """Its id is its content, so that indexing the same folder again counts nothing twice."""
+    """The feedback event. Its id is derived from its content, so that indexing the same folder again counts nothing
+    twice."""
     content = f"{happened.user_id}\x1f{happened.object_id}\x1f{happened.action_name}\x1f{happened.timestamp}"
     return {
         "event_id": "history-" + hashlib.sha256(content.encode()).hexdigest()[:32],

@@ -39,7 +39,7 @@ def serve(settings: Settings, visit: Visit | None = None) -> None:
         raise SettingsInvalid(f"LTRR_WORKERS {settings.workers}: a demo is one process")
     url = address(settings)
     check_settings(settings)
-    # Of a service whose engines are all elsewhere nothing is kept here.
+    # A service with remote engines only keeps nothing in the data folder.
     folder = owned(settings.data_dir, url) if settings.embedded else nullcontext()
     with folder, listening(settings.host, settings.port) as listener:
         logging.getLogger(__name__).info("serving url=%s console=%s/console docs=%s/docs", url, url, url)
@@ -71,6 +71,6 @@ def share(settings: Settings) -> Settings:
 
 
 def address(settings: Settings) -> str:
-    """The URL of this service, for people on this machine."""
+    """The URL of this service for users on this machine."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{settings.port}"

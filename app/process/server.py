@@ -41,7 +41,7 @@ GRACE_SECONDS = 8
 SETTLE_SECONDS = 0.05
 """Pending connections are accepted within twice this time."""
 LINGER_STEPS = 10
-"""How many times that long idle connections are kept after that: a request may be on its way."""
+"""Number of such steps that idle connections are kept after that: a request may be on its way."""
 
 
 class StartFailed(LtrrError):
@@ -120,7 +120,7 @@ class DrainingServer(uvicorn.Server):
             listener.close()
 
     def _announce_close(self) -> None:
-        """From now on every answer ends its connection."""
+        """Make every response from now on close its connection."""
         if send_connection_close(self):
             metrics.DRAINING.set(1)
 
@@ -140,7 +140,7 @@ class WorkerServer(DrainingServer):
         config.timeout_notify = BEAT_SECONDS
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Nothing: signals are for the supervisor."""
+        """Ignore the signal: signals are for the supervisor."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen to the supervisor, then to clients."""

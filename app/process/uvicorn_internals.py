@@ -1,5 +1,5 @@
-"""What is changed in a running uvicorn server without it offering a way: its default headers, and the signals that it
-raises again at its end. Checked against uvicorn 0.54; check again when uvicorn is upgraded.
+"""Changes to internals of a running uvicorn server that have no public API: its default headers, and the signals that
+it raises again at its end. Checked against uvicorn 0.54; check again when uvicorn is upgraded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ CONNECTION_CLOSE = (b"connection", b"close")
 
 
 def send_connection_close(server: uvicorn.Server) -> bool:
-    """Add `Connection: close` to every answer from now on, which ends its connection; whether that is new."""
+    """Add `Connection: close` to every response from now on; returns whether it was not there yet."""
     if CONNECTION_CLOSE in server.config.encoded_headers:
         return False
     server.config.encoded_headers.append(CONNECTION_CLOSE)
@@ -20,6 +20,5 @@ def send_connection_close(server: uvicorn.Server) -> bool:
 
 
 def raise_at_exit(server: uvicorn.Server, number: int) -> None:
-    """Have the signal `number` raised once more when the server has ended, for the handler that was installed
-    before."""
+    """Raise the signal `number` once more when the server has ended, for the previously installed handler."""
     server._captured_signals.append(number)

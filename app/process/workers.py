@@ -3,12 +3,13 @@
 uvicorn's own supervisor is not used, because it pings a thread of each worker, so a hung event loop goes unnoticed; it
 pings one worker after another, so a stopped one blocks them all; it restarts without delay, keeps the metrics of dead
 workers, leaves workers behind when it is killed, and stops by closing the listener in the workers while its own copy
-goes on collecting connections that are never accepted.
+continues to collect connections that are never accepted.
 
 All workers accept from one listening socket that the supervisor bound (with one socket each, the kernel would give
 connections to a worker that cannot take them any more). Each is a fresh interpreter with settings, clients and event
-loop of its own. Each has a place, a number from 1 up that its successor takes over. They talk over a socket pair: the
-worker sends heartbeats, the supervisor the order to drain, and each sees at once when the other ends.
+loop of its own. Each has a place, a number from 1 up that its successor takes over. Supervisor and worker communicate
+over a socket pair: the worker sends heartbeats, the supervisor the order to drain, and each notices at once when the
+other ends.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ logger = logging.getLogger(__name__)
 DRAIN = b"d"
 BEAT_SECONDS = 1
 MAX_SILENCE_SECONDS = 10.0
-"""A worker without a heartbeat for so long is replaced."""
+"""A worker without a heartbeat for this long is replaced."""
 MAX_START_SECONDS = 120.0
 MAX_STOP_SECONDS = 10.0
-"""How long after draining a worker may take to end."""
+"""Time that a worker has to exit after draining."""
 TICK_SECONDS = 0.25
 STEADY_SECONDS = 30.0
-"""A worker that served for so long did not die of what killed its predecessor."""
+"""A worker that has served for this long counts as healthy: its death is not a repeated failure."""
 MAX_PAUSE_SECONDS = 30.0
 COMMAND = (sys.executable, "-m", "app.worker")
 
@@ -56,7 +57,7 @@ class WorkerFailed(LtrrError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a worker gets from its supervisor: its number, two open descriptors, and the folder of the metrics."""
+    """Data that a worker gets from its supervisor: its number, two open descriptors, and the folder of the metrics."""
 
     slot: int
     listener: int
@@ -97,7 +98,7 @@ class Worker:
     serving_since: float | None = None
 
     def receive(self) -> bytes:
-        """What the worker sent: beats, or nothing when its end of the link is closed."""
+        """Bytes that the worker sent: heartbeats, or b"" when its end of the link is closed."""
         try:
             return self.link.recv(1024)
         except BlockingIOError:
@@ -113,7 +114,7 @@ class Slot:
     worker: Worker | None = None
     start_at: float = 0.0
     deaths: int = 0
-    """In a row, each soon after its start."""
+    """Number of consecutive deaths, each soon after the start."""
 
 
 @dataclass(slots=True)

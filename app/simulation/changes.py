@@ -1,4 +1,4 @@
-"""The changes during a simulated run that the command asks for, and how the catalogue follows them."""
+"""Changes during a simulated run as requested by the command, and the updates of the catalogue that they cause."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from services.simulation.drift import (
 from services.types import Document
 
 WAVES = (0.2, 0.4, 0.6, 0.8)
-"""When new items arrive, as shares of a run."""
+"""Times at which new items arrive, as shares of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What changes during a run."""
+    """Changes during a run."""
 
     outages: tuple[Outage, ...] = ()
     new_items: float = 0.0

@@ -173,7 +173,7 @@ def _without_highlights(
     understanding: Understanding,
     schema: Schema,
 ) -> tuple[Hit, ...]:
-    """As services.search.slate.slate, without highlights, which a simulation does not need."""
+    """Like services.search.slate.slate, but without highlights, which a simulation does not need."""
     return tuple(
         Hit(entry.object_id, offset + place, entry.score, documents[entry.object_id], entry.arms, {}, entry.tail)
         for place, entry in enumerate(entries, 1)

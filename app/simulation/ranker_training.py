@@ -21,14 +21,14 @@ from services.simulation.loop import simulate
 from services.simulation.traffic import Search, Traffic
 
 SEED = 0
-"""Of users and training; differs from the seeds of the runs that are measured."""
+"""Seed of users and training; differs from the seeds of the measured runs."""
 
 ANSWERED_BY: dict[str, Callable[[int], str]] = {
     "both": lambda index: ("learned", "static")[index % 2],
     "LTRR": lambda index: "learned",
     "static": lambda index: "static",
 }
-"""Who answers the searches that the ranker learns from -> index of a search -> mode of the service."""
+"""Name of the policy that answers the ranker's training searches -> (index of a search -> mode of the service)."""
 
 TrainRanker = Callable[[Settings], Awaitable[str | None]]
 """Trains on the log in the settings' data folder; None when the ranker is active there, otherwise the reason why

@@ -98,7 +98,7 @@ def without(arm: str) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """What to simulate."""
+    """Specification of a simulation."""
 
     data: Path
     prepared: Path
@@ -115,7 +115,7 @@ class RunSpec:
     ranker: int = 0
     """Impressions that the ranker in `prepared` was trained on; 0: there is no ranker."""
     ranker_by: str = "both"
-    """Who answered those impressions: see app/simulation/ranker_training.py."""
+    """Policy that answered those impressions: see app/simulation/ranker_training.py."""
     http: bool = False
     """Whether to use a serving process over HTTP."""
 

@@ -1,7 +1,7 @@
-"""Simulated visitors of a demo: they search and click in the running service, at a pace that people can follow.
+"""Simulated visitors of a demo: they search and click in the running service, at a pace that a spectator can follow.
 
-They go the way that everybody's searches and clicks go, below HTTP: admission, the search engine, the feedback service,
-the event log. What they do is learned from like anything else, so only `ltrr demo` has them.
+Their searches and clicks take the same path as everyone's, below HTTP: admission, the search engine, the feedback
+service, the event log. The service learns from them as from real users, so only `ltrr demo` has them.
 """
 
 from __future__ import annotations
@@ -22,41 +22,44 @@ from services.datasets.folder import Dataset
 from services.errors import LtrrError
 from services.simulation.loop import PAGE_SIZE
 from services.simulation.traffic import Search
-from services.simulation.visitors import People, people
+from services.simulation.visitors import VisitorTraffic, visitor_traffic
 from services.types import Query
 
 logger = logging.getLogger(__name__)
 
 RATE = 3.0
-"""Searches a second, once the rush of the beginning is over."""
+"""Searches per second after the initial rush."""
 RUSH, RUSH_SECONDS = 8.0, 100.0
-"""Searches a second at first: a policy that leaves the static mix wants to have learned from some hundreds of answers,
-and more of them the smaller the gain is (services/policies/vw.py)."""
+"""Searches per second at first, and for how many seconds: a policy needs hundreds of answers before it leaves the
+static mix, and the more the smaller the gain is (services/policies/vw.py)."""
 LONGEST_SECONDS = 1800.0
-"""After this they go home: a demo that is forgotten does not fill the disk."""
+"""Seconds after which the visitors stop, so that a forgotten demo does not fill the disk."""
 THINK_SECONDS = 0.6
-"""From an answer to the clicks on it."""
+"""Seconds from an answer to the clicks on it."""
 PATIENCE = 2.0
-"""Seconds that a search may take."""
+"""Timeout of a search in seconds."""
 MEASURED_SECONDS = 10.0
-"""Time over which the rate is measured."""
+"""Seconds over which the rate is measured."""
 MAX_FAILURES = 50
-"""Searches in a row that may fail before they give up."""
+"""Consecutive failed searches after which the visitors give up."""
 
 
 class Visitors:
-    """Start them, stop them, see what they do. One visitor searches at a time; all on the service's event loop."""
+    """Starts and stops the visitors and reports their activity. One visitor searches at a time, on the service's event
+    loop."""
 
-    def __init__(self, system: System, invite: Callable[[], People], rate: float = RATE, rush: float = RUSH) -> None:
-        """`invite` says who comes; blocking, called once, by the first start. `rate`: searches a second; `rush`: the
-        same in the first RUSH_SECONDS of their first visit."""
+    def __init__(
+        self, system: System, load: Callable[[], VisitorTraffic], rate: float = RATE, rush: float = RUSH
+    ) -> None:
+        """`load`: returns the visitors' traffic; blocking, called once, by the first start. `rate`: searches per
+        second; `rush`: the same in the first RUSH_SECONDS."""
         self._system = system
-        self._invite = invite
+        self._load = load
         self._rate = rate
         self._rush = rush
         self._visited = 0.0
-        """Seconds that they have been there, all visits together."""
-        self._people: People | None = None
+        """Seconds that the visitors have been running in total."""
+        self._traffic: VisitorTraffic | None = None
         self._task: asyncio.Task[None] | None = None
         self._run = secrets.token_hex(4)
         self._recent: deque[float] = deque()
@@ -65,19 +68,20 @@ class Visitors:
 
     @property
     def running(self) -> bool:
-        """Whether they are searching now."""
+        """Whether the visitors are searching now."""
         return self._task is not None and not self._task.done()
 
     async def start(self) -> None:
-        """Nothing when they are there already. Raises InvalidRequest when the catalogue has nothing to search for."""
-        if self._people is None:
-            self._people = await asyncio.to_thread(self._invite)
+        """Start the visitors, unless they are running. Raises InvalidRequest when the catalogue has nothing to search
+        for."""
+        if self._traffic is None:
+            self._traffic = await asyncio.to_thread(self._load)
         if not self.running:
             self._trouble = None
-            self._task = asyncio.create_task(self._visit(self._people))
+            self._task = asyncio.create_task(self._visit(self._traffic))
 
     async def stop(self) -> None:
-        """They are gone when this returns."""
+        """Stop the visitors; they have stopped when this returns."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -85,7 +89,8 @@ class Visitors:
         self._recent.clear()
 
     def state(self) -> dict[str, Any]:
-        """As JSON: whether they are there, searches a second of late, and what they did since the service started."""
+        """State as JSON values: whether they are running, recent searches per second, totals since the service
+        started."""
         now = time.monotonic()
         while self._recent and self._recent[0] < now - MEASURED_SECONDS:
             self._recent.popleft()
@@ -99,19 +104,19 @@ class Visitors:
             "trouble": self._trouble,
         }
 
-    async def _visit(self, visiting: People) -> None:
+    async def _visit(self, traffic: VisitorTraffic) -> None:
         began, in_a_row, clicks = time.monotonic(), 0, deque[tuple[float, list[dict[str, Any]]]]()
         following = began
-        for search in visiting.searches:
+        for search in traffic.searches:
             await asyncio.sleep(max(0.0, following - time.monotonic()))
             pause = 1.0 / (self._rush if self._visited < RUSH_SECONDS else self._rate)
             self._visited += pause
-            # Where searches take longer than the pause, those that fell behind are left out and not made up for.
+            # Where searches take longer than the pause, delayed ones are dropped and not made up for.
             following = max(following, time.monotonic() - pause) + pause
             try:
                 while clicks and clicks[0][0] <= time.monotonic():
                     await self._act(clicks.popleft()[1])
-                events = await self._search(search, visiting)
+                events = await self._search(search, traffic)
             except (LtrrError, TimeoutError) as error:
                 in_a_row += 1
                 self._failures += 1
@@ -127,8 +132,8 @@ class Visitors:
                 logger.info("visitors_went_home after=%.0f", LONGEST_SECONDS)
                 return
 
-    async def _search(self, search: Search, visiting: People) -> list[dict[str, Any]]:
-        """The clicks on the answer, as POST /v1/feedback takes them."""
+    async def _search(self, search: Search, traffic: VisitorTraffic) -> list[dict[str, Any]]:
+        """Search; returns the clicks on the answer, in the form of POST /v1/feedback."""
         query = Query(
             search.query.text,
             limit=PAGE_SIZE,
@@ -150,7 +155,7 @@ class Visitors:
                 "action_name": "click",
                 "position": place + 1,
             }
-            for place in visiting.judge.clicks(slate, search.query.query_id, search.index)
+            for place in traffic.judge.clicks(slate, search.query.query_id, search.index)
         ]
 
     async def _act(self, events: list[dict[str, Any]]) -> None:
@@ -162,15 +167,15 @@ class Visitors:
 
 @asynccontextmanager
 async def visitors(system: System, source: Path, running: bool) -> AsyncIterator[Visitors]:
-    """Visitors of the catalogue that `source` holds, there from the beginning when `running`; gone at the end."""
+    """Visitors of the catalogue in `source`, started at once when `running`; stopped at the end."""
 
-    def invite() -> People:
-        return people(Dataset.open(source), system.catalogue.schema.title, secrets.randbits(32))
+    def load() -> VisitorTraffic:
+        return visitor_traffic(Dataset.open(source), system.catalogue.schema.title, secrets.randbits(32))
 
-    visiting = Visitors(system, invite)
+    demo_visitors = Visitors(system, load)
     if running:
-        await visiting.start()
+        await demo_visitors.start()
     try:
-        yield visiting
+        yield demo_visitors
     finally:
-        await visiting.stop()
+        await demo_visitors.stop()

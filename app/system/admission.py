@@ -1,4 +1,4 @@
-"""Load shedding: what cannot be answered in time is refused cheaply, at once, and before any work is done."""
+"""Load shedding: searches that cannot be answered in time are rejected cheaply, at once, before any work is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Admission:
 
     @contextmanager
     def admit(self, route: str) -> Iterator[None]:
-        """Count a search in for as long as the context lasts. Raises Overloaded when `limit` are in flight."""
+        """Count a search as in flight for as long as the context lasts. Raises Overloaded when `limit` are in
+        flight."""
         if self._in_flight >= self._limit:
             metrics.SHED.labels(route).inc()
             raise Overloaded("too many searches at once; try again shortly")

@@ -12,7 +12,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
-"""How long work may take to end once it is told to; then it is cancelled: it may wait for another process."""
+"""Time that work has to end after `stop` is set; then it is cancelled: it may wait for another process."""
 
 
 @asynccontextmanager
@@ -35,7 +35,7 @@ async def background(work: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncI
 
 
 async def briefly(work: Coroutine[Any, Any, None], seconds: float) -> None:
-    """Wait for `work`, but no longer than `seconds`; it goes on in the background. A failure is logged, not raised."""
+    """Wait for `work`, but at most `seconds`; then it continues in the background. A failure is logged, not raised."""
     task = asyncio.create_task(work)
     task.add_done_callback(lambda done: _report(done, None))
     _running.add(task)
@@ -48,7 +48,7 @@ _running: set[asyncio.Task[None]] = set()
 
 
 def _report(task: asyncio.Future[None], stop: asyncio.Event | None) -> None:
-    """Log why work failed that should have gone on."""
+    """Log the error of work that should not have ended."""
     if task.cancelled() or (stop is not None and stop.is_set()):
         return
     error = task.exception()

@@ -1,4 +1,4 @@
-"""The catalogue and everything it is searched in: indexes, arms over them, and what keeps the indexes up to date."""
+"""Opens the catalogue: its indexes, the arms over them, and the updaters that keep the indexes in sync."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from services.models.active import ActiveModels
 from services.rankers.passthrough import PassthroughRanker
 
 ENCODER_KEY = "gateways_encoder"
-"""Key of the shared state under which gateways say which sentence encoder they were told to use."""
+"""Key of the shared state under which gateways record the sentence encoder in their settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueParts:
-    """An open catalogue with its indexes, its arms and what keeps them up to date."""
+    """An open catalogue with its indexes, its arms and the synchronisation of the indexes."""
 
     catalogue: Catalogue
     sync: IndexSync
@@ -39,7 +39,7 @@ class CatalogueParts:
 
 @dataclass(frozen=True, slots=True)
 class Updaters:
-    """What keeps each index in step with the catalogue."""
+    """The updater of each index."""
 
     lexical: LexicalUpdater
     texts: VectorUpdater
@@ -51,9 +51,10 @@ class Updaters:
 async def open_catalogue(
     settings: Settings, stores: Stores, around: Surroundings, stack: AsyncExitStack, serving: bool
 ) -> CatalogueParts:
-    """Open and repaired; closed with `stack`. serving: whether this is a gateway, and not a command beside some.
+    """Open and repair the catalogue; it is closed with `stack`. serving: whether this is a gateway rather than a
+    command beside gateways.
 
-    Raises SettingsInvalid for a command with another encoder than the gateways have.
+    Raises SettingsInvalid for a command with a different encoder from that of the gateways.
     """
     schema = CurrentSchema(stores.items, stores.locks)
     await schema.refresh()
@@ -107,8 +108,8 @@ def _index_sync(
 
 
 async def agree_on_encoder(settings: Settings, stores: Stores, version: str, serving: bool) -> None:
-    """Shared vectors are made by one encoder. Gateways record which one they were told to use; a command that was told
-    another one would take it away from them. Raises SettingsInvalid."""
+    """Check that a command uses the encoder of the gateways, which they record here: shared vectors are made by one
+    encoder, and a command with another one would replace the gateways' vectors. Raises SettingsInvalid."""
     if stores.redis is None or settings.qdrant_url is None:
         return
     mine = None if settings.encoder is None else version

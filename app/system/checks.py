@@ -1,4 +1,4 @@
-"""What must hold before anything is opened."""
+"""Checks of the settings before anything is opened."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from services.query_ids import parse_keys
 
 
 def check_settings(settings: Settings) -> None:
-    """Make the data folder where one is needed. Raises SettingsInvalid for signing keys that are malformed, or a folder
-    that cannot be written."""
+    """Check the settings, and create the data folder where one is needed. Raises SettingsInvalid for signing keys that
+    are malformed, or a folder that cannot be written."""
     if settings.signing_keys is not None:
         parse_keys(settings.signing_keys.get_secret_value())
     if not settings.embedded:

@@ -43,7 +43,8 @@ class Indexes:
 async def open_indexes(
     settings: Settings, schema: Schema, text_encoder: Any, taste: Any, stack: AsyncExitStack
 ) -> Indexes:
-    """Open them; closed with `stack`. An engine that is away is no failure here: its arms fail until it is back."""
+    """Open the indexes; they are closed with `stack`. An unreachable engine is not an error here: its arms fail until
+    it is back."""
     folder = settings.data_dir
     opensearch: OpenSearchIndex | None = None
     qdrant: QdrantServer | None = None

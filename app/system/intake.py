@@ -1,5 +1,5 @@
-"""Storing items and events without any index, for bulk loads: the service is opened afterwards, and gives every index
-what it lacks."""
+"""Stores items and events without any index, for bulk loads: the service that is opened afterwards brings every index
+up to date."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from services.learning.feedback import FeedbackService
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """Nothing of it touches an index."""
+    """Writes to the stores alone, never to an index."""
 
     items: ItemStore
     catalogue: Catalogue
     sync: IndexSync
-    """Of no index: it keeps the schema's constants measured."""
+    """Without any index; it only keeps the schema's constants up to date."""
     feedback: FeedbackService
 
 

@@ -37,9 +37,9 @@ def new_learner(
     guard: Callable[[], Awaitable[None]] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Learner:
-    """A learner as the settings ask for it, not yet restored.
+    """A learner according to the settings, not yet restored.
 
-    on_publish: called with the version and the bytes of every snapshot. guard: raises once it must write no more.
+    on_publish: called with the version and the bytes of every snapshot. guard: raises once it must not write any more.
     """
     return Learner(
         stores.log,

@@ -1,4 +1,4 @@
-"""The learner as a process of its own: it waits for the lease, learns while it holds it, and starts over."""
+"""The learner as a process of its own: it waits for the lease, learns while it holds it, and repeats."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ logger = logging.getLogger(__name__)
 
 LEASE = "learner"
 RETRY_SECONDS = 1.0
-"""Before the next try after a failure."""
+"""Seconds before the next attempt after a failure."""
 OBSERVE_SECONDS = 2.0
-"""How long a probe or a scrape may wait for Redis."""
+"""Seconds that a probe or a scrape may wait for Redis."""
 
 
 class LearnerSystem:
-    """`run` learns until told to stop; the other methods may be called meanwhile."""
+    """`run` learns until it is stopped; the other methods may be called meanwhile."""
 
     def __init__(self, settings: Settings, stores: Stores, lease: Lease, mirror: Work) -> None:
         self._settings = settings
         self._lease = lease
         self._mirror = mirror
-        # A learner that was stopped while another took over writes no model when it goes on.
+        # A learner that was suspended while another took over must not write a model when it resumes.
         fenced = model_store(settings, lambda: (self._lease.epoch_key, self._lease.epoch))
         self._stores = replace(stores, models=fenced)
         self._learner: Learner | None = None
@@ -77,7 +77,7 @@ class LearnerSystem:
             stopping.cancel()
 
     async def _acquired(self, stopping: asyncio.Task[bool]) -> bool:
-        """Wait for the lease; returns whether it is held, False when told to stop before that."""
+        """Wait for the lease; returns whether it is held, False when stopped before that."""
         acquiring = asyncio.create_task(self._lease.acquire())
         done, _ = await asyncio.wait([acquiring, stopping], timeout=RETRY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not done:
@@ -92,7 +92,7 @@ class LearnerSystem:
         return True
 
     async def _learn(self, stop: asyncio.Event, stopping: asyncio.Task[bool]) -> None:
-        """Learn until told to stop, or until the lease is lost: from then on this learner writes nothing."""
+        """Learn until stopped, or until the lease is lost: from then on this learner writes nothing."""
         learner = new_learner(self._settings, self._stores, guard=self._lease.verify)
         await learner.restore()
         self._learner = learner
@@ -106,7 +106,8 @@ class LearnerSystem:
 
 
 def _report(error: Exception) -> None:
-    """Errors of our own say what to do; the text of others may quote what was sent."""
+    """Log an error: our own with their message, which says what to do; others by type, as their text may quote
+    input."""
     logger.warning("learner_waits error=%s", str(error) if isinstance(error, LtrrError) else type(error).__name__)
 
 
@@ -115,7 +116,7 @@ async def learning(settings: Settings) -> AsyncIterator[LearnerSystem]:
     """The learner process: it learns in the background for as long as the context lasts.
 
     Raises StorageFailed when Redis cannot be reached at the start."""
-    async with open_stores(settings, tell=True) as stores:
+    async with open_stores(settings, warn=True) as stores:
         if stores.redis is None:
             raise StorageFailed("the event log is a file: its learner runs inside `ltrr serve`")
         lease = Lease(stores.redis, LEASE)

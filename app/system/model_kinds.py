@@ -1,7 +1,7 @@
-"""Every kind of model, one row each: how stored files become a model, what stands in where there is none, how it
-becomes active in the running service, and how `ltrr train` makes it.
+"""Every kind of model, one row each: how it is loaded, what replaces it where there is none, how it is activated in the
+running service, and how `ltrr train` trains it.
 
-A new kind is a row of MODEL_KINDS, and a field of ModelSlots where the part of the service that uses it is a new one.
+A new kind is a row of MODEL_KINDS, and a field of ModelSlots if a new part of the service uses it.
 """
 
 from __future__ import annotations
@@ -57,23 +57,23 @@ class ModelKind:
     """One kind of model: how it is loaded, activated and trained."""
 
     name: str
-    """In the model store, in commands and in the API; never renamed."""
+    """Name of the kind in the model store, in commands and in the API; never renamed."""
     load: Callable[[Settings, StoredModel], Any]
-    """The model of a stored version. Raises ModelInvalid or KeyError for files that are no such model."""
+    """Loads the model of a stored version. Raises ModelInvalid or KeyError for files that are no such model."""
     stand_in: Callable[[Settings], Any]
-    """What serves where there is no stored version; may be None when the part that uses it can do without."""
+    """The model that serves where there is no stored version; None when the part that uses it works without one."""
     activate: Callable[[ModelSlots, Any], Awaitable[None]]
-    """Searches use the model when this has returned."""
+    """Activates a model: searches use it once this has returned."""
     pinned: Callable[[Settings], Any] = lambda settings: None
-    """The model that the settings name, which serves whatever is stored; None when they name none."""
+    """The model named in the settings, which serves whatever is stored; None when they name none."""
     keep_active: bool = False
-    """When a stored version cannot be used, the model before it stays active; otherwise the stand-in serves."""
+    """Whether the previous model stays active when a stored version cannot be used; otherwise the stand-in serves."""
     by_learner: bool = False
-    """The learner makes it as it goes. A learner in this process activates its versions itself, and which version it
-    goes on from is changed through it."""
+    """Whether the learner produces the model. A learner in this process activates its versions itself, and the version
+    to continue from is changed through it."""
     trainer: str | None = None
-    """`module:function` of how `ltrr train` makes it (app/cli/trainers.py), imported when it is asked for; None when
-    that command does not make it."""
+    """`module:function` of its trainer (app/cli/trainers.py), imported when `ltrr train` needs it; None when that
+    command does not train this kind."""
 
 
 def _text_encoder_of_folder(settings: Settings) -> TextEncoder | None:
@@ -141,18 +141,18 @@ def kind_named(name: str) -> ModelKind | None:
 
 
 def by_learner(name: str) -> bool:
-    """Whether models of the kind of that name are made, and activated, by the learner."""
+    """Whether models of the kind with that name are produced and activated by the learner."""
     kind = kind_named(name)
     return kind is not None and kind.by_learner
 
 
 def trainable() -> list[str]:
-    """Names of the kinds that `ltrr train` makes."""
+    """Names of the kinds that `ltrr train` trains."""
     return [kind.name for kind in MODEL_KINDS if kind.trainer is not None]
 
 
 def current_model(name: str, settings: Settings, store: ModelStore) -> Any:
-    """The model of a kind that is to serve by the settings and the store. Blocking.
+    """The model of a kind that should serve, according to the settings and the store. Blocking.
 
     Raises ModelInvalid for a stored version that cannot be used, if the kind has no stand-in for that case.
     """
@@ -175,7 +175,7 @@ def current_model(name: str, settings: Settings, store: ModelStore) -> Any:
 
 
 def loads(slots: ModelSlots, store: ModelStore, kinds: Sequence[ModelKind]) -> dict[str, Load]:
-    """For the Reloader: per kind, how the current model is loaded and becomes active."""
+    """For the Reloader: per kind, a function that loads and activates the current model."""
 
     async def load(kind: ModelKind) -> None:
         await kind.activate(slots, await asyncio.to_thread(current_model, kind.name, slots.settings, store))

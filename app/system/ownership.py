@@ -1,4 +1,4 @@
-"""One process owns an embedded data folder at a time; others find out who, and talk to it over HTTP."""
+"""Ownership of an embedded data folder by one process at a time; others look it up and use its HTTP API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Owner:
 
     pid: int
     url: str | None
-    """Where the owner serves; None while it does other work on the folder."""
+    """URL at which the owner serves; None while it does other work on the folder."""
 
 
 class Owned(SettingsInvalid):
@@ -36,8 +36,8 @@ class Owned(SettingsInvalid):
 def owned(folder: Path, url: str | None = None) -> Iterator[None]:
     """Own `folder` for as long as the context lasts. Raises Owned when another process has it.
 
-    The lock is the kernel's (flock): it is released with its process however that ends. What the file says is for
-    people and for `owner`."""
+    The lock is the kernel's (flock): it is released with its process however that ends. The content of the file is for
+    operators and for `owner`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _file(folder) as handle:
         try:
@@ -52,7 +52,7 @@ def owned(folder: Path, url: str | None = None) -> Iterator[None]:
 
 
 def owner(folder: Path) -> Owner | None:
-    """Who owns `folder` now, or None."""
+    """The current owner of `folder`, or None."""
     if not _path(folder).exists():
         return None
     with _file(folder) as handle:

@@ -1,4 +1,4 @@
-"""Policies as the settings ask for them."""
+"""Policies according to the settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_policy(settings: Settings, model: bytes | None = None, version: str | N
 
 
 def served_policy(settings: Settings, learned: LearningPolicy) -> Policy:
-    """What decides in learned mode: `learned`, unless LTRR_POLICY asks for one that never learns."""
+    """The policy that decides in learned mode: `learned`, unless LTRR_POLICY selects one that never learns."""
     if settings.policy == "fixed":
         return fixed_policy(settings)
     if settings.policy == "uniform":

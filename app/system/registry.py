@@ -1,4 +1,4 @@
-"""The model registry as routes and commands use it: what there is, what is active, and changing that by the rules."""
+"""The model registry for routes and commands: listing versions, promotion by the gates, and rollback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BY_HAND = "rolled back by hand"
 
 
 class Registry:
-    """Of a running service: what is promoted or rolled back here is active when the call returns."""
+    """Registry of a running service: promotions and rollbacks are active when the call returns."""
 
     def __init__(self, store: ModelStore, learner: LearnerView, reloader: Reloader, gate: PolicyGate) -> None:
         self._store = store
@@ -33,8 +33,8 @@ class Registry:
         return await asyncio.to_thread(listing, self._store)
 
     async def promote(self, kind: str, version: str, reason: str, force: bool) -> None:
-        """What the learner makes is judged now, against the active version; any other kind was judged when it was
-        trained. A version that does not pass goes live only by `force`.
+        """Promote a version. The learner's models are judged now, against the active version; any other kind was judged
+        when it was trained. A version that does not pass goes live only with `force`.
 
         Raises NotFound, or ModelInvalid for a version that does not pass its gate.
         """
@@ -49,11 +49,11 @@ class Registry:
         await self._reloader.reload(kind)
 
     async def reload(self) -> None:
-        """Make active whatever the store says is current by now."""
+        """Activate the versions that are current in the store now."""
         await self._reloader.reload_all()
 
     async def rollback(self, kind: str) -> str:
-        """Go back to the version before, and return it. It passes no gate: it is the way out.
+        """Go back to the previous version, and return it. There is no gate: this is the emergency exit.
 
         Raises NotFound when there is none to go back to.
         """
@@ -67,8 +67,8 @@ class Registry:
 
 
 def previous(store: ModelStore, kind: str) -> str:
-    """The version before the active one. An adopted version counts as the one it was adopted from, so that asking again
-    goes back further. Raises NotFound when there is none."""
+    """The version before the active one. An adopted version counts as the one it was adopted from, so that a second
+    rollback goes back further. Raises NotFound when there is none."""
     versions = store.versions(kind)
     places = {version.version: place for place, version in enumerate(versions)}
     place = next((place for place, version in enumerate(versions) if version.current), len(versions))
@@ -93,8 +93,8 @@ def listing(store: ModelStore) -> dict[str, Any]:
 
 
 def promote(store: ModelStore, kind: str, version: str, reason: str, force: bool) -> None:
-    """Promote if the version passed its gate when it was trained (those without one pass), or by force, which the
-    history records. Raises NotFound or ModelInvalid."""
+    """Promote if the version passed its gate in training (those without a gate pass), or by force, which the history
+    records. Raises NotFound or ModelInvalid."""
     verdict = store.load(kind, version).meta.get("gate")
     if verdict is not None:
         reason = _allowed_reason(

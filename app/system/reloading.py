@@ -1,4 +1,4 @@
-"""Makes active, in this process, what the model store says is current: at the start, and when that changes."""
+"""Activates, in this process, the versions that are current in the model store: at the start, and on changes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 
 Load = Callable[[], Awaitable[None]]
-"""Loads the store's current version of one kind, or what stands in where there is none, and makes it active."""
+"""Loads and activates the store's current version of one kind, or its stand-in where there is none."""
 
 
 class Reloader:
-    """Watches the kinds of `loads`, each by itself: one that takes long holds up no other. A version that cannot be
-    loaded leaves the active one where it is."""
+    """Watches the kinds of `loads` independently: a slow one delays no other. When a version cannot be loaded, the
+    active one stays."""
 
     def __init__(self, store: ModelStore, loads: Mapping[str, Load]) -> None:
         self._store = store
         self._loads = dict(loads)
         self._versions: dict[str, str | None] = {}
-        """Per kind that was loaded at least once, the version (None: there was none)."""
+        """Version of each kind that was loaded at least once (None: there was none)."""
         self._locks = {kind: asyncio.Lock() for kind in loads}
 
     async def reload(self, kind: str) -> None:
@@ -46,14 +46,14 @@ class Reloader:
                 logger.info("model_in_force kind=%s version=%s", kind, version)
 
     async def reload_all(self) -> None:
-        """Raises what the first that fails raises, after the others had their turn."""
+        """Reload every kind. Raises the first failure, after the others had their turn."""
         outcomes = await asyncio.gather(*map(self.reload, self._loads), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look every POLL_SECONDS until `stop` is set. A failure is logged: the store, or an engine, may be away."""
+        """Check every POLL_SECONDS until `stop` is set. Failures are logged: the store, or an engine, may be away."""
         await asyncio.gather(
             *(
                 poll(partial(self.reload, kind), stop, interval=POLL_SECONDS, on_failure=partial(_report, kind))

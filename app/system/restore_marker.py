@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from services.backends.redis.server import Redis
 
 FOLDER = "restoring"
-"""In a data folder while a backup replaces its stores."""
+"""Name of the subfolder that exists in a data folder while a backup replaces its stores."""
 
 
 def mark(redis: Redis) -> str:

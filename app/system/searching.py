@@ -1,4 +1,4 @@
-"""What answers queries: the engine, the surveys after it, explanations and completions."""
+"""Assembles the parts that answer queries: the engine, surveys, explanations and completions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assemble_search(
     signer: Signer,
     around: Surroundings,
 ) -> SearchParts:
-    """Over an open catalogue, with decisions by `switch`."""
+    """The search services over an open catalogue, with decisions by `switch`."""
     index = parts.indexes.lexical
     surveyor = Surveyor(parts.arms.pool, stores.items, stores.log, switch.should_survey)
     engine = SearchEngine(
@@ -56,7 +56,7 @@ def assemble_search(
 
 
 def _shown_items(stores: Stores, parts: CatalogueParts) -> ItemStore:
-    """Where documents of hits come from: with Redis and OpenSearch, from either."""
+    """The store of documents for hits: with Redis and OpenSearch, one falls back to the other."""
     if stores.redis is not None and parts.indexes.opensearch is not None:
         return FallbackItems(stores.items, parts.indexes.opensearch.documents)
     return stores.items

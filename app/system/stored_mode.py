@@ -11,7 +11,7 @@ DEFAULT = PolicyMode.LEARNED
 
 
 class StoredMode:
-    """Keeps the switch of this process at the mode that is stored."""
+    """Keeps the switch of this process in the stored mode."""
 
     def __init__(self, state: StateStore, switch: PolicySwitch, shared: bool) -> None:
         """shared: whether other processes may set the mode too."""
@@ -21,21 +21,22 @@ class StoredMode:
 
     @property
     def value(self) -> PolicyMode:
-        """The last one known here."""
+        """The last mode known to this process."""
         return self._switch.mode
 
     async def load(self) -> None:
-        """Switch to the stored mode. Raises StorageFailed or TimeoutError; the last one known stays then."""
+        """Switch to the stored mode. Raises StorageFailed or TimeoutError; then the last known mode stays."""
         mode = await self._state.get(KEY) or DEFAULT
         if mode != self._switch.mode:
             self._switch.mode = mode
 
     async def follow(self) -> None:
-        """`load`, where another process may have set the mode."""
+        """Call `load` if another process may have set the mode."""
         if self._shared:
             await self.load()
 
     async def set(self, mode: str) -> None:
-        """Durable and active when this returns. Raises StorageFailed when it could not be stored."""
+        """Set the mode; it is durable and active when this returns. Raises StorageFailed when it could not be
+        stored."""
         await self._state.set(KEY, mode)
         self._switch.mode = mode

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DAY = 86400.0
-"""Seconds."""
+"""Seconds per day."""
 LOG_FILE = "log.sqlite3"
 ITEMS_FILE = "items.sqlite3"
 MEMORY_FILE = "memory.sqlite3"
@@ -38,7 +38,7 @@ MODELS_FOLDER = "models"
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Everything durable but the indexes, which can be rebuilt."""
+    """All durable stores except the indexes, which can be rebuilt."""
 
     log: EventLog
     items: ItemStore
@@ -51,8 +51,8 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(settings: Settings, tell: bool = False) -> AsyncIterator[Stores]:
-    """Open for as long as the context lasts. With `tell`, settings of Redis that may lose data are logged.
+async def open_stores(settings: Settings, warn: bool = False) -> AsyncIterator[Stores]:
+    """The stores, open for as long as the context lasts. With `warn`, settings of Redis that may lose data are logged.
 
     Raises StorageFailed when a file does not open, Redis cannot be reached, or a restore was interrupted.
     """
@@ -61,16 +61,16 @@ async def open_stores(settings: Settings, tell: bool = False) -> AsyncIterator[S
             refuse_folder(settings.data_dir)
             yield _files(settings, stack)
         else:
-            redis = await stack.enter_async_context(open_redis(settings, tell))
+            redis = await stack.enter_async_context(open_redis(settings, warn))
             await refuse_redis(redis)
             yield _shared(settings, redis)
 
 
 @asynccontextmanager
-async def open_redis(settings: Settings, tell: bool = False) -> AsyncIterator[Redis]:
-    """Connected for as long as the context lasts. With `tell`, settings of it that may lose data are logged.
+async def open_redis(settings: Settings, warn: bool = False) -> AsyncIterator[Redis]:
+    """Redis, connected for as long as the context lasts. With `warn`, its settings that may lose data are logged.
 
-    Raises StorageFailed when it cannot be reached, SettingsInvalid when none is set.
+    Raises StorageFailed when it cannot be reached, SettingsInvalid when no URL is set.
     """
     from services.backends.redis.server import Redis
 
@@ -82,7 +82,7 @@ async def open_redis(settings: Settings, tell: bool = False) -> AsyncIterator[Re
             unsafe = await redis.check()
         except (StorageFailed, TimeoutError) as error:
             raise StorageFailed(f"LTRR_REDIS_URL: Redis cannot be reached ({error}); see `ltrr doctor`") from error
-        if tell:
+        if warn:
             for problem in unsafe:
                 logger.warning("redis_unsafe: %s", problem)
         yield redis

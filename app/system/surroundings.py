@@ -1,4 +1,4 @@
-"""What a service takes from the world around it; a simulation brings its own."""
+"""Dependencies of a service on its surroundings (clocks, wrappers, steps), which a simulation replaces."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Surroundings:
     """Clocks, wrappers and steps that a service uses; the defaults are those of production."""
 
     clock: Callable[[], float] = time.time
-    """Unix seconds, of everything that is dated."""
+    """Unix time in seconds, for all timestamps."""
     stopwatch: Callable[[], float] = time.monotonic
-    """Seconds, for the circuit breakers of arms."""
+    """Monotonic seconds, for the circuit breakers of arms."""
     wrap_arm: Callable[[Arm], Arm] = lambda arm: arm
-    """Gives what is asked in place of an arm."""
+    """Returns the arm to use in place of a given one."""
     wrap_index: Callable[[Matching], Matching] = lambda index: index
-    """Gives what is asked in place of the index for everything that matches."""
+    """Returns the index to use in place of the one that finds all matches."""
     steps: Steps = field(default_factory=Steps)
     on_progress: OnProgress = ignore_progress
     """Called while an index is rebuilt."""

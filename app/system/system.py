@@ -32,14 +32,14 @@ from services.search.survey import Surveyor
 from services.types import Deadline, EventStatus
 
 READY_SECONDS = 0.5
-"""How long a readiness probe waits for a part."""
+"""Seconds that a readiness probe waits for a part."""
 OBSERVE_SECONDS = 1.0
-"""How long a scrape waits for counts and the learner."""
+"""Seconds that a scrape waits for counts and the learner."""
 
 
 @dataclass(slots=True)
 class System:
-    """What routes and commands use."""
+    """An open service, as routes and commands use it."""
 
     settings: Settings
     stores: Stores
@@ -57,7 +57,7 @@ class System:
     switch: PolicySwitch
     policy_mode: StoredMode
     pings: Mapping[str, Callable[[Deadline], Awaitable[Any]]] = field(default_factory=dict)
-    """Per remote engine, a call that fails when it is away."""
+    """Per remote engine, a call that fails when it is unreachable."""
 
     @property
     def log(self) -> EventLog:
@@ -71,12 +71,12 @@ class System:
 
     @property
     def memory(self) -> MemoryIndex:
-        """Clicks by query, and people's histories."""
+        """Clicks by query, and users' histories."""
         return self.stores.memory
 
     @property
     def state(self) -> StateStore:
-        """What processes share beside everything else."""
+        """Small key-value state shared by processes."""
         return self.stores.state
 
     @property
@@ -86,21 +86,22 @@ class System:
 
     @property
     def admin_key(self) -> str | None:
-        """The key that administration asks for; None when none is set."""
+        """The admin key; None when none is set."""
         return self.settings.admin_key.get_secret_value() if self.settings.admin_key else None
 
     async def mode(self) -> str:
-        """The current one, whichever process set it; the last one known while that cannot be read."""
+        """The current mode, whichever process set it; the last known one while it cannot be read."""
         with suppress(StorageFailed, TimeoutError):
             await self.policy_mode.load()
         return self.policy_mode.value
 
     async def set_mode(self, mode: str) -> None:
-        """Durable and active when this returns. Raises StorageFailed when it could not be stored."""
+        """Set the mode; it is durable and active when this returns. Raises StorageFailed when it could not be
+        stored."""
         await self.policy_mode.set(mode)
 
     async def record(self, events: Sequence[object], admin: bool) -> list[EventResult]:
-        """Take feedback in, count it, and tell the learner; one result each. Raises StorageFailed."""
+        """Record feedback, count it, and notify the learner; one result per event. Raises StorageFailed."""
         results = await self.feedback.record(events, admin)
         for result in results:
             metrics.FEEDBACK.labels(result.status).inc()
@@ -109,14 +110,15 @@ class System:
         return results
 
     async def forget_user(self, user_id: str) -> int:
-        """Returns how many log records were blanked; histories and memory have followed when this returns."""
+        """Forget a user; returns the number of blanked log records. Histories and memory are updated when this
+        returns."""
         blanked = await self.log.forget(user_id, time.time())
         await self.learner.catch_up(policy=False)
         return blanked
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
-        """(whether searches can be answered, "ok" or an error per part). All they need is items, from one store or
-        another: whatever else is away degrades answers, and taking this process out of service would help nobody."""
+        """(whether searches can be answered, "ok" or an error per part). Searches only need items, from one store or
+        another: any other missing part degrades answers, and taking this process out of service would not help."""
         deadline = Deadline.after(READY_SECONDS)
         calls: dict[str, Awaitable[Any]] = {"log": self.log.end(), "items": self.items.count()}
         calls |= {name: ping(deadline) for name, ping in self.pings.items()}
@@ -124,7 +126,8 @@ class System:
         return "ok" in (checks["items"], checks.get("opensearch")), checks
 
     async def observe(self) -> Progress | None:
-        """Update the gauges that nobody else keeps; returns where the learner stands, None while that is unknown."""
+        """Update the gauges that are not updated elsewhere; returns the learner's progress, None while it is
+        unknown."""
         try:
             async with asyncio.timeout(OBSERVE_SECONDS):
                 metrics.ITEMS.set(await self.items.count())

@@ -22,8 +22,8 @@ Work = Callable[[asyncio.Event], Awaitable[None]]
 async def mirroring(
     settings: Settings, stores: Stores, guard: Callable[[], Awaitable[None]] | None = None
 ) -> AsyncIterator[Work]:
-    """Gives `work(stop)`, which mirrors until told to stop, and may be started again. Without LTRR_UBI it only ensures
-    that the log keeps nothing for a mirror that ran before. Raises SettingsInvalid for malformed certificates."""
+    """Yields `work(stop)`, which mirrors until stopped, and may be started again. Without LTRR_UBI it only ensures that
+    the log retains nothing for an earlier mirror. Raises SettingsInvalid for malformed certificates."""
     if not settings.ubi or settings.opensearch_url is None:
         yield lambda stop: _forget_mirror(stores.log)
         return

@@ -1,5 +1,5 @@
-"""The service put together, from the stores up: catalogue with indexes and arms, policies and learner, models, search;
-then what runs in the background."""
+"""Assembles the service from the stores up: catalogue with indexes and arms, policies and learner, models, search; then
+its background work."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from services.query_ids import Signer, load_or_create_keys, parse_keys
 from services.types import Deadline
 
 START_SECONDS = 5.0
-"""How long a start waits for models to become active. Encoding a catalogue, or waiting for another process that does,
-takes longer, and is no reason not to serve."""
+"""Seconds that a start waits for models to become active. Encoding a catalogue, or waiting for another process that
+does, takes longer and must not delay serving."""
 REMOTE_PARTS = 3
-"""Engines that can be elsewhere; with all of them embedded, nobody else writes to the catalogue."""
+"""Number of engines that can be remote; with all of them embedded, no other process writes to the catalogue."""
 
 
 @asynccontextmanager
 async def opened(
     settings: Settings, learning: bool = True, surroundings: Surroundings | None = None
 ) -> AsyncIterator[System]:
-    """Everything open and repaired, with what runs in the background running (unless not `learning`); closed in reverse
-    at the end. The learner runs in here where the event log is a file, and is another process where it is shared."""
+    """The service, open and repaired, with its background work running (only if `learning`); closed in reverse order at
+    the end. The learner runs in this process where the event log is a file, and in its own where the log is shared."""
     around = surroundings or Surroundings()
     check_settings(settings)
     async with AsyncExitStack() as stack:
-        stores = await stack.enter_async_context(open_stores(settings, tell=True))
+        stores = await stack.enter_async_context(open_stores(settings, warn=True))
         parts = await open_catalogue(settings, stores, around, stack, serving=learning)
         fixed, learned = fixed_policy(settings), load_policy(settings)
         switch = PolicySwitch(served_policy(settings, learned), fixed, surveyed=settings.survey_share)
@@ -80,7 +80,7 @@ async def opened(
         if not learning:
             await reloader.reload_all()
         else:
-            # What takes longer, or fails because an engine is away, goes on in the background.
+            # Work that takes longer, or fails because an engine is away, continues in the background.
             await briefly(reloader.reload_all(), START_SECONDS)
             await _start(system, reloader, stack)
         yield system
@@ -89,7 +89,7 @@ async def opened(
 def _reloader(
     settings: Settings, stores: Stores, parts: CatalogueParts, switch: PolicySwitch, learner: Learner | LearnerLink
 ) -> Reloader:
-    """Of every kind of model, but those that a learner of this process activates itself."""
+    """Reloader of every kind of model except those that a learner of this process activates itself."""
     updaters = parts.updaters
     slots = ModelSlots(settings, parts.active, updaters.texts, updaters.tastes, updaters.predictions, switch)
     elsewhere = isinstance(learner, LearnerLink)
@@ -98,7 +98,7 @@ def _reloader(
 
 
 async def _start(system: System, reloader: Reloader, stack: AsyncExitStack) -> None:
-    """Run beside the service, until `stack` is closed: learning, reloading, surveys, and following other writers."""
+    """Start the background work, until `stack` is closed: learning, reloading, surveys, and following other writers."""
     settings = system.settings
     if isinstance(system.learner, Learner):
         mirror = await stack.enter_async_context(mirroring(settings, system.stores))
@@ -124,7 +124,7 @@ def _pings(indexes: Indexes) -> dict[str, Callable[[Deadline], Awaitable[Any]]]:
 
 
 def signer_of(settings: Settings) -> Signer:
-    """By the keys that are set, or else those of the data folder, which are made when there are none."""
+    """Signer with the keys in the settings, or else those in the data folder, which are created when there are none."""
     if settings.signing_keys is not None:
         keys = parse_keys(settings.signing_keys.get_secret_value())
     else:

@@ -39,7 +39,7 @@ _Error = tuple[type[BaseException], BaseException, TracebackType | None] | tuple
 
 @dataclass(slots=True)
 class Request:
-    """What the log lines of one request share, and what its own line adds."""
+    """Fields that all log lines of one request share, and further fields of its own line."""
 
     request_id: str
     trace_id: str = ""
@@ -130,7 +130,7 @@ class Json(JsonFormatter):
         )
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """UTC, ISO 8601 with milliseconds."""
+        """Time in UTC, ISO 8601 with milliseconds."""
         return _time(record)
 
     def formatException(self, error: _Error) -> str:

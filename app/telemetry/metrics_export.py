@@ -86,7 +86,7 @@ async def watch(worker: int) -> None:
 
 
 def _measure_process(worker: str) -> None:
-    """From /proc; elsewhere the two gauges stay at 0."""
+    """Read the process's memory and open descriptors from /proc; on other platforms the two gauges stay at 0."""
     try:
         with open("/proc/self/statm", "rb") as memory:
             metrics.PROCESS_MEMORY.labels(worker).set(int(memory.read().split()[1]) * PAGE_BYTES)

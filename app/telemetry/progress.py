@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 COUNTED = "{desc:<18} {percentage:3.0f}% |{bar:32}| {n:,} of {total:,} in {elapsed}"
 OPEN_ENDED = "{desc:<18} {n:,} in {elapsed}"
-"""Where nobody knows how many there will be."""
+"""Bar format of a stage whose total is unknown."""
 
 
 class Progress:
-    """One bar per stage on a terminal. Elsewhere a stage is told in one line once it has ended, and nothing is said of
-    one that never does. Notes are always written. May be told from any thread."""
+    """One bar per stage on a terminal. Elsewhere one line is written when a stage has ended, and none for a stage that
+    does not end. Notes are always written. May be called from any thread."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -30,14 +30,14 @@ class Progress:
             bar.close()
 
     def done(self, stage: str, count: int, total: int | None = None) -> None:
-        """`count` things of `stage` are done by now, of `total` where that is known; with the last one it has ended."""
+        """Report that `count` of `total` (if known) steps of `stage` are done; with the last one it has ended."""
         if self._terminal:
             self._bar(stage, total).update(count - self._bar(stage, total).n)
         if count == total:
             self.end(stage, count)
 
     def end(self, stage: str, count: int) -> None:
-        """`stage` is over after `count` things."""
+        """Report that `stage` has ended after `count` steps."""
         if not self._terminal:
             print(f"{stage}: {count:,}", file=sys.stderr, flush=True)
             return

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces to a collector over OTLP/HTTP, when one is set; otherwise OpenTelemetry is not even
+"""Exports OpenTelemetry traces to a collector over OTLP/HTTP when one is configured; otherwise OpenTelemetry is not
 imported.
 
 A request continues the trace of its `traceparent` (W3C Trace Context) and is sampled if the caller sampled it; without
@@ -33,7 +33,7 @@ ATTRIBUTE_NAMES = {
     "route": "http.route",
     "status": "http.response.status_code",
 }
-"""OpenTelemetry's names of attributes; others are called ltrr.<name>."""
+"""OpenTelemetry's names of attributes; others become ltrr.<name>."""
 EXPORT_SECONDS = 3.0
 """Timeout of one export, and of the last one at the end of the process."""
 
@@ -42,7 +42,7 @@ _tracer: Telemetry | None = None
 
 @asynccontextmanager
 async def exporting(settings: Settings) -> AsyncIterator[None]:
-    """Traces of this process go to the collector while the context lasts; those that are left are sent at its end.
+    """Export traces of this process to the collector while the context lasts; remaining ones are sent at its end.
 
     Raises SettingsInvalid when a collector is set and the packages of the extra "tracing" are not installed.
     """
@@ -116,13 +116,13 @@ class Telemetry:
         return self._entered(method, self._kinds.SERVER, {"method": method}, parent)
 
     def headers(self) -> dict[str, str]:
-        """Headers that carry the current trace on."""
+        """Headers that pass the current trace on."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
         return carrier
 
     def close(self) -> None:
-        """Send what is left; blocks for EXPORT_SECONDS at most."""
+        """Send remaining spans; blocks for EXPORT_SECONDS at most."""
         timer = threading.Timer(EXPORT_SECONDS, self._exporter.shutdown)
         timer.start()
         self._provider.shutdown()
@@ -141,7 +141,7 @@ class Telemetry:
             try:
                 yield span
             except BaseException as error:
-                # Not its message: it may quote what was sent.
+                # Without its message, which may quote the request.
                 current.set_attribute("error.type", type(error).__name__)
                 if isinstance(error, Exception):
                     span.fail()

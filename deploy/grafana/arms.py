@@ -37,17 +37,17 @@ def _per_arm(metric: str, more: str = "") -> str:
 
 def _compared(board: Board) -> None:
     board.row("All arms")
-    asked = _per_arm("ltrr_arm_requests_total")
+    retrievals = _per_arm("ltrr_arm_requests_total")
     failed = _per_arm("ltrr_arm_requests_total", ',outcome!="ok"')
     shown = f'sum(rate(ltrr_stage_duration_seconds_count{{{PROCESSES},stage="present"}}[$__rate_interval]))'
     board.add(
         8,
         8,
-        lines("Asked", "Retrievals per second and arm.", (asked, "{{arm}}"), unit="reqps"),
+        lines("Retrievals", "Retrievals per second and arm.", (retrievals, "{{arm}}"), unit="reqps"),
         lines(
             "Failing share",
             "Share of the retrievals of an arm that failed or timed out.",
-            (f"({failed} or 0 * {asked}) / ({asked} > 0)", "{{arm}}"),
+            (f"({failed} or 0 * {retrievals}) / ({retrievals} > 0)", "{{arm}}"),
             unit="percentunit",
             steps=Steps("transparent", [(0.05, BAD)]),
         ),
@@ -73,7 +73,7 @@ def _compared(board: Board) -> None:
             unit="percentunit",
         ),
         bars(
-            "Share of decisions that asked it",
+            "Share of decisions that used it",
             "Share of decisions with a count above 0, over the displayed time range.",
             (
                 f'1 - (sum by (arm) (increase(ltrr_choices_total{{{CHOSEN},count="0"}}[$__range]))'
@@ -89,7 +89,7 @@ def _compared(board: Board) -> None:
 
 def _alone(board: Board) -> None:
     board.row("Arm $arm", repeat="arm")
-    asked = f"rate(ltrr_arm_requests_total{{{CHOSEN}}}[$__rate_interval])"
+    retrievals = f"rate(ltrr_arm_requests_total{{{CHOSEN}}}[$__rate_interval])"
     candidates = f"sum(rate(ltrr_arm_candidates_total{{{CHOSEN}}}[$__rate_interval]))"
     answered = f'sum(rate(ltrr_arm_requests_total{{{CHOSEN},outcome="ok"}}[$__rate_interval]))'
     shown = f"sum(rate(ltrr_hits_shown_total{{{PROCESSES}}}[$__rate_interval]))"
@@ -103,7 +103,7 @@ def _alone(board: Board) -> None:
         lines(
             "Outcomes",
             "Retrievals per second by outcome. `circuit_open`: not called, because it kept failing.",
-            (f"sum by (outcome) ({asked})", "{{outcome}}"),
+            (f"sum by (outcome) ({retrievals})", "{{outcome}}"),
             unit="reqps",
             stacked=True,
             colors=OUTCOMES,

@@ -272,6 +272,6 @@ def _answers(board: Board) -> None:
 
 
 def _failing_retrievals(level: str) -> str:
-    asked = f"{level} (rate(ltrr_arm_requests_total{{{PROCESSES}}}[$__rate_interval]))"
+    retrievals = f"{level} (rate(ltrr_arm_requests_total{{{PROCESSES}}}[$__rate_interval]))"
     failed = f'{level} (rate(ltrr_arm_requests_total{{{PROCESSES},outcome!="ok"}}[$__rate_interval]))'
-    return f"({failed} or 0 * {asked}) / ({asked} > 0)"
+    return f"({failed} or 0 * {retrievals}) / ({retrievals} > 0)"

@@ -14,7 +14,7 @@ class Arm(Protocol):
 
     @property
     def name(self) -> str:
-        """Never renamed: it is a feature, a metric label and a field of the API."""
+        """Name of the arm; never renamed: it is a feature, a metric label and a field of the API."""
         ...
 
     @property
@@ -23,7 +23,7 @@ class Arm(Protocol):
         ...
 
     def available(self, context: Context) -> bool:
-        """Whether the arm has anything to go on for this request (a stranger has no history)."""
+        """Whether the arm can answer this request (the personal arm cannot without a history)."""
         ...
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:

@@ -1,4 +1,4 @@
-"""The explore arm: what is new and what is popular under the filters, whatever the words, so that both get a chance."""
+"""The explore arm: new and popular items under the filters, whatever the query, so that both get exposure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class ExploreArm:
-    """Lists new and popular items, whatever the query."""
+    """Retrieves new and popular items, whatever the query."""
 
     name = "explore"
     counts = CANDIDATE_COUNTS
@@ -23,7 +23,7 @@ class ExploreArm:
         return True
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
-        """Newest and most popular items in turn, each once; the score falls from 1 with the place."""
+        """Newest and most popular items alternately, each once; the score falls from 1 with the rank."""
         if count <= 0:
             return []
         filters = context.query.filters

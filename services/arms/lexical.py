@@ -1,4 +1,4 @@
-"""The lexical arm: items whose words are those of the query, or look like them."""
+"""The lexical arm: items that contain the query's words or similar spellings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class LexicalArm:
-    """Searches the words of all items by those of the query, in their likely spellings."""
+    """Retrieves items by the query's words in their likely spellings."""
 
     name = "lexical"
     counts = CANDIDATE_COUNTS

@@ -1,4 +1,4 @@
-"""From what a query means to what the index is asked: by its words, by its structure, or by both."""
+"""Translates an understood query into index queries: by words, by structure, or by both."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from services.text import normalize
 from services.types import Query, Slot, Understanding
 
 NGRAM_WEIGHT = 0.1
-"""Weight of character n-grams for a query whose words are known and rightly spelt: of the items with its words, those
-come first whose title is like the whole query."""
+"""Weight of character n-grams for a query whose words are known and correctly spelled: among the items with its words,
+those whose title resembles the whole query come first."""
 DOUBTFUL_NGRAM_WEIGHT = 1.0
-"""The same when the spelling is in doubt; then a title that is much like the query matches whatever its words."""
+"""The same when the spelling is in doubt; then a title that closely resembles the query matches whatever its words."""
 MAX_CONSTRAINTS = 8
 MIN_CONSTRAINT_WEIGHT = 0.01
-"""Readings less likely than this are not looked for."""
+"""Constraints of readings less likely than this are dropped."""
 
 
 def text_match(understanding: Understanding) -> TextMatch:
-    """The words of a query with their likely spellings. Words that say nothing of what is wanted (stopwords, "movies")
-    are left out when others remain; character n-grams weigh more when a word is unknown or looks misspelt."""
+    """The words of a query with their likely spellings. Uninformative words (stopwords, "movies") are left out when
+    others remain; character n-grams weigh more when a word is unknown or looks misspelled."""
     content = _content_tokens(understanding)
     words = [
         alternatives
@@ -56,7 +56,7 @@ def slot_match(understanding: Understanding) -> SlotMatch | None:
 
 
 def index_query(query: Query, understanding: Understanding) -> IndexQuery:
-    """Everything that matches lexically or structurally, from the first hit to the end of the page asked for."""
+    """Query for everything that matches lexically or structurally, up to the end of the requested page."""
     browsing = not normalize(query.text)
     return IndexQuery(
         text=None if browsing else text_match(understanding),
@@ -69,6 +69,6 @@ def index_query(query: Query, understanding: Understanding) -> IndexQuery:
 
 
 def _content_tokens(understanding: Understanding) -> frozenset[str]:
-    """Tokens that say what is wanted: those the reading without slots (the last resort) is left with."""
+    """Informative tokens: those that the reading without slots (the fallback) keeps."""
     plain = next((i for i in understanding.interpretations if not i.slots), None)
     return frozenset(plain.rest if plain is not None else understanding.tokens)

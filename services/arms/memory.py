@@ -1,4 +1,4 @@
-"""The memory arm: what people took when they asked this, or nearly this, before."""
+"""The memory arm: items that users clicked for the same or nearly the same query."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 
 class MemoryArm:
-    """Gives out what the search already looked up: the memory's hits are part of the context a decision is taken on."""
+    """Returns what the search has already recalled: the memory's hits are part of the context of the decision."""
 
     name = "memory"
     counts = CANDIDATE_COUNTS

@@ -1,4 +1,4 @@
-"""The personal arm: what this person may like among what the query names."""
+"""The personal arm: items near the user's taste among those that match what the query names."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from services.types import (
 )
 
 READING_SHARE = 0.5
-"""A reading of the query at least this likely beside the likeliest one is looked for too."""
+"""Readings of the query are also used when at least this likely relative to the likeliest one."""
 
 
 class PersonalArm:
-    """Looks near the sum of the vectors of the person's recent items, each by its weight (dislikes count against), and
-    leaves out those that were taken or disliked. One that was merely looked at may still be what they want."""
+    """Retrieves the nearest neighbours of the weighted sum of the vectors of the user's recent items (dislikes are
+    negative), without the items that were taken or disliked. One that was merely viewed may still be wanted."""
 
     name = "personal"
     counts = CANDIDATE_COUNTS
 
     def __init__(self, index: VectorIndex, encoder: TasteEncoder | None = None, look: float = 0.0) -> None:
-        """`index` holds the vectors of `encoder`; without one, those of a text encoder: what is alike in words. `look`:
-        the largest weight of an action by which an item is looked at, and not taken."""
+        """`index` holds the vectors of `encoder`; without one, those of a text encoder (textual similarity). `look`:
+        the largest weight of an action that is a mere view of an item."""
         self._index = index
         self._look = look
         self.encoder = encoder
         """Replaced together with the index's vectors, with no await in between."""
 
     def available(self, context: Context) -> bool:
-        """Whether the person has done anything of positive weight lately."""
+        """Whether the user's recent history has an action of positive weight."""
         return any(weight > 0.0 for _, weight, _ in context.person.recent)
 
     async def retrieve(self, context: Context, count: int, deadline: Deadline) -> list[Candidate]:
-        """The nearest items to the person's taste among those that the query names, best first. Raises ArmFailed when
-        the encoder was replaced meanwhile."""
+        """The nearest items to the user's taste among those that match the query's slots, best first. Raises ArmFailed
+        when the encoder was replaced meanwhile."""
         if not self.available(context):
             return []
         weights: dict[str, float] = {}
@@ -61,7 +61,7 @@ class PersonalArm:
         stacked = np.asarray([vectors[object_id] for object_id in known], np.float32)
         liked = np.asarray([weights[object_id] for object_id in known], np.float32) @ stacked
         wanted = (liked if encoder is None else encoder.user_vector(liked)).tolist()
-        # What the query names is a wish, not a filter: everything when nothing that the person could still want has it.
+        # Slots are a preference, not a filter: search everything when no item that could still be wanted meets them.
         found: dict[str, Candidate] = {}
         for named in [*_readings(context.understanding), ()]:
             if not named and found:
@@ -74,7 +74,7 @@ class PersonalArm:
 
 
 def _readings(understanding: Understanding) -> list[Filters]:
-    """What the query names, by the likeliest of its readings and those about as likely."""
+    """Filters from the slots of the likeliest reading and of those about as likely."""
     likely = understanding.interpretations[0].likelihood * READING_SHARE if understanding.interpretations else 0.0
     return [_named(i.slots) for i in understanding.interpretations if i.slots and i.likelihood >= likely]
 

@@ -1,4 +1,4 @@
-"""How each arm is made, of what the service has opened."""
+"""Constructs each arm from the parts that the service has opened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.models.text_encoder.model import TextEncoder
 
 @dataclass(frozen=True, slots=True)
 class ArmParts:
-    """What arms are made of."""
+    """The parts that arms are constructed from."""
 
     lexical: LexicalIndex
     texts: VectorIndex
@@ -30,7 +30,7 @@ class ArmParts:
     text_encoder: TextEncoder
     taste_encoder: TasteEncoder
     view_weight: float
-    """The largest weight of an action by which an item is looked at, and not taken."""
+    """The largest weight of an action that is a mere view of an item."""
 
 
 CONSTRUCTORS: dict[str, Callable[[ArmParts], Arm]] = {
@@ -41,7 +41,7 @@ CONSTRUCTORS: dict[str, Callable[[ArmParts], Arm]] = {
     ExploreArm.name: lambda parts: ExploreArm(parts.lexical),
     LexicalArm.name: lambda parts: LexicalArm(parts.lexical),
 }
-"""Name of the arm -> what makes it; an entry for every profile."""
+"""Name of the arm -> its constructor; an entry for every profile."""
 
 
 def build_arms(parts: ArmParts) -> tuple[Arm, ...]:

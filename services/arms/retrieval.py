@@ -1,4 +1,4 @@
-"""Ask the chosen arms at once; keep what arrives in time, name what does not."""
+"""Concurrent retrieval from the chosen arms: keeps the lists that arrive in time and names the arms that fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def retrieve(
 ) -> tuple[dict[str, list[Candidate]], list[Degraded]]:
     """Lists of the arms that answered (in arm order), and why the others did not. Never raises for a failing arm.
 
-    An arm with a circuit in `circuits` (by arm name) that keeps failing is not asked for a while ("circuit_open").
+    An arm with a circuit in `circuits` (by arm name) that keeps failing is not called for a while ("circuit_open").
 
     Not a TaskGroup or `gather`: there one failure or the deadline would throw away what the other arms found.
     """
@@ -72,7 +72,8 @@ async def retrieve(
 def _settle(
     circuit: Circuit, token: int, task: asyncio.Task[list[Candidate]], reason: str | None, seconds: float
 ) -> None:
-    """What an engine's own circuit watches over, and time too short to answer in, say nothing about the arm."""
+    """Report the outcome to the arm's circuit. Failures of an engine with a circuit of its own, and timeouts after too
+    short a time, say nothing about the arm."""
     of_engine = task.done() and not task.cancelled() and isinstance(task.exception(), Unavailable)
     if not of_engine and not (reason == "timeout" and seconds < MIN_CONCLUSIVE_SECONDS):
         circuit.settle(token, reason is None)
@@ -102,7 +103,7 @@ async def _ask(arm: Arm, context: Context, count: int, deadline: Deadline) -> li
 
 
 async def _abandon(tasks: Iterable[asyncio.Task[list[Candidate]]]) -> None:
-    """Cancel, and give the tasks a moment to let go; one that clings on is left behind rather than waited for."""
+    """Cancel the tasks and give them a moment to stop; one that does not is left running rather than waited for."""
     pending = [task for task in tasks if not task.done()]
     for task in pending:
         task.cancel()
@@ -112,7 +113,7 @@ async def _abandon(tasks: Iterable[asyncio.Task[list[Candidate]]]) -> None:
 
 
 def _let_go(task: asyncio.Task[list[Candidate]]) -> None:
-    """Take note of how it ended, so that nobody reports it as unnoticed (with a message that may quote the user)."""
+    """Retrieve the task's exception, so that asyncio does not log it (with a message that may quote the user)."""
     if not task.cancelled():
         task.exception()
 

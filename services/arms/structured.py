@@ -1,4 +1,4 @@
-"""The structured arm: items that have what the query names (a person, a genre, a decade), the best of them first."""
+"""The structured arm: items that have the values the query names (a person, a genre, a decade), best first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from services.backends.base import ANY_KEYWORD, Constraint, IndexQuery, LexicalI
 from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline
 
 REFERENCE_SHARE = 0.5
-"""Score of the best item that only refers to what the query names, as a share of the last one that has it."""
+"""Score of the best item that only refers to a named value, as a share of that of the last item that has one."""
 
 
 class StructuredArm:
@@ -34,7 +34,7 @@ class StructuredArm:
         if len(found) == count or named is None:
             return found
         known = {candidate.object_id for candidate in found}
-        # Asked for `count`, of which those known already are at most as many as were found.
+        # Requests `count`: at most as many as were found above can be duplicates.
         referring = await self._find(named, context, count + len(found), deadline)
         new = [candidate for candidate in referring if candidate.object_id not in known][: count - len(found)]
         if not (found and new):

@@ -1,4 +1,4 @@
-"""The vector arm: items whose text means about what the query means."""
+"""The vector arm: items whose text is semantically close to the query."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.types import CANDIDATE_COUNTS, Candidate, Context, Deadline, Degra
 
 
 class VectorArm:
-    """Searches the vectors of all items by that of the query."""
+    """Retrieves the nearest neighbours of the query's vector."""
 
     name = "vector"
     counts = CANDIDATE_COUNTS

@@ -1,4 +1,4 @@
-"""What the engines must do: one Protocol per part that has an embedded and a production implementation.
+"""Interfaces of the engines: one Protocol per part that has an embedded and a production implementation.
 
 Every method is async and every read carries a Deadline, so that a remote engine fits without a change elsewhere: an
 implementation must not start work whose deadline has passed, hands the remaining time to its engine, and raises
@@ -35,7 +35,7 @@ from services.types import (
 
 @dataclass(frozen=True, slots=True)
 class TextMatch:
-    """What to look for in words. An item matches when it has at least one of the words (see `ngrams_match`)."""
+    """The words to search for. An item matches when it has at least one of them (see `ngrams_match`)."""
 
     words: tuple[tuple[Alternative, ...], ...]
     raw: str
@@ -43,7 +43,7 @@ class TextMatch:
     ngram_weight: float = 0.0
     """Weight of character n-gram evidence beside words; 0 leaves it out."""
     ngrams_match: bool = False
-    """Whether an item also matches without any of the words, when its title is much like `raw`."""
+    """Whether an item also matches without any of the words, when its title closely resembles `raw`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ ANY_KEYWORD = "*"
 
 @dataclass(frozen=True, slots=True)
 class SlotMatch:
-    """What to look for in structure. An item matches when it meets at least `need` of the constraints (a group counts
+    """The field values to search for. An item matches when it meets at least `need` of the constraints (a group counts
     as one); items that meet more (by weight) come first, and those that meet the same are ordered by quality."""
 
     constraints: tuple[Constraint, ...]
@@ -93,11 +93,11 @@ class IndexQuery:
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
-    """What a search of the lexical index found."""
+    """Result of one search of the lexical index."""
 
     candidates: tuple[Candidate, ...]
     total: int
-    """All matching items, not only those returned."""
+    """Number of all matching items, not only those returned."""
     facets: Mapping[str, tuple[FacetCount, ...]] = field(default_factory=dict)
     """Per requested facet field, the most frequent values over all matching items."""
 
@@ -114,23 +114,23 @@ class LexicalIndex(Protocol):
         ...
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        """Index and forget items; searches that start after the return see it. Idempotent."""
+        """Index and remove items; searches that start after it returns see the change. Idempotent."""
         ...
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        """Replace the whole index under a new schema; searches go on against the old one until the swap."""
+        """Replace the whole index under a new schema; searches use the old one until the swap."""
         ...
 
     async def stale(self) -> bool:
-        """Whether it has to be rebuilt before anything else: it is not there, or not of its schema."""
+        """Whether it has to be rebuilt before anything else: it does not exist, or has another schema."""
         ...
 
     async def refresh(self) -> None:
-        """Search what another process has made active; nothing to do where the index belongs to this process."""
+        """Switch to the index that another process has activated; does nothing where the index belongs to this one."""
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and release the engine."""
+        """Finish pending work and release the engine."""
         ...
 
 
@@ -148,7 +148,7 @@ class VectorIndex(Protocol):
         ...
 
     async def vectors(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, list[float]]:
-        """Stored vectors of those of the items that have one."""
+        """Stored vectors of the given items that have one."""
         ...
 
     async def apply(self, upserts: Sequence[tuple[Document, Sequence[float]]], deletes: Sequence[str]) -> None:
@@ -168,15 +168,15 @@ class VectorIndex(Protocol):
         ...
 
     async def stale(self) -> bool:
-        """Whether it has to be rebuilt before anything else: it is not there, or not of its size and schema."""
+        """Whether it has to be rebuilt before anything else: it does not exist, or has another size and schema."""
         ...
 
     def adopt(self, schema: Schema, size: int, version: str) -> None:
-        """Use the index as another process has rebuilt it; nothing where the index belongs to this process."""
+        """Use the index as another process has rebuilt it; does nothing where the index belongs to this process."""
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and release the engine."""
+        """Finish pending work and release the engine."""
         ...
 
 
@@ -187,19 +187,19 @@ class ItemStore(Protocol):
     """The catalogue itself: the source of truth from which every index can be rebuilt."""
 
     async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
-        """The items of these ids that are there, in the order given. Raises TimeoutError, StorageFailed."""
+        """The items with these ids that exist, in the order given. Raises TimeoutError, StorageFailed."""
         ...
 
     async def put(self, documents: Sequence[Document]) -> None:
-        """Durable when it returns. Each document replaces an earlier one of the same id."""
+        """Store items; durable when it returns. Each document replaces an earlier one with the same id."""
         ...
 
     async def delete(self, object_ids: Sequence[str]) -> int:
-        """How many were there."""
+        """Delete items; returns the number that existed."""
         ...
 
     async def count(self) -> int:
-        """How many items there are."""
+        """Number of items."""
         ...
 
     def scan(self) -> AsyncIterator[Document]:
@@ -211,7 +211,8 @@ class ItemStore(Protocol):
         ...
 
     async def set_schema(self, schema: Schema) -> None:
-        """Durable when it returns. Another schema than before takes every index's confirmation back."""
+        """Store the schema; durable when it returns. A different schema from the stored one revokes the confirmations
+        of all indexes."""
         ...
 
     async def sequence(self) -> int:
@@ -220,21 +221,22 @@ class ItemStore(Protocol):
 
     async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:
         """(sequence, upserts, deletes) of the changes after number `after`, oldest first, each item once in its latest
-        state, at most some hundreds: ask again from `sequence` on until there are none. Other processes' writes are
-        among them, and no cache of `get` is older than they are, or than the last scan. Deletions that every index
+        state, at most some hundreds: call it again from `sequence` on until there are none. Other processes' writes are
+        included, and no cache of `get` is older than they are, or than the last scan. Deletions that every index
         confirmed may be missing after some hours."""
         ...
 
     async def confirmed(self, index: str) -> int | None:
-        """What `index` last confirmed with `applied`; None when never under the active schema: rebuild it."""
+        """The number that `index` last confirmed with `applied`; None when it never did under the active schema:
+        rebuild it."""
         ...
 
     async def applied(self, index: str, sequence: int) -> None:
-        """`index` now holds every change up to number `sequence`."""
+        """Confirm that `index` holds every change up to number `sequence`."""
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and release the store."""
+        """Finish pending work and release the store."""
         ...
 
 
@@ -250,7 +252,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """A person asked to be forgotten; consumers drop what they keep about the user."""
+    """A user asked to be forgotten; consumers drop what they store about the user."""
 
     user_id: str
     at: float
@@ -261,12 +263,12 @@ Record = Impression | Interaction | Tick | Forget | Survey
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record as the log keeps it, to be put into another log just so."""
+    """A record in its stored form, to be copied unchanged into another log."""
 
     offset: int
     at: float
     kind: int
-    """As in services.backends.log_codec."""
+    """Kind of record, as in services.backends.log_codec."""
     query_id: str
     user_id: str
     """Both "" for none; a blanked record has no user."""
@@ -280,26 +282,26 @@ class Known:
     event_id: str
     digest: str
     left: float
-    """Seconds for which it is still to be remembered."""
+    """Remaining seconds for which it has to be remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What counted on an answer and must not count again, whatever the event id."""
+    """An action that counted on an answer and must not count again, whatever the event id."""
 
     query_id: str
     object_id: str
     """"" for actions without an object."""
     action_name: str
     left: float
-    """Seconds for which it is still to be remembered."""
+    """Remaining seconds for which it has to be remembered."""
 
 
 class EventLog(Protocol):
     """The one durable, ordered log of what was shown and what users did. Offsets ascend by 1 from 1, without gaps."""
 
     async def append(self, record: Record) -> int:
-        """Durable when it returns; the record's offset."""
+        """Append a record; durable when it returns. Returns its offset."""
         ...
 
     async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[EventStatus]:
@@ -307,7 +309,7 @@ class EventLog(Protocol):
 
         Returns the status of each: `duplicate` when the event id is known with the same digest or
         when (query_id, object_id, action_name) already counted; `invalid` when the event id is known with another
-        digest; else the interaction's own status. Only accepted and late ones are stored: an event that was refused
+        digest; else the interaction's own status. Only accepted and late ones are stored: an event that was rejected
         for another reason passes through here so that a retry of a known event id is recognised first.
         Raises StorageFailed, having accepted nothing.
         """
@@ -330,7 +332,7 @@ class EventLog(Protocol):
         ...
 
     async def dead_letter(self, offset: int, reason: str) -> None:
-        """Note among the dead letters that the record at `offset` could not be applied; once per offset."""
+        """Record as a dead letter that the record at `offset` could not be applied; once per offset."""
         ...
 
     async def dead_letters(self, limit: int) -> list[tuple[int, str]]:
@@ -338,19 +340,21 @@ class EventLog(Protocol):
         ...
 
     async def consumed(self, consumer: str, offset: int) -> None:
-        """`consumer` will not read records up to `offset` again. Records that every consumer has consumed and
-        that are older than the log's retention, by log time, may be dropped, but never the last one."""
+        """Declare that `consumer` will not read records up to `offset` again. Records that every consumer has consumed
+        and that are older than the log's retention, by log time, may be dropped, but never the last one."""
         ...
 
     async def forget_consumer(self, consumer: str) -> None:
-        """`consumer` will not read any more, so nothing waits for it from now on; unknown names are ignored."""
+        """Stop retaining records for `consumer`, which will not read any more; unknown names are ignored."""
         ...
 
     async def forget(self, user_id: str, at: float) -> int:
-        """Blank the user's id and query text in past records and append a Forget; how many records were blanked."""
+        """Blank the user's id and query text in past records and append a Forget; returns the number of blanked
+        records.
+        """
         ...
 
-    # For backups: what goes out here goes into an empty log, of this kind or another, and is the same log again.
+    # For backups: copied into an empty log, of this kind or another, the content gives the same log again.
 
     async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
         """Hand the event ids and counted actions to `take`, in batches (some perhaps twice). Returns an offset: those
@@ -366,15 +370,15 @@ class EventLog(Protocol):
         ...
 
     async def put_known(self, known: Sequence[Known | Counted]) -> None:
-        """Take what `known` of another log handed out; durable when it returns."""
+        """Store what `known` of another log returned; durable when it returns."""
         ...
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
-        """Behind the last record; durable when it returns."""
+        """Append entries of another log; durable when it returns."""
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and release the store."""
+        """Finish pending work and release the store."""
         ...
 
 
@@ -383,7 +387,7 @@ class EventLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MemoryChange:
-    """What one log record does to the memory index and the histories; all fields optional."""
+    """The changes of one log record to the memory index and the histories; all fields optional."""
 
     shown: tuple[str, str] | None = None
     """(memory key, normalised text) of an impression."""
@@ -398,7 +402,7 @@ class MemoryChange:
 
 
 MemoryRow = tuple[Any, ...]
-"""One thing that a memory keeps, as a name and its values:
+"""One entry of a memory, as a name and its values:
 
     query         key, shown, at, used                  text      text, key, asked, at
     asker         text, principal, weight, at, used     score     key, object_id, clicks, at
@@ -411,18 +415,18 @@ the catalogue."""
 
 
 class MemoryIndex(Protocol):
-    """Q2E scores and people's histories. Scores decay by log time, are capped per query, and survive a restart."""
+    """Q2E scores and users' histories. Scores decay by log time, are capped per query, and survive a restart."""
 
     async def remembered(self, key: str, limit: int, deadline: Deadline) -> list[Remembered]:
         """Items that the memory has for the query behind `key` (see services/memory/scores.py) and its neighbours."""
         ...
 
     async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
-        """The latest `limit` entries of a person's history, newest first."""
+        """The latest `limit` entries of a user's or session's history, newest first."""
         ...
 
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
-        """Past queries (normalised text) that begin with `prefix`, most asked first, with how often."""
+        """Past queries (normalised text) that begin with `prefix`, most frequent first, with their counts."""
         ...
 
     async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
@@ -442,16 +446,16 @@ class MemoryIndex(Protocol):
         ...
 
     def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
-        """Everything that came from the log, as it was at one moment; every row after those that it belongs to, the
-        state last. Raises StorageFailed when no such moment can be had; what was handed out is then void."""
+        """A consistent copy of everything that came from the log; every row after those that it belongs to, the state
+        last. Raises StorageFailed when no consistent copy is possible; the rows returned so far are then invalid."""
         ...
 
     async def put_rows(self, rows: Sequence[MemoryRow]) -> None:
-        """Into an empty memory, in the order of `rows()`; durable when it returns."""
+        """Fill an empty memory, in the order of `rows()`; durable when it returns."""
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and release the store."""
+        """Finish pending work and release the store."""
         ...
 
 
@@ -459,14 +463,14 @@ class MemoryIndex(Protocol):
 
 
 class StateStore(Protocol):
-    """A few durable switches that every worker reads (policy mode, operator's notes); values are JSON."""
+    """A few durable values that every worker reads (policy mode, operator's notes), as JSON."""
 
     async def get(self, key: str) -> Any | None:
         """The value of `key`; None when it was never set."""
         ...
 
     async def set(self, key: str, value: Any) -> None:
-        """Durable, and in effect for every reader, when it returns."""
+        """Set the value of `key`; durable and visible to every reader when it returns."""
         ...
 
     async def all(self) -> dict[str, Any]:
@@ -474,7 +478,7 @@ class StateStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and release the store."""
+        """Finish pending work and release the store."""
         ...
 
 
@@ -482,9 +486,9 @@ class StateStore(Protocol):
 
 
 class Locks(Protocol):
-    """Work that only one process may do at a time, by name."""
+    """Named locks for work that only one process may do at a time."""
 
     def hold(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Waits until nobody else holds `name`; held until the context ends, however that happens. A holder that died
-        loses it after some seconds. Raises StorageFailed when it is unknown who holds it."""
+        """Wait until nobody else holds `name`, and hold it until the context ends, however that happens. A holder that
+        died loses it after some seconds. Raises StorageFailed when it is unknown who holds it."""
         ...

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 Documents = Callable[[Sequence[str], Deadline], Awaitable[dict[str, Document]]]
 
 _QUIET_SECONDS = 60.0
-"""After so long without a failure, the next one is a new outage."""
+"""Seconds without a failure after which the next one counts as a new outage."""
 _PRIMARY_SHARE = 0.5
 """Share of the time left that the primary may use before the second copy is read."""
 
@@ -33,7 +33,8 @@ class FallbackItems:
         self._last = -math.inf
 
     async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
-        """In the order given. Raises what the second copy raises when it is needed and fails as well."""
+        """The items with these ids that exist, in the order given. Raises what the second copy raises when it is needed
+        and fails as well."""
         share = deadline.remaining() * _PRIMARY_SHARE
         try:
             async with asyncio.timeout(share):
@@ -52,7 +53,7 @@ class FallbackItems:
         return await self._primary.delete(object_ids)
 
     async def count(self) -> int:
-        """How many items the primary has."""
+        """Number of items in the primary."""
         return await self._primary.count()
 
     def scan(self) -> AsyncIterator[Document]:
@@ -76,7 +77,7 @@ class FallbackItems:
         return await self._primary.changes(after)
 
     async def confirmed(self, index: str) -> int | None:
-        """What `index` last confirmed in the primary."""
+        """The number that `index` last confirmed in the primary."""
         return await self._primary.confirmed(index)
 
     async def applied(self, index: str, sequence: int) -> None:

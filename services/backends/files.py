@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace what `path` says, so that a crash at any moment leaves the old text or the new one, on disk."""
+    """Replace the content of `path` so that a crash at any moment leaves either the old text or the new one on disk."""
     temporary = path.with_name(f"{path.name}.new")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -50,7 +50,7 @@ DIGEST_PREFIX = "\x00sha256:"
 TITLE_BOOST = 0.4
 EXACT_BOOST = 0.2
 GRAM_BOOST = 0.3
-"""Of one trigram beside one word, at ngram_weight 1."""
+"""Weight of one trigram relative to one word, at ngram_weight 1."""
 GRAM_SHARE = 0.5
 """Share of the query's trigrams that a title must have to match by them alone."""
 PAIR_BOOST = 0.4

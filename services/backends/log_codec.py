@@ -65,7 +65,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """The record that `encode` was given. Raises RecordDamaged."""
+    """The record encoded as `data`. Raises RecordDamaged."""
     if len(data) < _HEADER.size:
         raise RecordDamaged(f"a log record of {len(data)} bytes is cut short")
     format_, kind, checksum = _HEADER.unpack_from(data)
@@ -81,11 +81,11 @@ def decode(data: bytes) -> Record:
 
 
 def forgotten(record: Record, pseudonym: str) -> Record:
-    """`record` without the person: ids, query text and everything derived from the text go, what was decided, shown and
-    done stays, so that what was learned can be learned again.
+    """`record` without the user: ids, query text and everything derived from the text are removed; decisions, items and
+    actions stay, so that learning can be repeated.
 
-    `pseudonym` (random, one per request to forget) stands in for the client: the influence of the person's records
-    stays capped as one principal's, yet no history is built from them.
+    `pseudonym` (random, one per request to forget) replaces the client: the influence of the user's records stays
+    capped as one principal's, yet no history is built from them.
     """
     match record:
         case Impression():
@@ -107,7 +107,7 @@ def forgotten(record: Record, pseudonym: str) -> Record:
 
 
 def _plain(value: Any) -> Any:
-    """Mappings of classes that orjson does not know."""
+    """Convert mappings of classes that orjson does not support."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is not JSON")

@@ -1,8 +1,8 @@
 """Reading the event log from front to back, with one rule for records that cannot be read.
 
-A damaged record is passed over: the reader is told its offset, and reading goes on behind it. What else is to be done
-about it (count it, note it among the dead letters, commit a place behind it) is for the reader to say; for most there
-is nothing to do, because the learner reports it.
+A damaged record is skipped: the reader's callback gets its offset, and reading continues after it. The callback decides
+what else to do (count it, record a dead letter, commit the position after it); most readers do nothing, because the
+learner reports it.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from services.backends.base import EventLog, Record
 from services.errors import RecordDamaged
 
 BATCH = 500
-"""Records of one read, unless told otherwise."""
+"""Default number of records per read."""
 
 Numbered = tuple[int, Record]
 """A record with its offset in the log."""
 OnDamage = Callable[[int, RecordDamaged], Awaitable[None]]
-"""Told of a record that cannot be read: (offset, error)."""
+"""Called with (offset, error) of a record that cannot be read."""
 
 
 async def pass_over(offset: int, error: RecordDamaged) -> None:
-    """Do nothing about a damaged record."""
+    """Skip a damaged record silently."""
 
 
 async def read_batch(log: EventLog, after: int, limit: int, on_damage: OnDamage = pass_over) -> list[Numbered]:
     """The next readable records with an offset above `after`, at most `limit`; empty at the end of the log.
 
-    `on_damage` is awaited for each damaged record before what follows it is read. Raises StorageFailed, TimeoutError,
+    `on_damage` is awaited for each damaged record before the next one is read. Raises StorageFailed, TimeoutError,
     and what `on_damage` raises.
     """
     while True:

@@ -1,4 +1,4 @@
-"""What every event log shares: turning rows of its store into records, and the impressions it appended last."""
+"""Shared parts of the event logs: decoding rows of a store into records, and a cache of recent impressions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from services.errors import RecordDamaged
 from services.types import EventStatus, Impression
 
 REMEMBER_SECONDS = 25 * 3600.0
-"""How long event ids are remembered: 24 h as promised, and an hour for clocks that disagree. Settings allow query ids
-to live for 24 h at most, so none outlives the memory of its events."""
+"""Seconds that event ids are remembered: 24 h as promised, plus an hour for clocks that disagree. Settings allow query
+ids to live for 24 h at most, so none outlives the memory of its events."""
 STORED_STATUSES = (EventStatus.ACCEPTED, EventStatus.LATE)
 MAX_DEAD_LETTERS = 10_000
-"""Only the newest dead letters are kept."""
+"""Number of newest dead letters that are kept."""
 TRIM_BATCH = 500
-"""Records dropped in one step: other writers wait for no more than that."""
+"""Records dropped in one step, for which other writers have to wait."""
 MAX_TRIM_STEPS = 20
-"""Steps for one call of `consumed`."""
+"""Maximum number of steps in one call of `consumed`."""
 
 COPY_BATCH = 250
-"""Records of one read for a backup ..."""
+"""Records per read for a backup ..."""
 KNOWN_BATCH = 1000
-"""... and things that count events once."""
+"""... and deduplication entries per read."""
 
 
 class Row(NamedTuple):
-    """A record as a store gives it back."""
+    """A record in the form in which a store returns it."""
 
     offset: int
     body: bytes
@@ -65,9 +65,9 @@ def decode_rows(rows: Sequence[Row]) -> list[tuple[int, Record]]:
 
 
 class RecentImpressions:
-    """The last impressions that this process appended, for the feedback and the page requests that follow at once.
+    """Cache of the last impressions that this process appended, for the feedback and page requests that follow.
 
-    At most `capacity` (0: none), none for longer than `seconds` by `clock`.
+    Holds at most `capacity` (0: none), each for at most `seconds` by `clock`.
     """
 
     def __init__(self, capacity: int, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,15 +78,15 @@ class RecentImpressions:
         return self._impressions.get(query_id)
 
     def add(self, impression: Impression) -> None:
-        """Keep `impression`; the one used least recently makes room."""
+        """Add `impression`; the least recently used one is evicted if necessary."""
         if self._impressions.maxsize:
             self._impressions[impression.query_id] = impression
 
     def clear(self) -> None:
-        """Keep none."""
+        """Remove all impressions."""
         self._impressions.clear()
 
     def forget(self, user_id: str) -> None:
-        """Keep none of this user."""
+        """Remove the impressions of this user."""
         for query_id in [q for q, impression in self._impressions.items() if impression.user_id == user_id]:
             self._impressions.pop(query_id, None)

@@ -1,1 +1,1 @@
-"""Backups: one file of everything that cannot be rebuilt, of whatever stores, into whatever stores."""
+"""Backups: one file with everything that cannot be rebuilt, saved from and restored into any kind of store."""

@@ -1,7 +1,7 @@
-"""The file of a backup: a tar that is there whole or not at all, and of which every byte is checked.
+"""The file of a backup: a tar that is written whole or not at all, and of which every byte is verified.
 
-First stands a member that tells the format alone, so that it can be told in every later version; last the manifest,
-with the size and the SHA-256 of every member before it, and a checksum of its own.
+The first member holds only the format, so that every later version can read it; the last is the manifest, with the size
+and the SHA-256 of every member before it, and a checksum of its own.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ END_OF_ARCHIVE = bytes(2 * BLOCK)
 
 
 class BackupInvalid(LtrrError):
-    """A file that is no backup, is damaged, or is of a format that this version does not know."""
+    """A file that is not a backup, is damaged, or has a format unknown to this version."""
 
 
 class Member:
-    """One file of the archive, while it is written."""
+    """One file of the archive while it is being written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -46,13 +46,13 @@ class Member:
 
     @property
     def sha256(self) -> str:
-        """Of all that was written, in hexadecimal."""
+        """SHA-256 of everything written so far, in hexadecimal."""
         return self._sum.hexdigest()
 
 
 class ArchiveWriter:
-    """Writes under another name beside `path`, readable by its owner alone; `finish` gives it its name. A context: what
-    is not finished at its end is removed."""
+    """Writes to a temporary file beside `path`, readable by its owner alone; `finish` renames it. A context manager: an
+    unfinished file is removed at its end."""
 
     def __init__(self, path: Path, version: str, created: float) -> None:
         self._path = path
@@ -73,7 +73,7 @@ class ArchiveWriter:
 
     @contextmanager
     def member(self, name: str) -> Iterator[Member]:
-        """Its size is written into its header when it is known: at the end."""
+        """A new member to write to. Its size is written into its header at the end, when it is known."""
         start = self._file.tell()
         self._file.write(_header(name, 0, self._created))
         member = Member(self._file)
@@ -86,12 +86,12 @@ class ArchiveWriter:
         self._members.append({"name": name, "bytes": member.size, "sha256": member.sha256})
 
     def add(self, name: str, data: bytes) -> None:
-        """A member of which all is at hand."""
+        """Add a member whose data is in memory."""
         with self.member(name) as member:
             member.write(data)
 
     def finish(self, contents: Mapping[str, Any]) -> None:
-        """Write the manifest with `contents` in it; on disk under its name when this returns."""
+        """Write the manifest including `contents`; the file is on disk under its name when this returns."""
         body = {**contents, **self._about, "members": self._members}
         self.add(MANIFEST, json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode())
         self._file.write(END_OF_ARCHIVE)
@@ -108,14 +108,14 @@ class ArchiveWriter:
 
 
 class Archive:
-    """A backup to read from. `check` comes first; the file stays open, so that it is this one that was checked."""
+    """A backup to read from. Call `check` first; the file stays open, so that the verified file is the one read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("rb")
         self._members: dict[str, tarfile.TarInfo] = {}
         self.manifest: dict[str, Any] = {}
-        """What `finish` was given, with format, version, created and members."""
+        """The contents passed to `finish`, plus format, version, created and members."""
 
     def __enter__(self) -> Archive:
         return self
@@ -124,19 +124,19 @@ class Archive:
         self._file.close()
 
     def check(self, progress: Callable[[int], None]) -> None:
-        """Read every byte; `progress` gets how many bytes are done. Raises BackupInvalid, also for a newer format,
-        which says what to do."""
+        """Read and verify every byte; `progress` gets the number of bytes read. Raises BackupInvalid, also for a newer
+        format; the message says what to do."""
         try:
             self._check(progress)
         except (tarfile.TarError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError) as error:
             raise self._damaged("cut short or damaged") from error
 
     def names(self) -> list[str]:
-        """Of all members, in the order of the archive."""
+        """Names of all members, in archive order."""
         return list(self._members)
 
     def open(self, name: str) -> IO[bytes]:
-        """Raises BackupInvalid when there is no such member."""
+        """Open a member for reading. Raises BackupInvalid when there is no such member."""
         if name not in self._members:
             raise self._damaged(f"without {name}")
         found = self._tar.extractfile(self._members[name])
@@ -145,7 +145,7 @@ class Archive:
         return found
 
     def read(self, name: str) -> bytes:
-        """All of a member."""
+        """The whole content of a member."""
         with self.open(name) as file:
             return file.read()
 
@@ -186,7 +186,7 @@ class Archive:
         expected: Mapping[str, Any] | None,
         progress: Callable[[int], None],
     ) -> int:
-        """Where the next one begins."""
+        """Verify a member; returns the offset of the next one."""
         header = _header(name, size, created)
         self._file.seek(place)
         if self._file.read(len(header)) != header:

@@ -1,16 +1,16 @@
-"""What stands in a backup, and how its parts are written down.
+"""The contents of a backup and their encoding.
 
-consumers.json          places of the log's consumers
+consumers.json          positions of the log's consumers
 memory.jsonl            the rows of the memory (MemoryRow), one array a line
 models/<kind>/versions/<version>/<file>, models/<kind>/promotions/<number>.json
 state.json              the switches
 items.jsonl, schema.json
-known.jsonl             what counts every event once: ["event", id, digest, seconds left] or
+known.jsonl             deduplication of events: ["event", id, digest, seconds left] or
                         ["counted", query id, object id, action, seconds left]
 log.bin                 the event log: per record a header (see HEADER), query id, user id and the record's own bytes
 dead.jsonl              dead letters, [offset, reason], oldest first
-settings.json           for people: the settings, without secrets
-signing_keys            the keys of an embedded service, only when they were asked for
+settings.json           for information only: the settings, without secrets
+signing_keys            the keys of an embedded service, only when requested
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ HEADER = struct.Struct(">QdBHHI")
 """Offset, time, kind, and the lengths of query id, user id and body."""
 
 Progress = Callable[[str, int], None]
-"""(what, how many are done)."""
+"""Called with (part, number of entries done)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The stores that a backup is made of, or goes into."""
+    """The stores that a backup is saved from or restored into."""
 
     log: EventLog
     items: ItemStore
@@ -54,11 +54,11 @@ class Parts:
     state: StateStore
     files: Files
     shared: bool
-    """Whether other processes may use them, too, and consumers of the log that are not ours."""
+    """Whether other processes may use the stores too, including foreign consumers of the log."""
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """A log record as it stands in LOG."""
+    """A log record as an entry of LOG."""
     query, user = entry.query_id.encode(), entry.user_id.encode()
     sizes = len(query), len(user), len(entry.body)
     return HEADER.pack(entry.offset, entry.at, entry.kind, *sizes) + query + user + entry.body
@@ -79,7 +79,7 @@ def encode_known(one: Known | Counted) -> bytes:
 
 
 def decode_known(values: list[Any]) -> Known | Counted:
-    """What a parsed line of KNOWN stands for."""
+    """The entry of a parsed line of KNOWN."""
     kind, *rest = values
     return Known(*rest) if kind == "event" else Counted(*rest)
 

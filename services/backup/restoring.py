@@ -1,4 +1,4 @@
-"""Putting a backup into empty stores, the log last: until it is there, no learner goes on from the rest."""
+"""Restores a backup into empty stores, the log last: until it is complete, no learner continues from the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from services.schema.schema import from_json
 T = TypeVar("T")
 
 OWN_CONSUMERS = ("memory", "policy")
-"""Consumers that every log has; others only where other programs can read it."""
+"""Consumers that every log has; there are others only where other programs can read the log."""
 BATCH = 500
 BATCH_BYTES = 4 * 2**20
 _PROMOTION = re.compile(rf"{MODELS}/([^/]+)/promotions/(\d+)\.json")
@@ -42,8 +42,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 async def describe_contents(parts: Parts) -> str | None:
-    """What is there already, in words; None for an empty place. Snapshots of a policy that has learned from nothing
-    are nothing."""
+    """Description of existing data in the stores; None when they are empty. Snapshots of an untrained policy do not
+    count."""
     items, (records, _) = await parts.items.count(), await parts.log.end()
     kinds = [kind for kind in await asyncio.to_thread(parts.files.kinds) if kind != "policy"]
     if items or records or await parts.memory.offset() or kinds:
@@ -52,7 +52,7 @@ async def describe_contents(parts: Parts) -> str | None:
 
 
 async def restore(parts: Parts, archive: Archive, progress: Progress) -> None:
-    """`archive` has been checked, and the stores are empty. Raises StorageFailed."""
+    """Restore a checked `archive` into empty stores. Raises StorageFailed."""
     await _memory(parts, archive, progress)
     for key, value in orjson.loads(archive.read(STATE)).items():
         await parts.state.set(key, value)
@@ -120,7 +120,7 @@ async def _log(parts: Parts, archive: Archive, progress: Progress) -> None:
         for offset, reason in lines(file):
             await parts.log.dead_letter(offset, reason)
     consumers: dict[str, Any] = orjson.loads(archive.read(CONSUMERS))
-    # The one that is furthest behind first: nothing may go that it still needs.
+    # The one that is furthest behind first: records that it still needs must not be dropped.
     for name, offset in sorted(consumers.items(), key=lambda item: int(item[1])):
         if parts.shared or name in OWN_CONSUMERS:
             await parts.log.consumed(name, offset)
@@ -138,7 +138,7 @@ def _batches(values: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _records(found: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Portions by size too: one call must not keep a server busy for long."""
+    """Batches of records, limited by size too: one call must not keep a server busy for long."""
     batch: list[Entry] = []
     size = 0
     for entry in found:

@@ -1,10 +1,10 @@
-"""Making a backup of stores that are in use.
+"""Saves a backup of stores that are in use.
 
-The order is what makes it whole. Whoever reads the log has its place saved before the log is: a memory or a policy
-that is behind its log catches up, one that is ahead of it could not. The places of consumers come before what they
-have made of the records, so that retention leaves what that needs. What counts events once is saved up to an offset,
-and the log up to the same one: an event is in both or in neither. Items come after the memory; those that went in
-between are noted, so that the memory can forget them.
+Consistency follows from the order. Positions of the log's readers are saved before the log: a memory or a policy that
+is behind its log catches up, one that is ahead of it could not. Positions of consumers are saved before their state, so
+that retention keeps the records that the state needs. Deduplication entries and the log are saved up to the same
+offset: an event is in both or in neither. Items come after the memory; items deleted in between are recorded, so that
+the memory can forget them.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from services.models.store import META, ModelStore
 from services.schema.schema import to_json
 
 PREDICTIONS = "predictions"
-"""Under this name the memory confirms which changes of the catalogue it knows."""
+"""Name under which the memory confirms the catalogue changes that it has applied."""
 TRANSIENT_STATE = (STATUS, REQUEST, ANSWER)
 ENCODER_SUFFIX = "_encoded_by"
-"""State of this kind tells what an index was made with; the indexes are built again."""
+"""Suffix of state keys that name the encoder of an index; left out, because the indexes are rebuilt."""
 MAX_DEAD_LETTERS = 10_000
 MAX_TRIES = 3
 
@@ -58,8 +58,8 @@ async def save(
     manifest: Mapping[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
-    """The manifest, without what the archive itself adds. Raises StorageFailed when a store fails, or changes in a way
-    that needs another try."""
+    """Write all parts; returns the manifest without the archive's own entries. Raises StorageFailed when a store fails,
+    or changes in a way that needs another attempt."""
     consumers = await parts.log.consumers()
     archive.add(CONSUMERS, line(consumers))
     sequence = await parts.items.confirmed(PREDICTIONS)
@@ -104,7 +104,7 @@ async def _memory(parts: Parts, archive: ArchiveWriter, progress: Progress) -> d
 
 
 async def _items(parts: Parts, archive: ArchiveWriter, progress: Progress) -> int:
-    """The schema comes after the items: it knows all their fields."""
+    """Save items, then the schema: saved later, it has all their fields. Returns the number of items."""
     count = 0
     with archive.member(ITEMS) as member:
         async for document in parts.items.scan():
@@ -119,7 +119,7 @@ async def _items(parts: Parts, archive: ArchiveWriter, progress: Progress) -> in
 
 
 async def _deleted(parts: Parts, sequence: int) -> list[str]:
-    """Items that went since the memory knew all."""
+    """Ids of items deleted after the change `sequence`, which the memory has applied."""
     found: list[str] = []
     while True:
         after, upserts, deletes = await parts.items.changes(sequence)
@@ -161,12 +161,12 @@ async def _log(parts: Parts, archive: ArchiveWriter, end: int, progress: Progres
 
 
 async def _models(files: Files, archive: ArchiveWriter, progress: Progress) -> tuple[dict[str, int], list[str]]:
-    """How many, and which are damaged and were left out."""
+    """Save models; returns the number saved per kind and the damaged ones that were left out."""
     store = ModelStore(files)
     versions = promotions = 0
     damaged: list[str] = []
     for kind in await asyncio.to_thread(files.kinds):
-        # Records first: what they activate is then among the versions, unless it went meanwhile.
+        # Records first: the versions they activate are then saved too, unless pruned meanwhile.
         for tries in range(1, MAX_TRIES + 1):
             records = await asyncio.to_thread(_records, files, kind)
             active = await asyncio.to_thread(store.current_version, kind)
@@ -176,7 +176,7 @@ async def _models(files: Files, archive: ArchiveWriter, progress: Progress) -> t
         for number, record in records.items():
             archive.add(f"{MODELS}/{kind}/promotions/{number}.json", record)
         promotions += len(records)
-        # The active one first: it is the last that may go meanwhile.
+        # The active one first: it must not be pruned meanwhile.
         for name in sorted(names, key=lambda name: name != active):
             try:
                 model = await asyncio.to_thread(store.load, kind, name)

@@ -1,4 +1,4 @@
-"""What an index must offer so that it can be kept in step with the catalogue."""
+"""Protocols of indexes that are kept in sync with the catalogue."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ INDEXING = "indexing"
 
 
 class IndexUpdater(Protocol):
-    """Keeps one index in step with the catalogue: a search index, a vocabulary, predicted queries."""
+    """Keeps one index in sync with the catalogue: a search index, a vocabulary, predicted queries."""
 
     @property
     def name(self) -> str:
-        """The key under which the item store keeps how far the index has come; never renamed."""
+        """The key of the index's progress in the item store; never renamed."""
         ...
 
     @property
@@ -26,7 +26,7 @@ class IndexUpdater(Protocol):
 
     async def stale(self) -> bool:
         """Whether the index needs a rebuild whatever it had confirmed (its files are gone, it was made with another
-        encoder). Not asked of volatile indexes. Raises StorageFailed or TimeoutError while the engine is away."""
+        encoder). Not called for volatile indexes. Raises StorageFailed or TimeoutError while the engine is away."""
         ...
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
@@ -39,8 +39,8 @@ class IndexUpdater(Protocol):
 
 
 class SharedIndexUpdater(IndexUpdater, Protocol):
-    """Of an index that several processes search and, under the lock INDEXING, change."""
+    """Updater of an index that several processes search and, under the lock INDEXING, change."""
 
     async def refresh(self) -> None:
-        """Switch this process to what another process has rebuilt."""
+        """Switch this process to an index that another process has rebuilt."""
         ...

@@ -11,11 +11,11 @@ from services.schema.schema import infer, measure
 from services.types import Document, Schema
 
 CHANGING = "schema"
-"""Name of the lock under which the schema, and what indexes confirm under it, change."""
+"""Name of the lock under which the schema and the indexes' confirmed progress change."""
 GROWTH_FACTOR = 2.0
 """A catalogue this many times as large as when it was last measured is measured again ..."""
 SETTLED_ITEMS = 20_000
-"""... until it was measured on this many items: its constants hardly move any more."""
+"""... until it was measured on this many items: its constants hardly change any more."""
 SAMPLE = 2_000
 """Items that a schema is inferred from. One that was inferred from fewer is revised as the catalogue grows."""
 
@@ -30,7 +30,7 @@ class CurrentSchema:
         """Empty until the first items have come."""
 
     async def refresh(self) -> None:
-        """Load what another process may have stored."""
+        """Load the stored schema, which another process may have changed."""
         stored = await self._items.schema()
         if stored is not None and stored != self.value:
             self.value = stored

@@ -1,11 +1,11 @@
-"""Keeps every index in step with the item store, which is the one truth.
+"""Keeps every index in sync with the item store, which is the source of truth.
 
-The item store records how far each index has come, so a crash at any moment is repaired by doing what is still pending,
-and writers that wait together share one round. Indexes are rebuilt as a whole when the schema changes: by new fields,
-or because the catalogue has outgrown what its schema was inferred from and its priors were measured on.
+The item store records how far each index has come, so a crash at any moment is repaired by applying the pending
+changes, and writers that wait together share one round. Indexes are rebuilt as a whole when the schema changes: by new
+fields, or because the catalogue has outgrown what its schema was inferred from and its priors were measured on.
 
 Where several processes share a store, the writer updates the shared indexes, one process at a time. Every process
-keeps what it holds in its own memory in step by itself, and finishes what a writer that died has left undone.
+keeps its own in-memory indexes in sync by itself, and finishes the work of a writer that died.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from services.types import Document, Schema
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 5.0
-"""How long a start waits for shared indexes to be updated; after that the work goes on beside the service."""
+"""How long a start waits for shared indexes to be updated; after that the work continues in the background."""
 FOLLOW_SECONDS = 0.25
 REPAIR_SECONDS = 2.0
 CHECK_EVERY = 5
-"""Rounds of repair after which the shared indexes are asked whether they are still there."""
+"""Number of repair rounds between checks that the shared indexes still exist."""
 
 
 PROGRESS_EVERY = 100
-"""Items of a rebuild after which its progress is reported."""
+"""Number of items between progress reports of a rebuild."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called while an index is rebuilt: (its name, items done, items in all). Called from any thread."""
 
 
 def ignore_progress(name: str, done: int, total: int) -> None:
-    """An `OnProgress` that reports to nobody."""
+    """An `OnProgress` that does nothing."""
 
 
 class IndexSync:
@@ -67,15 +67,15 @@ class IndexSync:
         self._volatile: dict[str, tuple[int, Schema]] = {}
         """Per volatile index, the last change it has applied and the schema it did so under."""
         self._unchecked = {index.name for index in (*own, *shared) if not index.volatile}
-        """Indexes to be asked whether they are stale."""
+        """Indexes still to be checked for staleness."""
         self._rebuilt: set[str] = set()
         """Indexes that this process has rebuilt."""
         self._to_rebuild: set[str] = set()
-        """Indexes to be rebuilt whatever they say."""
+        """Indexes to be rebuilt whatever they report."""
 
     async def recover(self) -> None:
-        """Repair at the start: rebuild the indexes that need it, give the others what they missed. A shared index that
-        cannot be reached is left to `follow`: what it holds can be searched meanwhile."""
+        """Repair at the start: rebuild the indexes that need it and apply missed changes to the others. A shared index
+        that cannot be reached is left to `follow`: its old content can be searched meanwhile."""
         await self._schema.refresh()
         if not self._shared:
             await self.sync()
@@ -87,13 +87,13 @@ class IndexSync:
         await asyncio.wait([syncing], timeout=START_SECONDS)
 
     async def sync(self) -> None:
-        """Bring every index in step with the store; what other writers left pending is done too. Raises what an index
-        raises, after the others had their turn."""
+        """Bring every index in sync with the store, including changes that other writers left pending. Raises what an
+        index raises, after the others had their turn."""
         async with self._locks.hold(INDEXING), self._updating:
             await self._sync_until_done()
 
     async def rebuild(self) -> None:
-        """Rebuild every index while searches go on. An inferred schema is inferred again before."""
+        """Rebuild every index while searches continue. An inferred schema is inferred again first."""
         async with self._locks.hold(INDEXING), self._updating:
             await self._schema.refresh()
             await self._schema.revise(await _read_all(self._items), infer_again=True)
@@ -108,7 +108,7 @@ class IndexSync:
             await self._sync_until_done()
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set, apply what other processes write, and do what a writer that died left undone."""
+        """Until `stop` is set, apply what other processes write, and finish the work of a writer that died."""
         repair = _Repair(self)
 
         def report(error: Exception) -> None:
@@ -126,17 +126,17 @@ class IndexSync:
         return {name: applied for name, applied in confirmed.items() if applied is None or applied < newest}
 
     async def check_shared(self) -> bool:
-        """Ask the shared indexes whether they are still there; returns whether one is not, which `sync` repairs."""
+        """Check that the shared indexes still exist; returns whether one does not, which `sync` repairs."""
         self._unchecked |= {index.name for index in self._shared if await index.stale()}
         return bool(self._unchecked)
 
     async def close(self) -> None:
-        """Cancel what a start left running."""
+        """Cancel the background work of a start."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    # --- what calls `sync`, in the background -----------------------------------------------------------------------
+    # --- background calls of `sync` ---------------------------------------------------------------------------------
 
     async def _sync_shared(self) -> None:
         try:
@@ -146,7 +146,7 @@ class IndexSync:
             logger.warning("index_behind error=%s", type(error).__name__)
 
     async def _follow_once(self) -> None:
-        """What concerns this process alone: its own indexes, and its view of the shared ones."""
+        """Update this process's own indexes and its view of the shared ones."""
         await self._sync_own()
         await self._refresh_shared()
 
@@ -157,7 +157,7 @@ class IndexSync:
                 await self._schema.refresh()
 
     async def _refresh_shared(self) -> None:
-        """Refresh every shared index; one that is away does not keep the others from being refreshed."""
+        """Refresh every shared index; one that is unreachable does not keep the others from being refreshed."""
         outcomes = await asyncio.gather(*(index.refresh() for index in self._shared), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
@@ -170,7 +170,7 @@ class IndexSync:
             pass
 
     async def _round(self) -> bool:
-        """Whether every index got there under one schema; a writer may have changed it meanwhile."""
+        """Update every index; returns whether all are in sync under one schema (a writer may have changed it)."""
         await self._schema.refresh()
         if self._schema.outgrown(await self._items.count()):
             await self._schema.revise(await _read_all(self._items))
@@ -182,8 +182,8 @@ class IndexSync:
         return True
 
     async def _update_all(self, indexes: Sequence[IndexUpdater], failures: list[Exception] | None = None) -> bool:
-        """Whether all of `indexes` got there under one schema. With `failures` given, a shared index that fails adds to
-        them, and does not keep the others from being updated."""
+        """Update `indexes`; returns whether all are in sync under one schema. With `failures` given, the error of a
+        shared index is added to them, and does not keep the others from being updated."""
         catalogue = _CatalogueOnce(self._items)
         for index in indexes:
             try:
@@ -196,13 +196,13 @@ class IndexSync:
         return True
 
     async def _update(self, index: IndexUpdater, catalogue: _CatalogueOnce) -> bool:
-        """Whether `index` is in step under the schema that was current at the beginning."""
+        """Update `index`; returns whether it is in sync under the schema that was current at the beginning."""
         schema = self._schema.value
         stale = index.name in self._unchecked and await index.stale()
         applied = None if stale or index.name in self._to_rebuild else await self._applied(index)
         if applied is None:
             if not index.volatile:
-                await index.stale()  # raises while its engine is away: before the whole catalogue is read for it
+                await index.stale()  # raises while its engine is away, before the whole catalogue is read
             applied, documents = await catalogue.read()
             if documents or not index.volatile:
                 logger.info("rebuilding %s: %d items", index.name, len(documents))
@@ -256,7 +256,7 @@ class _CatalogueOnce:
 
     async def read(self) -> tuple[int, list[Document]]:
         """(number of the last change before reading began, all items). What changes during the reading is pending
-        after that number, so the index is told of it again."""
+        after that number, so it is applied to the index again."""
         if self._found is None:
             sequence = await self._items.sequence()
             self._found = sequence, await _read_all(self._items)
@@ -264,7 +264,7 @@ class _CatalogueOnce:
 
 
 class _Repair:
-    """Finishes what nobody finishes: a shared index that lags and has not moved for a round."""
+    """Finishes abandoned updates: of a shared index that lags and has not moved for a round."""
 
     def __init__(self, indexes: IndexSync) -> None:
         self._indexes = indexes

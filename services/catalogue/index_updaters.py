@@ -1,4 +1,4 @@
-"""The indexes that an item write must reach before it is acknowledged: how each is updated and rebuilt."""
+"""Updaters of the indexes that an item write must reach before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.types import Deadline, Document, Schema
 from services.understanding.pipeline import Understander
 
 PAST_QUERIES = 5_000
-"""Most popular past queries that the vocabulary is made with."""
+"""Number of most popular past queries that the vocabulary includes."""
 PAST_QUERIES_SECONDS = 10.0
 ENCODE_BATCH = 500
 PREDICT_BATCH = 500
@@ -31,7 +31,7 @@ ABSORB_BATCH = 25
 
 
 class LexicalUpdater:
-    """Words and structure; `name` is the key of its progress in the item store."""
+    """Updates the lexical index; `name` is the key of its progress in the item store."""
 
     volatile = False
 
@@ -40,7 +40,7 @@ class LexicalUpdater:
         self._index = index
 
     async def stale(self) -> bool:
-        """Whether the index has to be rebuilt, as IndexUpdater.stale."""
+        """Whether the index has to be rebuilt (see IndexUpdater.stale)."""
         return await self._index.stale()
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class LexicalUpdater:
 
 
 class Encoder(Protocol):
-    """Makes a vector of an item: of its text, or of who liked it."""
+    """Encodes an item as a vector: from its text, or from who liked it."""
 
     @property
     def version(self) -> str:
@@ -114,8 +114,9 @@ class VectorUpdater:
         return f"{self.name}_encoded_by"
 
     async def stale(self) -> bool:
-        """A shared index by another encoder is not stale: this process may be the one that lags (see `adopt`)."""
-        stale = await self._index.stale()  # asked first: raises while the engine is away
+        """Whether the index has to be rebuilt. A shared index made with another encoder is not stale: this process may
+        be the one that lags (see `adopt`)."""
+        stale = await self._index.stale()  # called first: raises while the engine is away
         encoded_by = await self._state.get(self._encoded_by)
         if encoded_by is None:
             return True
@@ -124,7 +125,8 @@ class VectorUpdater:
         return stale
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        """Raises StorageFailed while the vectors are of another encoder than this process has."""
+        """Encode and store changed items. Raises StorageFailed while the index has vectors of another encoder than this
+        process."""
         async with self._changing:
             encoded_by = await self._state.get(self._encoded_by)
             if encoded_by != self._arm.encoder.version:
@@ -133,7 +135,7 @@ class VectorUpdater:
             await self._index.apply(points, deletes)
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        """Raises StorageFailed as `apply` does: the encoder is changed by `adopt` alone."""
+        """Encode the whole catalogue. Raises StorageFailed as `apply` does: only `adopt` changes the encoder."""
         async with self._changing:
             encoded_by = await self._state.get(self._encoded_by)
             if self._shared and encoded_by not in (None, self._arm.encoder.version):
@@ -141,8 +143,8 @@ class VectorUpdater:
             await self._rebuild(self._arm.encoder, schema, documents)
 
     async def adopt(self, encoder: Encoder) -> None:
-        """Activate another encoder together with its vectors: those that another process has made by now, or else the
-        catalogue is encoded here, before this returns."""
+        """Activate another encoder together with its vectors: those that another process has made by now, or else made
+        here before this returns."""
         async with self._locks.hold(INDEXING), self._changing:
             if encoder.version == await self._state.get(self._encoded_by):
                 self._activate(encoder)
@@ -190,7 +192,7 @@ class UnderstandingUpdater:
         active.understand = self._understander.understand
 
     async def stale(self) -> bool:
-        """Always: nothing of it outlives the process."""
+        """Always true: the index does not outlive the process."""
         return True
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
@@ -219,7 +221,7 @@ class UnderstandingUpdater:
 
 
 class PredictionUpdater:
-    """Predicted queries of every item, so that the memory arm knows items before anybody has clicked them. Another
+    """Predicted queries of every item, so that the memory arm can return items before they have clicks. Another
     predictor or schema means predicting for the whole catalogue again."""
 
     name = "predictions"
@@ -242,7 +244,7 @@ class PredictionUpdater:
         self._predictor = predictor
 
     async def stale(self) -> bool:
-        """Never: `adopt` predicts again when the predictor has changed."""
+        """Never true: `adopt` predicts again when the predictor has changed."""
         return False
 
     async def refresh(self) -> None:
@@ -292,7 +294,7 @@ def _encode(encoder: Encoder, documents: Iterable[Document], schema: Schema) -> 
 def _understander(schema: Schema, documents: Iterable[Document], queries: Iterable[tuple[str, float]]) -> Understander:
     understander = Understander(schema)
     understander.add(documents)
-    # A past query that the catalogue's own words would correct teaches nothing but its typo.
+    # A past query that the catalogue's own words would correct only teaches its typo.
     sound = [(text, times) for text, times in queries if understander.understand(text).corrected is None]
     for text, times in sound:
         understander.add_queries([text], times)

@@ -1,4 +1,4 @@
-"""Writing to the catalogue: items are checked, stored, and in every index before they are acknowledged."""
+"""Catalogue writes: items are validated, stored and indexed before they are acknowledged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STORED = "what was sent is stored, but an index does not answer: searches see it
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What became of one item of a write."""
+    """Outcome of one item of a write."""
 
     line: int
     """From 1: its line, or its place in the array."""
@@ -48,7 +48,7 @@ class Catalogue:
 
     @property
     def schema(self) -> Schema:
-        """Empty until the first items have come."""
+        """The current schema; empty until the first items have been written."""
         return self._schema.value
 
     async def set_schema(self, schema: Schema) -> None:
@@ -75,17 +75,17 @@ class Catalogue:
         return results
 
     async def put_stream(self, chunks: AsyncIterable[bytes]) -> list[ItemResult]:
-        """As `put`, from the bytes of an NDJSON or JSON array body: a line that is not JSON is an invalid item."""
+        """Like `put`, for the bytes of an NDJSON or JSON array body; a line that is not JSON is an invalid item."""
         results: list[ItemResult] = []
         try:
             async for batch in _batches(stream(chunks)):
                 results += await self._store(batch)
-        finally:  # what was stored before the sender broke off must be findable as well
+        finally:  # items stored before the sender broke off must be indexed as well
             await self._to_the_end(self._sync())
         return results
 
     async def delete(self, object_ids: Sequence[str]) -> int:
-        """Returns how many there were. Once this has returned, no search that starts finds them."""
+        """Delete items; returns how many existed. No search that starts after this returns finds them."""
         deleted = await self._items.delete(object_ids)
         await self._to_the_end(self._sync())
         return deleted
@@ -112,7 +112,7 @@ class Catalogue:
         schema = self._schema.value
         results = [self._check(line, schema) for line in lines]
         changed = await self._fit_schema([document for _, document in results if document is not None])
-        if changed is not schema:  # fields that have a role only now
+        if changed is not schema:  # new fields have got a role
             results = [
                 (result, document) if document is None else self._check(Line(result.line, document), changed)
                 for result, document in results

@@ -14,7 +14,7 @@ from services.types import Deadline
 logger = logging.getLogger(__name__)
 
 QUERY_SHARE = 0.6
-"""Weight of past queries; titles have the rest."""
+"""Weight of past queries; the rest is that of titles."""
 
 
 class Autocomplete:
@@ -27,7 +27,7 @@ class Autocomplete:
     async def suggest(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
         """At most `limit` (text, score), scores in 0..1 and descending, no two texts with the same words.
 
-        An empty prefix gives the most popular. A source that fails or is late gives nothing; the other still answers.
+        An empty prefix gives the most popular texts. A source that fails or is late is left out; the other is used.
         """
         typed = normalize(prefix)
         wanted = 2 * limit  # some are the same text
@@ -47,7 +47,7 @@ class Autocomplete:
     async def _source(
         self, name: str, answer: Awaitable[list[tuple[str, float]]], deadline: Deadline
     ) -> list[tuple[str, float]]:
-        """What the source answers in time; nothing when it fails."""
+        """Completions that the source returns in time; none when it fails."""
         try:
             return await asyncio.wait_for(answer, deadline.remaining())
         except Exception as error:  # whatever a source does, completions from the other are worth having
@@ -57,7 +57,7 @@ class Autocomplete:
 
 def _scaled(source: Sequence[tuple[str, float]]) -> list[tuple[str, str, float]]:
     """(normal form, text, score), each normal form once with its best popularity, on a logarithmic scale of 0..1 within
-    the source; what is no finite number counts as 0."""
+    the source; popularities that are not finite count as 0."""
     texts: dict[str, str] = {}
     best: dict[str, float] = {}
     for text, score in source:

@@ -12,7 +12,7 @@ from services.datasets.tables import find, number, present
 from services.errors import InvalidRequest
 
 _SPLITS = {"train": TRAIN, "dev": VALIDATION, "test": TEST}
-"""In this order: a query in two of them belongs to the later one, so that no test query is trained on."""
+"""BEIR's splits in order: a query in two of them belongs to the later one, so that no test query is trained on."""
 _JUDGEMENT_COLUMNS = {
     "query_id": ("query-id", "query_id"),
     "doc_id": ("corpus-id", "doc_id"),

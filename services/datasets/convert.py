@@ -1,4 +1,4 @@
-"""What every converter does: read the tables of a source, skip what cannot be read, and write the whole folder."""
+"""Shared parts of converters: reading the tables of a source, skipping invalid rows, and writing the folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.types import Document
 
 @dataclass(slots=True)
 class Summary:
-    """What a conversion wrote, and what it skipped."""
+    """Numbers of rows that a conversion wrote and skipped."""
 
     items: int = 0
     judgements: int = 0
@@ -35,11 +35,11 @@ class Summary:
     skipped: int = 0
     """Lines of the source that could not be used."""
     problems: list[Problem] = field(default_factory=list)
-    """The first thousand of them."""
+    """The first thousand skipped lines."""
 
     @property
     def queries(self) -> int:
-        """How many queries were written."""
+        """Number of queries written."""
         return sum(self.splits.values())
 
 
@@ -53,8 +53,8 @@ class Conversion:
         self._summary = Summary()
 
     def rows(self, path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[Position, dict[str, Any]]]:
-        """Rows of a table as `tables.rows` gives them, each with its position; what is no row, or has no value in one
-        of `columns`, is skipped."""
+        """Rows of a table as returned by `tables.rows`, each with its position; invalid rows, and those without a value
+        in one of `columns`, are skipped."""
         for line, row in rows(path, columns):
             if isinstance(row, str):
                 self.skip((path.name, line), row)
@@ -64,7 +64,7 @@ class Conversion:
                 yield (path.name, line), row
 
     def skip(self, position: Position, detail: str) -> None:
-        """Count a line that cannot be used, and why."""
+        """Record a line that cannot be used, and the reason."""
         self._summary.skipped += 1
         if len(self._summary.problems) < MAX_PROBLEMS:
             self._summary.problems.append(Problem(*position, detail))

@@ -61,7 +61,7 @@ def convert(source: Path, target: Path, locale: str = "us", version: str = "smal
 
 
 def _is_set(flag: Any) -> bool:
-    """Exports write 1, 1.0 or True."""
+    """Whether a flag is set: exports write 1, 1.0 or True."""
     return str(flag).casefold() == "true" or number(flag) == 1
 
 

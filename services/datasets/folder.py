@@ -95,7 +95,7 @@ class Dataset:
     catalogue: Path
     folder: Path | None
     schema: Schema | None = None
-    """Given by the folder's schema.toml."""
+    """The schema in the folder's schema.toml, if any."""
     problems: list[Problem] = field(default_factory=list)
 
     @classmethod
@@ -226,7 +226,7 @@ def catalogue_lines(path: Path) -> Iterator[Line]:
 def table(
     path: Path, required: Sequence[str] = (), separator: str = "\t"
 ) -> Iterator[tuple[int, dict[str, str] | str]]:
-    """(line number, row by column name, or what is wrong with the line) of a table with a header line. Values are taken
+    """(line number, row by column name, or the problem with the line) of a table with a header line. Values are taken
     verbatim: quotes are part of them. Raises InvalidRequest when the file cannot be read, or one of the `required`
     columns is missing."""
     with reading(path) as source:
@@ -308,8 +308,8 @@ def _chained(first: tuple[str, ...], rest: Iterator[tuple[str, ...]]) -> Iterato
 
 @contextmanager
 def reading(path: Path) -> Iterator[Iterator[bytes]]:
-    """Lines of a file, decompressed when its name ends in .gz. Of a line longer than MAX_LINE_BYTES, a part that is
-    still too long is given, so that memory stays bounded. Raises InvalidRequest when the file cannot be read (to its
+    """Lines of a file, decompressed when its name ends in .gz. A line longer than MAX_LINE_BYTES is truncated to a part
+    that is still too long, so that memory stays bounded. Raises InvalidRequest when the file cannot be read (to its
     end)."""
     try:
         with path.open("rb") as file:

@@ -31,5 +31,6 @@ def part(key: str) -> str:
 
 
 def part_of_train(key: str) -> str:
-    """For a source without validation queries: VALIDATION for a tenth of its training queries, else TRAIN."""
+    """VALIDATION for a tenth of all keys, else TRAIN; splits the training queries of a source without validation
+    queries."""
     return VALIDATION if crc32(key.encode()) % 10 == 0 else TRAIN

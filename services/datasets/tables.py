@@ -19,7 +19,7 @@ _BATCH_ROWS = 10_000
 
 Row = dict[str, Any]
 NumberedRows = Iterator[tuple[int, Row | str]]
-"""(line number, row by column name or what is wrong with the line)."""
+"""(line number, row by column name or the problem with the line)."""
 
 
 def find(folder: Path, *stems: str) -> Path:
@@ -89,7 +89,7 @@ def _delimited(path: Path) -> NumberedRows:
             nonlocal last
             for raw in source:
                 last += 1
-                # What is not UTF-8 must not end the reading: it is carried through and reported with its row.
+                # Invalid UTF-8 must not end the reading: it is carried through and reported with its row.
                 yield raw.decode("utf-8", "surrogateescape")
 
         lines = texts()

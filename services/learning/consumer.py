@@ -1,5 +1,5 @@
-"""What all consumers of the event log have in common: a place in the log, one rule for records that cannot be applied,
-and what they need of answers at hand."""
+"""Shared parts of the event log's consumers: a position in the log, dead letters for records that cannot be applied,
+and a cache of answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.types import Deadline, Impression
 logger = logging.getLogger(__name__)
 
 BATCH = 250
-"""Records taken in at once: where the memory is shared, it serves nobody while it takes them in."""
+"""Records processed at once: a shared memory serves nobody while it applies them."""
 LOOKUP_SECONDS = 5.0
 CACHED_ANSWERS = 10_000
 
@@ -26,11 +26,11 @@ Facts = TypeVar("Facts")
 
 
 class LogConsumer(ABC):
-    """Takes in the records of a log in order. Its place is kept with what it writes, so that after a crash every record
-    counts once."""
+    """Processes the records of a log in order. Its position is stored together with its results, so that after a crash
+    every record counts exactly once."""
 
     name: ClassVar[str]
-    """Under which the log knows it (EventLog.consumed) and its lag is reported."""
+    """Name of the consumer in the log (EventLog.consumed) and in the reported lag."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -38,40 +38,40 @@ class LogConsumer(ABC):
 
     @property
     def place(self) -> int:
-        """Offset of the last record taken in."""
+        """Offset of the last processed record."""
         return self._place
 
     @abstractmethod
     async def take(self, records: Sequence[Numbered]) -> None:
-        """Take in those of `records` that lie behind `place`. Raises StorageFailed: then they come again."""
+        """Process the `records` after `place`. Raises StorageFailed: then they are delivered again."""
 
     @abstractmethod
     async def pass_over(self, offset: int, error: RecordDamaged) -> None:
-        """Go on behind the record at `offset`, which cannot be read."""
+        """Skip the record at `offset`, which cannot be read."""
 
     async def step(self, limit: int = BATCH) -> int:
-        """Take in the next records, at most `limit`; how many. Raises StorageFailed, TimeoutError: then they come
-        again with the next step."""
+        """Process the next records, at most `limit`; returns their number. Raises StorageFailed, TimeoutError: then
+        they are delivered again in the next step."""
         records = await read_batch(self._log, self.place, limit, self.pass_over)
         if records:
             await self.take(records)
         return len(records)
 
     async def report_consumed(self) -> None:
-        """Let the log drop what this consumer does not need any more, nor would need after a crash."""
+        """Let the log drop records that this consumer does not need any more, not even after a crash."""
         await self._log.consumed(self.name, self.place)
 
 
 class DeadLetters:
-    """Records that could not be applied: counted, logged, and noted in the log, where people look for them."""
+    """Records that could not be applied: counted, logged, and recorded in the event log for operators to inspect."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self.count = 0
-        """Since this process started."""
+        """Number of dead letters since this process started."""
 
     async def add(self, offset: int, error: Exception) -> None:
-        """Pass over the record at `offset`. Raises StorageFailed."""
+        """Record the skipped record at `offset`. Raises StorageFailed."""
         self.count += 1
         metrics.LEARNER_ERRORS.inc()
         logger.error("record_skipped offset=%d error=%s", offset, type(error).__name__)
@@ -79,9 +79,9 @@ class DeadLetters:
 
 
 class AnswerCache(Generic[Facts]):
-    """What a consumer needs of answers when something is done on them: of the newest at hand, of others from the log.
+    """Facts about answers that a consumer needs for the events on them: cached for the newest, else from the log.
 
-    extract: the facts of an impression.
+    extract: returns the facts of an impression.
     """
 
     def __init__(self, log: EventLog, extract: Callable[[Impression], Facts], size: int = CACHED_ANSWERS) -> None:
@@ -91,14 +91,14 @@ class AnswerCache(Generic[Facts]):
         self._facts: OrderedDict[str, Facts] = OrderedDict()
 
     def add(self, impression: Impression) -> Facts:
-        """Its facts, at hand from now on."""
+        """Cache and return the facts of an impression."""
         facts = self._facts[impression.query_id] = self._extract(impression)
         if len(self._facts) > self._size:
             self._facts.popitem(last=False)
         return facts
 
     async def get(self, query_id: str) -> Facts | None:
-        """The facts of an answer; None when the log has it no more. Raises RecordDamaged, StorageFailed,
+        """The facts of an answer; None when it is no longer in the log. Raises RecordDamaged, StorageFailed,
         TimeoutError."""
         facts = self._facts.get(query_id)
         if facts is not None:
@@ -107,5 +107,5 @@ class AnswerCache(Generic[Facts]):
         return None if impression is None else self.add(impression)
 
     def clear(self) -> None:
-        """Somebody was forgotten: from now on only the log says what is left of answers."""
+        """Drop everything, because a user was forgotten: from now on only the log says what is left of answers."""
         self._facts.clear()

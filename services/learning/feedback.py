@@ -1,6 +1,6 @@
-"""Feedback: which of the reported events count, and how each is answered.
+"""Feedback: validates reported events, decides which of them count, and logs them.
 
-raw JSON -> event (or invalid) -> its answer looked up and judged -> one durable, all-or-nothing call of the event log
+raw JSON -> event (or invalid) -> look up its answer and judge -> one durable, all-or-nothing call of the event log
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _DETAILS = {
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
-    """How one reported event is answered."""
+    """Outcome of one reported event."""
 
     event_id: str | None
-    """As sent, when it is a usable one."""
+    """The id as sent; None when it is not usable."""
     status: EventStatus
     detail: str | None
-    """What to send instead, or why the event does not count; None when it does."""
+    """How to correct the event, or why it does not count; None when it counts."""
 
 
 class Event(BaseModel):
-    """One reported event, of the right form. Types are strict: no "10" or true for a number, no NaN."""
+    """One well-formed event. Types are strict: no "10" or true for a number, no NaN."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -107,7 +107,7 @@ class Event(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a query id that we signed stands for."""
+    """The answer that a query id signed by this service refers to."""
 
     expired: bool
     impression: Impression | None
@@ -115,7 +115,7 @@ class _Answer:
 
 
 class FeedbackService:
-    """Takes feedback events in.
+    """Records feedback events.
 
     An event counts when its answer is at most `attribution` seconds (and `query_ttl`, the life of a query id) old;
     both times are the server's.
@@ -142,7 +142,7 @@ class FeedbackService:
         """
         now = self._clock()
         parsed = [_parse(event, admin) for event in events]
-        # All of valid form goes to the log, even what is refused by now: a retry of a known event id is a duplicate.
+        # All well-formed events go to the log, even those rejected by now: a retry of a known event id is a duplicate.
         valid = [event for event in parsed if isinstance(event, Event)]
         answers = await self._answers(valid, now)
         statuses = iter(await self._log.accept([(self._judge(event, answers, now), event.digest) for event in valid]))
@@ -155,7 +155,7 @@ class FeedbackService:
         return results
 
     async def _answers(self, events: Sequence[Event], now: float) -> dict[str, _Answer]:
-        """Per query id that we signed, the answer that it names."""
+        """Per query id signed by this service, its answer."""
         verdicts = {
             query_id: self._signer.verify(query_id, now)
             for query_id in {event.query_id for event in events}
@@ -176,7 +176,7 @@ class FeedbackService:
         try:
             return await self._log.impression(query_id, deadline)
         except RecordDamaged:
-            # What cannot be read any more is as if it had never been shown: nothing can be learned from it.
+            # An unreadable answer is treated as never shown: nothing can be learned from it.
             return None
 
     def _judge(self, event: Event, answers: Mapping[str, _Answer], now: float) -> Interaction:
@@ -241,14 +241,14 @@ def _seconds(timestamp: str) -> float:
 
 
 def _known_id(value: object) -> str | None:
-    """An event id that can be repeated in the answer: of fair length, and text that UTF-8 can write."""
+    """The event id if it can be repeated in the response: of acceptable length and valid UTF-8; else None."""
     if not isinstance(value, str) or not 1 <= len(value) <= 128:
         return None
     return value if value.encode("utf-8", "replace").decode("utf-8") == value else None
 
 
 def _explain(error: ValidationError) -> str:
-    """The first thing wrong, by field, without what was sent."""
+    """The first problem, with its field, without quoting the values sent."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":

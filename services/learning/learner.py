@@ -1,7 +1,7 @@
 """The learner: reads the event log in order and brings memory, histories and policy up to date, each exactly once.
 
-One reading feeds two consumers, each with its own place in the log: memory and histories (memory_consumer.py) and the
-policy (policy_consumer.py). Nothing here depends on the clock but when to write snapshots and Ticks.
+One reading feeds two consumers, each with its own position in the log: memory and histories (memory_consumer.py) and
+the policy (policy_consumer.py). Only the times of snapshots and Ticks depend on the clock.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 CONSUMED_SECONDS = 60.0
-"""How often the log is told what it may drop."""
+"""Seconds between reports to the log of the records that it may drop."""
 
 
 class Learner:
-    """One per log. `restore` first, then `run`.
+    """One per log. Call `restore` first, then `run`.
 
-    snapshot_seconds: least time between two snapshots; the others are those of MemoryConsumer and PolicyConsumer."""
+    snapshot_seconds: minimum time between two snapshots; for the other arguments see MemoryConsumer and PolicyConsumer.
+    """
 
     def __init__(
         self,
@@ -76,8 +77,8 @@ class Learner:
     async def restore(self) -> None:
         """Continue from the newest intact snapshot, or from the beginning of the log when there is none.
 
-        Raises StorageFailed when the log is behind what was learned from it: it is not the log that this memory or
-        model belongs to.
+        Raises StorageFailed when the memory or the model has read further than the log reaches: it belongs to another
+        log.
         """
         async with self._lock:
             await self.memory.restore()
@@ -87,7 +88,7 @@ class Learner:
                 raise StorageFailed(f"the memory has read to {self.memory.place}, but the log ends at {end}")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Learn until `stop` is set; then write a last snapshot. Failures are logged and tried again."""
+        """Learn until `stop` is set; then write a last snapshot. Failures are logged and retried."""
         await poll(
             self._advance,
             stop,
@@ -103,12 +104,12 @@ class Learner:
             logger.warning("last_snapshot_failed offset=%d error=%s", self.policy.place, type(error).__name__)
 
     def notify(self) -> None:
-        """There is something new in the log. Call it from the learner's event loop."""
+        """Wake the learner, because the log has new records. Call it from the learner's event loop."""
         self._wake.set()
 
     async def step(self, limit: int = BATCH) -> int:
-        """Take in the next records, at most `limit`, and learn some of the decisions whose time is up. How much was
-        done; 0 when there is nothing to do."""
+        """Process the next records, at most `limit`, and learn some of the decisions whose window has closed. Returns
+        the amount of work done; 0 when there is nothing to do."""
         async with self._lock:
             records = [] if self.policy.full else await self._read(limit)
             await self.memory.take(records)
@@ -116,13 +117,13 @@ class Learner:
             return len(records) + await self.policy.learn()
 
     async def catch_up(self, policy: bool = True) -> None:
-        """Take in all that is in the log by now; without `policy`, return once memory and histories have."""
+        """Process all current records of the log; without `policy`, return once memory and histories are up to date."""
         end, _ = await self._log.end()
         while self.memory.place < end or (policy and self.offset < end):
             await self.step()
 
     async def publish(self) -> str | None:
-        """Write a snapshot now when there is anything new to write; the newest one's version."""
+        """Write a snapshot now if there is anything new; returns the version of the newest one."""
         async with self._lock:
             if self.policy.snapshot is not None and not self.policy.changed:
                 return self.policy.snapshot
@@ -131,8 +132,8 @@ class Learner:
             return version
 
     async def adopt(self, version: str) -> str:
-        """Go on from the model of an earlier snapshot, at the present place in the log: what was learned since is
-        dropped. The version of the snapshot that says so. Raises NotFound, ModelInvalid, StorageFailed."""
+        """Continue from the model of an earlier snapshot, at the current position in the log: what was learned since is
+        dropped. Returns the version of the new snapshot. Raises NotFound, ModelInvalid, StorageFailed."""
         async with self._lock:
             adopted = await self.policy.adopt(version)
             await self._report_consumed()
@@ -140,11 +141,11 @@ class Learner:
 
     @property
     def offset(self) -> int:
-        """Last record of which the policy has learned all there is to learn."""
+        """Offset up to which the policy has learned everything."""
         return self.policy.offset
 
     async def observe(self) -> Progress:
-        """Where the learner stands; brings its gauges up to date."""
+        """The learner's progress; also updates its gauges."""
         end, _ = await self._log.end()
         policy = self.policy
         progress = Progress(
@@ -159,7 +160,7 @@ class Learner:
         return progress
 
     async def _advance(self) -> float | None:
-        """One turn of `run`; 0.0 when there may be more to do at once."""
+        """One iteration of `run`; returns 0.0 when there may be more work right away."""
         done = await self.step()
         if not done:
             await self._tick()
@@ -176,7 +177,7 @@ class Learner:
             logger.error("learner_failed offset=%d", self.policy.place, exc_info=error)
 
     async def _read(self, limit: int) -> list[Numbered]:
-        """Records that a consumer has not had; a damaged one is passed over by both."""
+        """Records that some consumer has not processed; a damaged one is skipped by both."""
         return await read_batch(self._log, min(self.memory.place, self.policy.place), limit, self._pass_over)
 
     async def _pass_over(self, offset: int, error: RecordDamaged) -> None:
@@ -185,7 +186,7 @@ class Learner:
         await self.policy.pass_over(offset, error)
 
     async def _tick(self) -> None:
-        """Let time pass in a log without traffic, once a window's end has come: every Tick closes one at least."""
+        """Append a Tick to a log without traffic once an open window is over: every Tick closes at least one."""
         if self.policy.overdue:
             await self._log.append(Tick(self._clock()))
             self.notify()
@@ -197,5 +198,5 @@ class Learner:
 
 
 def _failure_identity(error: Exception) -> Hashable:
-    """A store that is away fails in changing words; it is logged once."""
+    """Identity of a failure. An unreachable store fails with varying messages; it is logged once."""
     return StorageFailed if isinstance(error, StorageFailed) else type_and_text(error)

@@ -1,7 +1,7 @@
-"""The learner as the other processes see it: where it stands, and what may be requested of it.
+"""Access to the learner from other processes: its progress, and requests to it.
 
-Both go through the shared StateStore: the learner reports where it stands every second, and looks several times a
-second for requests.
+Both go through the shared StateStore: the learner reports its progress every second, and checks for requests several
+times a second.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ ANSWER_SECONDS = 10.0
 
 
 class LearnerView(Protocol):
-    """What routes and commands need of the learner, wherever it runs."""
+    """The learner as seen by routes and commands, wherever it runs."""
 
     def notify(self) -> None:
-        """There is something new in the log."""
+        """Wake the learner, because the log has new records."""
         ...
 
     async def catch_up(self, policy: bool = True) -> None:
@@ -51,7 +51,7 @@ class LearnerView(Protocol):
         ...
 
     async def observe(self) -> Progress:
-        """Where the learner stands."""
+        """The learner's progress."""
         ...
 
 
@@ -64,11 +64,11 @@ class LearnerLink:
         self._state = state
 
     def notify(self) -> None:
-        """The learner looks at the log by itself."""
+        """Nothing to do: the learner polls the log by itself."""
 
     async def catch_up(self, policy: bool = True) -> None:
-        """Wait until memory and histories (and the policy) have what is in the log by now, for as long as the learner
-        gets on. Raises Unavailable when it does not move for ANSWER_SECONDS seconds."""
+        """Wait until memory and histories (and the policy) have processed all current records of the log, as long as
+        the learner makes progress. Raises Unavailable when it makes none for ANSWER_SECONDS seconds."""
         end, _ = await self._log.end()
         reached = (-1, -1)
         while True:
@@ -81,7 +81,7 @@ class LearnerLink:
             await self._until(partial(self._moved, place, end, policy))
 
     async def publish(self) -> str | None:
-        """Nothing to do here: the learner writes its snapshots by itself. The newest one that it reported."""
+        """The newest snapshot that the learner reported. It writes its snapshots by itself."""
         return (await self._status()).get("snapshot")
 
     async def adopt(self, version: str) -> str:
@@ -100,7 +100,7 @@ class LearnerLink:
         return str(answer["version"])
 
     async def observe(self) -> Progress:
-        """Where the learner stood when it last said so; brings the gauges up to date."""
+        """The progress that the learner last reported; also updates the gauges."""
         end, _ = await self._log.end()
         status = await self._status()
         written = status.get("snapshot_at")
@@ -119,7 +119,7 @@ class LearnerLink:
         return progress
 
     async def status_age(self) -> float | None:
-        """Seconds since the learner last said where it stands; None when it never did."""
+        """Seconds since the learner last reported its progress; None when it never did."""
         at = (await self._status()).get("at")
         return None if at is None else max(0.0, time.time() - float(at))
 
@@ -140,14 +140,14 @@ class LearnerLink:
 
 
 async def attend(learner: Learner, state: StateStore, stop: asyncio.Event) -> None:
-    """In the learner's process: report where it stands and do what is requested, until `stop` is set."""
+    """In the learner's process: report its progress and serve requests until `stop` is set."""
     reported = -STATUS_SECONDS
 
     async def attend_once() -> None:
         nonlocal reported
         request = await state.get(REQUEST) or {}
         answered = (await state.get(ANSWER) or {}).get("number")
-        # After `until` the caller has been told that nobody answered: it must not happen later.
+        # After `until` the caller has already got an error: the request must not be served later.
         if request.get("number") not in (None, answered) and time.time() <= float(request["until"]):
             outcome = await _adopted(learner, str(request["adopt"]))
             await state.set(ANSWER, {"number": request["number"]} | outcome)

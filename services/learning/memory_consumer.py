@@ -1,5 +1,5 @@
-"""The consumer that keeps click memory and histories: every record at once, its place in the memory index, committed
-with what was written there."""
+"""The consumer that updates click memory and histories. Records are applied immediately; its position is in the memory
+index, committed together with the changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.types import EventStatus, Impression, Interaction
 
 @dataclass(frozen=True, slots=True)
 class RememberedQuery:
-    """What an event says of the memory depends on the query it belongs to."""
+    """The query of an answer, which decides how an event on it changes the memory."""
 
     key: str
     """Key of the memory index; "" for browsing."""
@@ -28,7 +28,7 @@ NO_QUERY = RememberedQuery("", True)
 
 
 class MemoryConsumer(LogConsumer):
-    """weights: per action (services.rewards.rewards)."""
+    """Applies events to the memory index. weights: per action (services.rewards.rewards)."""
 
     name = "memory"
 
@@ -43,13 +43,14 @@ class MemoryConsumer(LogConsumer):
         self._place_unsure = False
 
     async def restore(self) -> None:
-        """Go on from the place that the memory index holds."""
+        """Continue from the position stored in the memory index."""
         self._place = await self._memory.offset()
 
     async def take(self, records: Sequence[Numbered]) -> None:
-        """Raises StorageFailed: then they come again, and the memory says itself whether it has them."""
+        """Apply `records`. Raises StorageFailed: then they are delivered again, and the memory knows whether it has
+        them."""
         if self._place_unsure:
-            # What failed or was broken off may have been committed all the same.
+            # A failed or interrupted call may have been committed all the same.
             self._place = await self._memory.offset()
             self._place_unsure = False
         fresh = [(offset, record) for offset, record in records if offset > self._place]
@@ -67,13 +68,13 @@ class MemoryConsumer(LogConsumer):
         self._place, self._place_unsure = last, False
 
     async def pass_over(self, offset: int, error: RecordDamaged) -> None:
-        """Commit a place behind it."""
+        """Skip the record and commit the position after it."""
         if self._place < offset:
             await self._memory.apply([], offset)
             self._place = offset
 
     async def _apply_singly(self, changes: Sequence[tuple[int, MemoryChange]], last: int) -> None:
-        """One of the changes cannot be applied: leave that one out."""
+        """Apply changes one by one, leaving out the one that cannot be applied."""
         for offset, change in changes:
             try:
                 await self._memory.apply([change], offset)
@@ -98,7 +99,8 @@ class MemoryConsumer(LogConsumer):
         return None
 
     async def _action(self, offset: int, event: Interaction, object_id: str) -> MemoryChange | None:
-        """Events outside of an answer, and on answers without a query to remember, go to the history alone."""
+        """The change that an event causes. Events outside an answer, and on answers without a query to remember, only
+        go into the history."""
         query = NO_QUERY if event.query_id is None else await self._query(offset, event.query_id)
         weight = self._weights.get(event.action_name, 0.0) * strength(event)
         if not query.learn or weight == 0.0:
@@ -111,7 +113,7 @@ class MemoryConsumer(LogConsumer):
         return MemoryChange(action=action, history=history, at=event.at)
 
     async def _query(self, offset: int, query_id: str) -> RememberedQuery:
-        """Of an answer; of one that cannot be had, nothing may be learned. `offset`: of the event."""
+        """The query of an answer; nothing may be learned from an answer that cannot be read. `offset`: of the event."""
         try:
             found = await self._queries.get(query_id)
         except RecordDamaged as error:

@@ -1,9 +1,9 @@
 """The consumer that teaches the policy.
 
-It learns a decision when its reward window closes (services/rewards/windows.py), clicked or not at the same moment.
+It learns from a decision when its reward window closes (services/rewards/windows.py), whether it was clicked or not.
 
-Its place is in the snapshot, beside the model. What is not in the snapshot (open windows) is read again from the log,
-so that learning after a crash ends in the same bytes as learning without.
+Its position is in the snapshot, beside the model. State outside the snapshot (open windows) is read again from the log,
+so that learning gives the same bytes with and without a crash.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from services.types import Deadline, Impression, Survey
 logger = logging.getLogger(__name__)
 
 OUTCOMES_A_STEP = 64
-"""Decisions learned before the log is read again: memory must not wait for them all."""
+"""Decisions learned before the log is read again: the memory must not wait for all of them."""
 MAX_PENDING = 20_000
-"""Closed windows that may wait to be learned before reading pauses."""
+"""Maximum number of closed windows waiting to be learned; then reading pauses."""
 REOPEN_BATCH = 1000
-"""Records of one read when the open windows are opened again."""
+"""Records per read when the open windows are restored."""
 
 
 class PolicyConsumer(LogConsumer):
-    """load_policy makes a policy of a snapshot's bytes; attribution: seconds of log time of a reward window; weights:
-    per action (services.rewards.rewards); principal_cap: decisions an hour of one principal that count in full;
-    on_publish gets (version, bytes) of every snapshot, in a thread; guard raises, before a snapshot is written, when
-    another process has become the learner."""
+    """load_policy: loads a policy from a snapshot's bytes; attribution: length of a reward window in seconds of log
+    time; weights: per action (services.rewards.rewards); principal_cap: decisions per hour of one principal that count
+    in full; on_publish: called with (version, bytes) of every snapshot, in a thread; guard: called before a snapshot is
+    written, raises when another process has become the learner."""
 
     name = "policy"
 
@@ -81,28 +81,28 @@ class PolicyConsumer(LogConsumer):
         self._snapshot: str | None = None
         self._snapshot_at = clock()
         self._needed = 1
-        """First record that is needed after a crash."""
+        """Offset of the first record that is needed after a crash."""
 
-    # --- where it stands ---
+    # --- progress ---
 
     @property
     def policy(self) -> LearningPolicy:
-        """The one that learns."""
+        """The policy that learns."""
         return self._policy
 
     @property
     def offset(self) -> int:
-        """Last record of which the policy has learned all there is to learn."""
+        """Offset up to which the policy has learned everything."""
         return self._closed[0][0] - 1 if self._closed else self._place
 
     @property
     def waiting(self) -> int:
-        """Decisions that are not learned yet: of open windows, and of closed ones."""
+        """Number of decisions not learned yet, in open and in closed windows."""
         return len(self._windows) + len(self._closed)
 
     @property
     def learned(self) -> int:
-        """Decisions learned, since the beginning of the model."""
+        """Number of decisions that the model has learned in total."""
         return self._learned
 
     @property
@@ -117,26 +117,27 @@ class PolicyConsumer(LogConsumer):
 
     @property
     def changed(self) -> bool:
-        """There is something that no snapshot holds yet."""
+        """Whether there is anything that is not in a snapshot yet."""
         return self._changed
 
     @property
     def full(self) -> bool:
-        """So many decisions wait to be learned that no more should be read."""
+        """Whether so many decisions wait to be learned that reading should pause."""
         return len(self._closed) >= MAX_PENDING
 
     @property
     def overdue(self) -> bool:
-        """Time is up for an open window by the clock: a record at or after its end would close it."""
+        """Whether an open window is over by the clock: a record at or after its end would close it."""
         oldest = self._windows.oldest
         return oldest is not None and oldest.ends <= self._clock()
 
     # --- reading ---
 
     async def restore(self, end: int) -> None:
-        """Go on from the newest intact snapshot, or from the beginning of the log when there is none. end: the log's.
+        """Continue from the newest intact snapshot, or from the beginning of the log when there is none. end: last
+        offset of the log.
 
-        Raises StorageFailed when the log is behind what was learned from it: it is not the log of this model."""
+        Raises StorageFailed when the snapshot has read further than `end`: it belongs to another log."""
         stored = await asyncio.to_thread(self._store.current, KIND)
         if stored is None:
             return
@@ -154,24 +155,24 @@ class PolicyConsumer(LogConsumer):
         await asyncio.to_thread(self._on_publish, stored.version, snapshot.model)
 
     async def take(self, records: Sequence[Numbered]) -> None:
-        """Put events into their windows, and those windows that close into the queue of `learn`."""
+        """Add events to their windows, and queue the windows that close for `learn`."""
         for offset, record in records:
             if offset > self._place:
                 self._place = offset
                 self._closed.extend((offset, window) for window in self._windows.take(offset, record))
 
     async def pass_over(self, offset: int, error: RecordDamaged) -> None:
-        """Go on behind it."""
+        """Skip the record."""
         self._place = max(self._place, offset)
 
     async def report_consumed(self) -> None:
-        """What was learned since the last snapshot would be learned again after a crash."""
+        """Let the log drop records up to the last snapshot: later ones would be learned again after a crash."""
         if not self._changed:
             self._needed = self._low()
         await self._log.consumed(self.name, self._needed - 1)
 
     async def _reopen(self, low: int, offset: int) -> None:
-        """Open the windows that were open when the snapshot was written, learning nothing again."""
+        """Restore the windows that were open when the snapshot was written, without learning anything again."""
         self._place = low - 1
         async for records in read_batches(self._log, low - 1, offset, REOPEN_BATCH, self.pass_over):
             for at, record in records:
@@ -181,8 +182,8 @@ class PolicyConsumer(LogConsumer):
     # --- learning ---
 
     async def learn(self) -> int:
-        """Learn some of the closed windows; how many. State is whole between any two of them. Raises StorageFailed,
-        TimeoutError."""
+        """Learn some of the closed windows; returns their number. State is consistent between any two of them. Raises
+        StorageFailed, TimeoutError."""
         count = 0
         while self._closed and count < OUTCOMES_A_STEP:
             offset, window = self._closed[0]
@@ -192,7 +193,7 @@ class PolicyConsumer(LogConsumer):
             self._closed.popleft()
             self._changed = True
             count += 1
-            await asyncio.sleep(0)  # searches share it
+            await asyncio.sleep(0)  # searches share this thread
         return count
 
     async def _learn_one(self, offset: int, impression: Impression, window: Window) -> None:
@@ -235,8 +236,8 @@ class PolicyConsumer(LogConsumer):
     # --- snapshots ---
 
     async def publish(self, reason: str, more: Mapping[str, str] | None = None) -> str:
-        """Write a snapshot of all that is learned by now; its version. more: goes into its meta data. Raises what the
-        guard and the store raise."""
+        """Write a snapshot of the current state; returns its version. more: additional metadata. Raises what the guard
+        and the store raise."""
         snapshot = Snapshot(self.offset, self._low(), self._learned, self._quota, self._policy.dump())
         version = snapshot.version
         meta = {"policy": self._policy.name, "offset": snapshot.offset, "learned": self._learned, **(more or {})}
@@ -250,19 +251,19 @@ class PolicyConsumer(LogConsumer):
         return version
 
     async def adopt(self, version: str) -> str:
-        """Go on from the model of an earlier snapshot, at the present place in the log; the version of the snapshot
-        that holds it. Raises NotFound, ModelInvalid, and as `publish` does: then it goes on as before."""
+        """Continue from the model of an earlier snapshot, at the current position in the log; returns the version of
+        the new snapshot. Raises NotFound, ModelInvalid, and as `publish` does: then it continues as before."""
         stored = await asyncio.to_thread(self._store.load, KIND, version)
         before = self._policy
         self._policy = self._load_policy(snapshots.read(stored).model)
         try:
             return await self.publish(f"adopted {version}", {ADOPTED: version})
-        except BaseException:  # refused, so it must not come with the next snapshot
+        except BaseException:  # rejected, so it must not get into the next snapshot
             self._policy = before
             raise
 
     def _low(self) -> int:
-        """The first record that is needed to learn on. Windows close in log order, so those that the record after
-        `offset` closed and that are learned already lie before it."""
+        """Offset of the first record that is needed to continue learning. Windows close in log order, so those that the
+        record after `offset` closed and that are learned already lie before it."""
         oldest = self._closed[0][1] if self._closed else self._windows.oldest
         return self.offset + 1 if oldest is None else oldest.offset

@@ -1,4 +1,4 @@
-"""Where the learner stands, as numbers for people and for the metrics."""
+"""The learner's progress, as numbers for operators and for metrics."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from services import metrics
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the learner stands."""
+    """Progress of the learner."""
 
     lag: Mapping[str, int]
-    """Per consumer (memory, policy), records of the log it has not taken in yet."""
+    """Per consumer (memory, policy), the number of log records that it has not processed yet."""
     open: int
     learned: int
     skipped: int
@@ -23,7 +23,7 @@ class Progress:
 
 
 def set_gauges(progress: Progress) -> None:
-    """Bring the gauges of the learner up to date."""
+    """Update the gauges of the learner."""
     for consumer, records in progress.lag.items():
         metrics.LEARNER_LAG.labels(consumer).set(records)
     metrics.LEARNER_OPEN.set(progress.open)

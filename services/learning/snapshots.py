@@ -1,4 +1,4 @@
-"""A policy with its place in the log, as a version in the model store: what learning goes on from after a crash."""
+"""Snapshots: a policy with its position in the log, as a version in the model store, to continue from after a crash."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ KIND = "policy"
 POLICY_FILE = "policy.bin"
 STATE_FILE = "state.json"
 ADOPTED = "adopted"
-"""In the meta data of a snapshot: the earlier one whose model it goes on from."""
+"""Metadata key of a snapshot: the earlier one whose model it continues from."""
 KEPT_SNAPSHOTS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A model with all that is needed to learn on from it."""
+    """A model with everything needed to continue learning from it."""
 
     offset: int
-    """Last record of which the policy has learned all there is to learn."""
+    """Offset up to which the policy has learned everything."""
     low: int
-    """First record that is needed to learn on."""
+    """Offset of the first record that is needed to continue learning."""
     learned: int
     quota: PrincipalQuota
     model: bytes
@@ -38,7 +38,7 @@ class Snapshot:
         return f"{self.offset:012d}-{digest}"
 
     def files(self) -> dict[str, bytes]:
-        """As the model store keeps it."""
+        """File name -> contents, for the model store."""
         state = {
             "offset": self.offset,
             "low": self.low,
@@ -50,7 +50,7 @@ class Snapshot:
 
 
 def read(stored: StoredModel) -> Snapshot:
-    """Raises ModelInvalid when it is no snapshot of a policy."""
+    """The snapshot in a stored model. Raises ModelInvalid when it is not a snapshot of a policy."""
     try:
         state = json.loads(stored.files[STATE_FILE])
         quota = PrincipalQuota(int(state["hour"]), dict(state["principals"]))
@@ -61,7 +61,7 @@ def read(stored: StoredModel) -> Snapshot:
 
 
 def write(store: ModelStore, snapshot: Snapshot, meta: Mapping[str, object], reason: str) -> None:
-    """Store it as the active version; older ones beyond KEPT_SNAPSHOTS go."""
+    """Store the snapshot as the active version; older ones beyond KEPT_SNAPSHOTS are removed."""
     store.publish(KIND, snapshot.files(), meta, snapshot.version)
     store.promote(KIND, snapshot.version, reason)
     store.prune(KIND, KEPT_SNAPSHOTS)

@@ -1,6 +1,6 @@
-"""The consumer that mirrors the log for tools that know User Behavior Insights (UBI 1.3): workbench, dashboards.
+"""The consumer that mirrors the log for tools that read User Behavior Insights (UBI 1.3): workbench, dashboards.
 
-It is off the path of every request, and its place in the log is in the shared state: it moves on once the documents
+It is outside the request path, and its position in the log is in the shared state: it advances once the documents
 (ubi_documents.py) are acknowledged.
 """
 
@@ -26,21 +26,21 @@ logger = logging.getLogger(__name__)
 
 CONSUMER = "ubi"
 PLACE = "ubi_offset"
-"""In the StateStore: the last record that is mirrored."""
+"""Key in the StateStore of the last mirrored record's offset."""
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 2.0
 
 
 class Sink(Protocol):
-    """Where the documents go."""
+    """Destination of the documents."""
 
     async def put(self, queries: Sequence[Entry], events: Sequence[Entry]) -> Counter[str]:
-        """Write documents, each in place of the one of the same id; how many were refused for good, per type of error.
-        Raises StorageFailed: then put all of them again."""
+        """Write documents, replacing those with the same id; returns how many were permanently rejected, per type of
+        error. Raises StorageFailed: then put all of them again."""
         ...
 
     async def forget(self, application: str, user_id: str) -> int:
-        """Remove the documents of a person; how many. Raises StorageFailed: then call it again."""
+        """Remove the documents of a user; returns their number. Raises StorageFailed: then call it again."""
         ...
 
 
@@ -51,8 +51,8 @@ class _Documents:
 
 
 class UbiConsumer(LogConsumer):
-    """One per log. `application` tells our documents from those of others in the same indexes; guard is awaited before
-    anything is written and raises when another process has taken over."""
+    """One per log. `application`: distinguishes our documents from those of others in the same indexes; guard: awaited
+    before anything is written, raises when another process has taken over."""
 
     name = CONSUMER
 
@@ -73,8 +73,8 @@ class UbiConsumer(LogConsumer):
         self._answers = AnswerCache(log, logged_answer)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Mirror until `stop` is set; failures are logged and tried again. Ends at once then, also where a store hangs:
-        what was under way comes again. May be run again, and goes on from where others got."""
+        """Mirror until `stop` is set; failures are logged and retried. Then it ends at once, even when a store hangs:
+        unacknowledged records are mirrored again. May be run again, and continues where other processes stopped."""
         self._begun = False
         self._answers.clear()
         polling = poll(
@@ -94,17 +94,17 @@ class UbiConsumer(LogConsumer):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def step(self, limit: int = BATCH) -> int:
-        """Mirror the next records, at most `limit`; how many. Raises StorageFailed, TimeoutError: then they come again
-        with the next step."""
+        """Mirror the next records, at most `limit`; returns their number. Raises StorageFailed, TimeoutError: then they
+        are delivered again in the next step."""
         if not self._begun:
             await self._begin()
         return await super().step(limit)
 
     async def take(self, records: Sequence[Numbered]) -> None:
-        """Mirror `records`, all of which lie behind `place`."""
+        """Mirror `records`, all of which come after `place`."""
         documents = _Documents()
         for offset, record in records:
-            if isinstance(record, Forget):  # The person is blanked in all records up to this one by now.
+            if isinstance(record, Forget):  # The user is blanked in all records up to this one by now.
                 await self._forget(record)
                 continue
             try:
@@ -117,12 +117,12 @@ class UbiConsumer(LogConsumer):
         await self._commit(records[-1][0])
 
     async def pass_over(self, offset: int, error: RecordDamaged) -> None:
-        """Leave it out, and commit a place behind it."""
+        """Skip the record, and commit the position after it."""
         self._leave_out(offset, error)
         await self._commit(offset)
 
     async def _advance(self) -> float | None:
-        """One turn of `run`; 0.0 when there may be more to do at once."""
+        """One iteration of `run`; returns 0.0 when there may be more work right away."""
         try:
             return 0.0 if await self.step() else None
         finally:
@@ -135,8 +135,8 @@ class UbiConsumer(LogConsumer):
             logger.error("ubi_failed offset=%d", self.place, exc_info=error)
 
     async def _begin(self) -> None:
-        """Go on from the stored place; at first from the beginning of what the log still has. Retention waits from now
-        on."""
+        """Continue from the stored position; the first time from the oldest record in the log. Retention waits for this
+        consumer from now on."""
         place = int(await self._state.get(PLACE) or 0)
         end, _ = await self._log.end()
         if place > end:
@@ -174,14 +174,14 @@ class UbiConsumer(LogConsumer):
             logger.error("ubi_refused documents=%d error=%s after=%s", count, kind, self.place)
 
     async def _forget(self, record: Forget) -> None:
-        """What was mirrored before goes; what comes later is blanked in the log, and left out."""
+        """Remove the user's mirrored documents; later records are blanked in the log, and left out."""
         await self._check_guard()
         removed = await self._sink.forget(self._application, record.user_id)
         self._answers.clear()
         logger.info("ubi_forgot documents=%d", removed)
 
     async def _commit(self, offset: int) -> None:
-        """All up to `offset` is mirrored."""
+        """Store `offset` as the last mirrored record."""
         await self._check_guard()
         await self._state.set(PLACE, offset)
         self._place = offset
@@ -205,5 +205,5 @@ class UbiConsumer(LogConsumer):
 
 
 def _failure_identity(error: Exception) -> Hashable:
-    """A store that is away fails in changing words; it is logged once."""
+    """Identity of a failure. An unreachable store fails with varying messages; it is logged once."""
     return StorageFailed if isinstance(error, StorageFailed | TimeoutError) else type_and_text(error)

@@ -1,13 +1,13 @@
-"""What people searched and did as documents of User Behavior Insights (UBI 1.3). Pure.
+"""Searches and events as documents of User Behavior Insights (UBI 1.3). Pure.
 
-Documents go by ids that come from the log, so that what is written twice counts once.
+Document ids are derived from the log, so that a document written twice counts once.
 
-- A search for words is a query, and every item it showed is an `impression` event; click models need both.
-- A later page is the same search, not another one: its impressions, and what was done on it, go under the query id of
-  the first page, at positions that go on from there.
-- What was done on a listing without words, or outside of any answer, is an event without query and position: nobody
-  asked for anything, and clicks at positions without impressions there would distort every rate by position.
-- Left out are searches that are not to be learned from, with all that was done on them, and people who were forgotten.
+- A search with words is a query, and every item it showed is an `impression` event; click models need both.
+- A later page belongs to the same search: its impressions and events have the query id of the first page, at positions
+  that continue from there.
+- An event on a listing without words, or outside of any answer, has no query and no position: there was no query, and
+  clicks at positions without impressions would distort every rate by position.
+- Left out are searches that are excluded from learning, with their events, and users who were forgotten.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 from services.types import EventStatus, Impression, Interaction
 
 OBJECT_ID_FIELD = "_id"
-"""Where the lexical index has the id of an item."""
+"""Name of the field that holds an item's id in the lexical index."""
 CONVERSIONS = ("add_to_cart", "purchase")
 MAX_KEY_BYTES = 512
-"""Of an id that OpenSearch takes."""
+"""Maximum size of an id in OpenSearch."""
 
 Document = dict[str, Any]
 Entry = tuple[str, Mapping[str, Any]]
@@ -33,31 +33,31 @@ Entry = tuple[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class LoggedAnswer:
-    """What is known of an answer when something is done on it."""
+    """Facts about an answer that documents of its events need."""
 
     query_id: str
-    """Of its first page."""
+    """query_id of its first page."""
     text: str
     user_id: str | None
     searched: bool
-    """For words; a listing without is none."""
+    """Whether it answers a query with words; a listing does not."""
     mirrored: bool
 
 
 def logged_answer(impression: Impression) -> LoggedAnswer:
-    """What events on this answer need of it."""
+    """The facts about this answer that documents of its events need."""
     return LoggedAnswer(
         query_id=impression.root_id,
         text=impression.text,
         user_id=impression.user_id,
         searched=impression.normalized != "",
-        # Of a forgotten person nothing is left in `understanding`, which always says something else.
+        # `understanding`, otherwise never empty, is blanked for a forgotten user.
         mirrored=impression.learn and bool(impression.understanding),
     )
 
 
 def query(application: str, impression: Impression) -> Entry:
-    """The query that a first page answers, under its id."""
+    """(id, document) of the query that a first page answers."""
     degraded = [f"{part.arm} {part.reason}" for part in impression.degraded]
     attributes = {
         "user_id": impression.user_id,
@@ -97,11 +97,12 @@ def impressions(application: str, impression: Impression) -> list[Entry]:
 
 
 def event(application: str, done: Interaction, answer: LoggedAnswer | None) -> Entry | None:
-    """What was done on `answer` (None when the log has it no more, or it was on none); None when it is left out."""
+    """The document of an event on `answer` (None when it is no longer in the log, or there was none); None when the
+    event is left out."""
     if answer is None and done.query_id is None and done.user_id is None:
-        return None  # Only what a person did is taken without an answer: this one was forgotten.
+        return None  # Without an answer only events of a known user are mirrored: this user was forgotten.
     if answer is not None and (not answer.mirrored or done.user_id != answer.user_id):
-        return None  # An event is of who was answered; another one is about to be forgotten, or has been.
+        return None  # The event and its answer have the same user, unless one of the two is being forgotten.
     key = f"{application}:{done.event_id}"
     if len(key.encode()) > MAX_KEY_BYTES:
         key = f"{application}:{hashlib.sha256(key.encode()).hexdigest()}"

@@ -1,4 +1,4 @@
-"""Under which key a query is remembered, and which queries are its neighbours. Pure.
+"""Memory keys of queries, and neighbouring queries. Pure.
 
 Neighbours are found by exact look-ups alone: two keys are neighbours when deleting a token or two from each can make
 them equal (the symmetric-delete idea of SymSpell, Garbe 2012, on tokens instead of characters), so that any key-value
@@ -14,13 +14,13 @@ from services.text import normalize, tokenize
 from services.understanding.language import ENGLISH_STOPWORDS, stem
 
 MAX_TOKENS = 16
-"""Tokens of a query that its key keeps; what comes after them says little."""
+"""Tokens of a query that its key keeps; later ones carry little information."""
 MAX_TOKEN = 40
 TWO_DELETIONS = range(4, 7)
 """Key lengths from which two tokens may be deleted: below, little would remain; above, there would be too many."""
 MIN_SIMILARITY = 0.5
 NEIGHBOURS = 16
-"""Neighbouring queries that one look-up reads, by default."""
+"""Default number of neighbouring queries that one look-up reads."""
 KEYS_PER_VARIANT = 64
 """Keys read for one variant before the nearest are chosen: a bound for words that thousands of queries have."""
 
@@ -48,8 +48,8 @@ def variants(key: str) -> tuple[str, ...]:
 
 
 def shared_variants(key: str) -> tuple[str, ...]:
-    """Those variants of `key` by which it may meet another key's variant. Of one token they would join everything that
-    has this word to everything else, at a similarity below MIN_SIMILARITY."""
+    """The variants of `key` that are matched against other keys' variants. Variants of one token are left out: they
+    would connect all keys that share a word, at a similarity below MIN_SIMILARITY."""
     return tuple(variant for variant in variants(key) if " " in variant)
 
 

@@ -1,4 +1,4 @@
-"""How much a memory keeps: one place for every MemoryIndex, whatever it is kept in. Pure."""
+"""Size limits of the click memory, shared by every MemoryIndex. Pure."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from services.memory.keys import NEIGHBOURS
 
 NEGLIGIBLE_WEIGHT = 1e-9
-"""A weight below this is what rounding left of something that was taken out."""
+"""A weight below this is the rounding error of something that was removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
-    """Caps of a memory. Beyond them the lightest items and texts go, or the least recently used queries, people and
-    names of principals."""
+    """Caps of a memory. Beyond them the lightest items and texts are evicted, or the least recently used queries, users
+    and names of principals."""
 
     principal_cap: float = 5.0
-    """How much one principal may add to one (query, item), in debiased clicks, and to one text's times asked."""
+    """Maximum that one principal may add to one (query, item), in debiased clicks, and to one text's query count."""
     items_per_query: int = 50
     texts_per_query: int = 10
     names_per_total: int = 50
-    """Principals known by name behind one total; what the others added stays in it, and cannot be taken out again."""
+    """Principals recorded by name behind one total; what others added stays in the total and cannot be removed
+    again."""
     history: int = 200
-    """Entries in one person's history."""
+    """Entries in one user's history."""
     queries: int = 500_000
     people: int = 500_000
     neighbours: int = NEIGHBOURS

@@ -1,8 +1,8 @@
-"""What the memory makes of clicks: how much a remembered item is worth to a query. Pure; the stores are in
-services/backends, the keys of queries in services/memory/keys.py.
+"""Memory scores: how much a remembered item is worth to a query. Pure; the stores are in services/backends, the keys of
+queries in services/memory/keys.py.
 
-What is actual is a share of clicks; what is predicted (services/models/query_predictor) stands in until there are
-clicks, and fades as the query is asked.
+Actual scores are shares of clicks; predicted ones (services/models/query_predictor) stand in until there are clicks,
+and fade as the query is searched.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from services.memory.keys import similarity
 from services.types import Remembered
 
 PRIOR = 5.0
-"""Impressions that every query is taken to have had without an action: few clicks must not look like certainty."""
+"""Pseudo-impressions without an action that every query starts with: few clicks must not look like certainty."""
 MIN_EXAMINATION = 0.5
 """Inverse examination is clipped here: a lucky click far down counts as at most 2 clicks at the top. With 0.2 and a
-PRIOR of 2 one such click outweighed every other arm (films, train queries asked before: NDCG@10 .664 with these,
+PRIOR of 2 one such click outweighed every other arm (films, train queries seen before: NDCG@10 .664 with these,
 .660 with those, .657 without memory)."""
 
 
@@ -26,7 +26,7 @@ def debiased(weight: float, examination: float) -> float:
 
 
 def decay(seconds: float, half_life: float) -> float:
-    """What is left of a weight after `seconds`, 0..1."""
+    """Share of a weight that remains after `seconds`, 0..1."""
     return float(2.0 ** (-max(0.0, seconds) / half_life))
 
 
@@ -40,14 +40,14 @@ def score(clicks: float, shown: float, prior: float = PRIOR) -> float:
 
 
 def expected(predicted: float, shown: float, prior: float = PRIOR) -> float:
-    """What is left of a predicted score after the query was asked `shown` times and nobody took the item: the mean of
-    a Beta distribution that began at `predicted` with the weight of `prior` impressions."""
+    """A predicted score after `shown` impressions of the query without a click on the item: the mean of a Beta
+    distribution that began at `predicted` with the weight of `prior` impressions."""
     return predicted * prior / (prior + max(0.0, shown))
 
 
 def trust(alike: float) -> float:
-    """How much a neighbouring query says of this one, 0..1: the cube of their similarity. What people wanted who asked
-    for one word more or less is often something else."""
+    """Weight of evidence from a neighbouring query, 0..1: the cube of the similarity. Users whose query has one word
+    more or less often want something else."""
     return alike**3
 
 
@@ -58,12 +58,12 @@ def recollect(
     predicted: Iterable[tuple[str, str, float]],
     limit: int,
 ) -> list[Remembered]:
-    """What is remembered for `key`, from what a store has under it and its neighbours: key -> decayed impressions,
+    """Items remembered for `key`, from the entries of a store for it and its neighbours: key -> decayed impressions,
     (key, object_id, decayed clicks) and (key, object_id, predicted score).
 
-    An actual score, even of 0, stands in the place of the predicted one; under `key` itself, of all that is predicted
-    for the item. Of several predictions for an item the best counts: they were made of the same words, and say the same
-    thing twice. All of them fade as `key` is asked.
+    An actual score, even of 0, replaces the predicted one; under `key` itself it replaces all predictions for the item.
+    Of several predictions for an item the best counts: they were made from the same words and are not independent. All
+    of them fade as `key` is searched.
     """
     found: dict[tuple[str, str], Remembered] = {}
     for k, object_id, clicks in actual:
@@ -86,8 +86,8 @@ def _weight(entry: Remembered) -> tuple[float, float]:
 
 
 def merge(found: Iterable[Remembered], limit: int) -> list[Remembered]:
-    """One entry an item, best first: entries of several queries add up as independent evidence,
-    1 - Π(1 - trust × score), so that a neighbour never lowers what the query itself knows.
+    """One entry per item, best first: entries of several queries combine as independent evidence,
+    1 - Π(1 - trust × score), so that a neighbour never lowers the query's own score.
 
     The entry of the most similar query gives clicks, predicted and similarity; items that score 0 are left out.
     """
@@ -106,7 +106,7 @@ def merge(found: Iterable[Remembered], limit: int) -> list[Remembered]:
 
 
 def joined(own: Iterable[Remembered], other: Iterable[Remembered], alike: float, limit: int) -> list[Remembered]:
-    """What is remembered for a query, and for another one that is `alike` (0..1): as neighbours are merged."""
+    """Merge the items of a query with those of another one whose similarity is `alike` (0..1), as for neighbours."""
     found = {entry.object_id: entry for entry in own}
     for entry in other:
         worth, near = trust(alike) * entry.score, alike * entry.similarity

@@ -183,7 +183,7 @@ class RedisFiles:
 
 
 def _numbers(fields: Sequence[bytes]) -> list[int]:
-    """Highest first."""
+    """The numbers as integers, highest first."""
     return sorted((int(field) for field in fields), reverse=True)
 
 

@@ -1,7 +1,7 @@
-"""What has been going on lately, from the event log: the rolling figures that the learning console draws.
+"""Recent activity from the event log: the rolling figures that the learning console draws.
 
 Nothing here is learned from or decided on. Reading is incremental (each view reads only what is new in the log), memory
-is bounded, and a person who asked to be forgotten is forgotten here too.
+is bounded, and a user who asked to be forgotten is forgotten here too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from services.types import ArmChoice, ArmOption, EventStatus, Impression, Intera
 
 Floats = NDArray[np.float64]
 Static = Callable[[Mapping[str, float], Sequence[ArmOption], int], Mapping[str, ArmChoice]]
-"""What the static policy would choose: (features, options, seed) -> choice per arm."""
+"""The static policy's decision function: (features, options, seed) -> choice per arm."""
 
 BACKLOG = 5_000
 """Records before the end of the log at which the first view begins; a view never reads more than these."""
@@ -44,7 +44,7 @@ STEP = 500
 
 @dataclass(slots=True)
 class RecentDecision:
-    """One decision and what came of it so far."""
+    """One decision and the events on it so far."""
 
     query_id: str
     at: float
@@ -57,14 +57,14 @@ class RecentDecision:
     found: Mapping[str, tuple[str, ...]]
     """Item of the first page -> arms that had it within their count."""
     propensity: float
-    """Of the drawn counts of all arms together."""
+    """Joint probability of the counts drawn for all arms."""
     agrees: bool
     """The static policy would have chosen the very same counts."""
     moment: float
     """Expected squared weight of the static policy, given the context (services.offpolicy.ope.expected_size); infinite
     where its counts could not be drawn."""
     left: bool
-    """The counts that the policy would have chosen but for exploring are not those of the static policy."""
+    """Whether the policy's preferred counts, exploration aside, differ from those of the static policy."""
     total: int
     degraded: tuple[str, ...]
     events: list[Interaction] = field(default_factory=list)
@@ -73,7 +73,7 @@ class RecentDecision:
 
     @property
     def candidates(self) -> int:
-        """How many candidates were asked for."""
+        """Number of candidates requested from all arms."""
         return sum(self.counts.values())
 
 
@@ -104,7 +104,7 @@ class Activity:
     # --- reading ---
 
     async def _read(self) -> bool:
-        """Take in what is new; whether there was anything."""
+        """Process new records; returns whether there were any."""
         end, _ = await self._log.end()
         before = self._offset
         self._offset = max(self._offset, end - BACKLOG)
@@ -178,8 +178,8 @@ class Activity:
 
     def _comparison(self, window: Sequence[RecentDecision]) -> dict[str, Any]:
         """Learned against static counts, on the decisions that the learned policy took: reward minus the price of the
-        candidates. Decisions in which the static counts could not be drawn say nothing of them and are left out, as by
-        the gate. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
+        candidates. Decisions in which the static counts could not be drawn say nothing about them and are left out, as
+        in the gate. `curve` is the estimated regret so far (static minus learned, summed over decisions)."""
         learned = [one for one in window if one.mode is PolicyMode.LEARNED and one.policy != "fixed"]
         usable = [one for one in learned if math.isfinite(one.moment)]
         rewards = np.array([one.value - self._price * one.candidates for one in usable], dtype=np.float64)
@@ -200,7 +200,7 @@ class Activity:
 
 
 def recent_decision(impression: Impression, static: Static) -> RecentDecision:
-    """What the figures need of an impression."""
+    """The fields of an impression that the figures need."""
     choices = impression.decision.arms
     counts = {arm: choice.count for arm, choice in choices.items()}
     held = {arm: {object_id for object_id, _ in found[: counts.get(arm, 0)]} for arm, found in impression.lists.items()}
@@ -225,21 +225,21 @@ def recent_decision(impression: Impression, static: Static) -> RecentDecision:
 
 
 def _favourite(choice: ArmChoice) -> int:
-    """The count of an arm that was likeliest; the one chosen where no other was likelier."""
+    """The arm's most likely count; the chosen one in a tie."""
     count, likeliest = max(choice.distribution, key=lambda entry: entry[1], default=(choice.count, 0.0))
     return count if likeliest > choice.propensity else choice.count
 
 
 def groups(window: Sequence[RecentDecision], points: int) -> Iterator[Sequence[RecentDecision]]:
-    """`window` in at most `points` runs, as equally long as can be."""
+    """`window` split into at most `points` runs of nearly equal length."""
     runs = min(points, len(window))
     bounds = [place * len(window) // runs for place in range(runs + 1)] if runs else [0]
     return (window[start:end] for start, end in pairwise(bounds))
 
 
 def credit(window: Sequence[RecentDecision], weights: Mapping[str, float]) -> dict[str, float]:
-    """Per arm, its share of what people did: each event's gain, divided equally among the arms that had found the item
-    on the first page."""
+    """Per arm, its share of the gain from users' events: each event's gain is divided equally among the arms that had
+    found the item on the first page."""
     earned: dict[str, float] = defaultdict(float)
     for one in window:
         for event in one.events:

@@ -1,7 +1,7 @@
-"""Whether a policy may take the place of another: by what both would have earned on the decisions in the log.
+"""The promotion gate: whether a policy may replace another, judged by what both would have earned on logged decisions.
 
-V(candidate) - V(present) is estimated by SNIPS on the same decisions, the log's noise that both share cancels, and
-its 95 % interval must not reach below -tolerance. The tolerance is the price of TOLERATED_CANDIDATES candidates, one
+V(candidate) - V(present) is estimated by SNIPS on the same decisions, so that noise common to both cancels, and its
+95 % interval must not reach below -tolerance. The tolerance is the price of TOLERATED_CANDIDATES candidates, one
 page: without any tolerance a candidate that is as good as the present policy would never be sure enough. IPS and DR are
 reported beside it: where the three disagree, the log is too thin for all of them.
 
@@ -37,9 +37,9 @@ from services.offpolicy.support import MIN_ACTED, MIN_SAMPLE, acted_size, sample
 from services.policies.base import Retracing
 
 MAX_DECISIONS = 5_000
-"""Newest decisions that are evaluated: older ones were of another catalogue and other people."""
+"""Number of newest decisions that are evaluated: older ones come from another catalogue and other users."""
 MAX_RECORDS = 100_000
-"""Newest records of the log that are read for them."""
+"""Number of newest log records that are read for them."""
 TOLERATED_CANDIDATES = 10
 """Candidates whose price a candidate policy may be worse by: one page."""
 
@@ -55,10 +55,11 @@ class Verdict:
 
 
 def judge(decisions: list[LoggedDecision], candidate: Retracing, present: Retracing, price: float) -> Verdict:
-    """By the decisions of services.offpolicy.logged; `price` is the reward that one candidate must be worth.
+    """Compare the policies on logged decisions (services.offpolicy.logged); `price` is the reward that one candidate
+    must be worth.
 
-    Decisions in which the log could not show what either policy might do (of a policy that does not explore) are left
-    out: they say nothing of it.
+    Decisions in which the log could not show what either policy might do (those of a policy that does not explore) are
+    left out: they carry no information about it.
     """
     logged = arrays(decisions)
     ours, theirs = propose(candidate, logged), propose(present, logged)
@@ -97,7 +98,7 @@ def judge(decisions: list[LoggedDecision], candidate: Retracing, present: Retrac
 
 
 def _other_estimates(logged: LoggedArrays, proposals: tuple[Proposal, Proposal], weights: list[ope.Floats]) -> str:
-    """The same difference by the other estimators, in words."""
+    """The same difference by the other estimators, as text."""
     rewards, shares = logged.rewards, logged.shares
     actions, taken, proposed = encode_actions(logged, proposals)
     known, predictions = crossfit(context(logged), actions, taken, proposed, rewards, shares)
@@ -133,7 +134,7 @@ class PolicyGate:
         self._cap = cap
 
     async def judge(self, version: str) -> Verdict:
-        """Of a snapshot against the active one. Raises NotFound, ModelInvalid, StorageFailed."""
+        """Judge a snapshot against the active one. Raises NotFound, ModelInvalid, StorageFailed."""
         candidate = await asyncio.to_thread(self._store.load, KIND, version)
         present = await asyncio.to_thread(self._store.current, KIND)
         if present is None:

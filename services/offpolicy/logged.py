@@ -1,8 +1,8 @@
 """The event log as data to judge policies by: what was decided, with which propensities, and what it earned.
 
-Everything is as the learner has it: the same reward windows closed by the log's own times, the same rewards per arm and
-price, the same cap on what one principal counts, and neither answers not to be learned from nor later pages of their
-own. Decisions whose window is still open are not there yet.
+The rules are the learner's: the same reward windows closed by the log's own times, the same rewards per arm and price,
+the same cap on one principal's weight, and neither answers excluded from learning nor later pages as decisions of their
+own. Decisions whose window is still open are not included yet.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Floats = NDArray[np.float64]
 
 LOOKUP_SECONDS = 5.0
 MAX_FEATURES = 50
-"""Most context features that a reward model looks at: those that are seldom absent."""
+"""Maximum number of context features in a reward model: the ones most often present."""
 SEED_MASK = 0x5EED
-"""Mixed into a decision's seed where a policy draws for itself: by the logged seed it would draw as the log did, and
-what is predicted for it would depend on what was done."""
+"""XORed into a decision's seed where a policy draws its own counts: with the logged seed it would draw as the log did,
+and its predicted reward would depend on the logged action."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class LoggedDecision:
     features: Mapping[str, float]
     options: tuple[ArmOption, ...]
     choices: Mapping[str, ArmChoice]
-    """As logged, in decision order."""
+    """Choice per arm as logged, in decision order."""
     rewards: Mapping[str, float]
     """Per arm, price included (services.rewards.rewards.arm_rewards); censored arms are absent."""
     acted: bool
-    """Anybody did anything about the answer."""
+    """Whether there was any event on the answer."""
     share: float
     """0..1, below 1 when one principal supplied more than its share."""
 
@@ -67,17 +67,17 @@ class LoggedArrays:
     decisions: tuple[LoggedDecision, ...]
     arms: tuple[str, ...]
     rewards: Floats
-    """(n,): what all arms together earned. An arm that failed counts as the mean of what it earned at that count in
+    """(n,): total reward of all arms. An arm that failed counts as the mean of what it earned at that count in
     other decisions: an outage says nothing about the arm, so no policy looks better for having been spared it."""
     shares: Floats
     """(n,)"""
     propensities: Floats
-    """(n, arms): of the counts drawn, > 0; 1 where an arm did not exist."""
+    """(n, arms): propensities of the counts drawn, > 0; 1 where an arm did not exist."""
     acted: NDArray[np.bool_]
     """(n,)"""
 
     def select(self, keep: NDArray[np.bool_]) -> LoggedArrays:
-        """Those of the decisions for which `keep` (n,) is true."""
+        """The decisions for which `keep` (n,) is true."""
         some = tuple(one for one, kept in zip(self.decisions, keep, strict=True) if kept)
         return LoggedArrays(
             some, self.arms, self.rewards[keep], self.shares[keep], self.propensities[keep], self.acted[keep]
@@ -86,18 +86,19 @@ class LoggedArrays:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What another policy would have done in the same n places."""
+    """Behaviour of another policy on the same n decisions."""
 
     propensities: Floats
-    """(n, arms): of the counts that were drawn, given those of the arms before; 0 where it never would."""
+    """(n, arms): propensities of the logged counts under this policy, each given the counts of the arms before it;
+    0 where the policy never chooses that count."""
     moments: Floats
     """(n,): expected squared weight given the context, >= 1 (services.offpolicy.ope.expected_size); infinite where it
     might do what the log could not show."""
     drawn: tuple[Mapping[str, ArmChoice], ...]
-    """A decision of its own in each place, drawn independently of the logged one."""
+    """The policy's own draw for each decision, independent of the logged one."""
 
     def select(self, keep: NDArray[np.bool_]) -> Proposal:
-        """Those of the places for which `keep` (n,) is true."""
+        """The proposal for the decisions for which `keep` (n,) is true."""
         some = tuple(one for one, kept in zip(self.drawn, keep, strict=True) if kept)
         return Proposal(self.propensities[keep], self.moments[keep], some)
 
@@ -117,7 +118,7 @@ async def read(
 ) -> list[LoggedDecision]:
     """The decisions logged after the offset `after`, in the order in which their windows closed; the newest `latest` of
     them where given. attribution in seconds; weights, price and cap as for services.learning.learner.Learner. Records
-    that cannot be read are passed over. Raises StorageFailed, TimeoutError."""
+    that cannot be read are skipped. Raises StorageFailed, TimeoutError."""
     windows, quota = Windows(attribution), PrincipalQuota(0, {})
     found: deque[LoggedDecision] = deque(maxlen=latest)
     end, _ = await log.end()
@@ -165,7 +166,7 @@ def _logged_decision(
 
 
 def arrays(decisions: Sequence[LoggedDecision]) -> LoggedArrays:
-    """The decisions as arrays; those with a propensity that is none are left out."""
+    """The decisions as arrays; decisions with an invalid propensity are left out."""
     kept = tuple(one for one in decisions if all(0.0 < choice.propensity <= 1.0 for choice in one.choices.values()))
     arms = tuple(dict.fromkeys(arm for one in kept for arm in one.choices))
     return LoggedArrays(
@@ -203,7 +204,7 @@ def _propensities(choices: Sequence[Mapping[str, ArmChoice]], arms: Sequence[str
 
 
 def propose(policy: Retracing, logged: LoggedArrays) -> Proposal:
-    """What `policy` would have done. Raises what its `decide` raises."""
+    """Behaviour of `policy` on the logged decisions. Raises what its `decide` raises."""
     retraced = [policy.retrace(one.features, one.options, one.counts) for one in logged.decisions]
     return Proposal(
         propensities=_propensities(retraced, logged.arms),
@@ -246,8 +247,8 @@ def context(logged: LoggedArrays) -> Floats:
 
 
 def encode_actions(logged: LoggedArrays, proposals: Sequence[Proposal]) -> tuple[Actions, Floats, list[Floats]]:
-    """How actions are written, the logged ones so, and those of each of `proposals` by the distributions that it drew
-    its own from."""
+    """(the encoding of actions, the logged actions encoded, and for each proposal the distributions that its own
+    actions were drawn from, encoded likewise)."""
     places = {arm: place for place, arm in enumerate(logged.arms)}
     columns = sorted(
         {

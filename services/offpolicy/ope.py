@@ -1,4 +1,4 @@
-"""What a policy would have earned on decisions that another one took, and how sure that is. Pure.
+"""Off-policy estimators: the value of a policy on decisions that another one took, with confidence intervals. Pure.
 
 Everything is about n logged decisions, each of them a draw per arm in a fixed order. `rewards` (n,) are what they
 earned; `logged` and `target` (n, arms) are the probabilities of the counts that were drawn, each given the counts of
@@ -12,8 +12,8 @@ how much each decision counts: every mean is sum(shares * .) / sum(shares). Deci
 | `doubly_robust` | mean(q(x, target) + w (r - q(x, a))) | none | Dudík, Langford, Li, ICML 2011 |
 | `ips` of `pseudo_inverse` | mean(r (1 - L + sum of target / logged)) | see there | Swaminathan et al., NeurIPS 2017 |
 
-Where nothing that the target would do was ever done, no estimate knows anything: that is NoSupport, and `expected_size`
-says beforehand how much support there is.
+Where the log holds no action that the target would take, no estimate is possible: NoSupport is raised, and
+`expected_size` says beforehand how much support there is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROUNDING = 1e-9
 
 
 class NoSupport(ValueError):
-    """The target would never have done anything of what was done."""
+    """The target would never have taken any of the logged actions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Estimate:
     low: float
     high: float
     effective: float
-    """Number of decisions of its own that the target would have learned as much from (`effective_size`)."""
+    """Number of the target's own decisions that would give the same precision (`effective_size`)."""
     n: int
 
     def __str__(self) -> str:
@@ -64,10 +64,10 @@ class Estimator:
     effective: float
 
     def minus(self, other: Estimator) -> Estimator:
-        """The difference on the same decisions; the log's noise that both share cancels. Its effective size is
-        the smaller one. Raises ValueError for other numbers of decisions."""
+        """The difference on the same decisions; noise common to both cancels. Its effective size is the smaller one.
+        Raises ValueError when the numbers of decisions differ."""
         if self.influence.shape != other.influence.shape:
-            raise ValueError("differences are of estimates on the same decisions")
+            raise ValueError("a difference needs two estimates on the same decisions")
         effective = min(self.effective, other.effective)
         return Estimator(self.value - other.value, self.influence - other.influence, effective)
 
@@ -132,8 +132,8 @@ def pseudo_inverse(logged: Floats, target: Floats) -> Floats:
 
 
 def effective_size(weights: Floats) -> float:
-    """(sum w)^2 / sum w^2 (Kish 1965): with so many decisions of its own, the target would be known as well; 0 when all
-    weights are 0. Optimistic while the log lacks what the target does but the logging policy seldom did: see
+    """(sum w)^2 / sum w^2 (Kish 1965): the number of the target's own decisions that would give the same precision; 0
+    when all weights are 0. Optimistic while the log lacks what the target does but the logging policy seldom did: see
     `expected_size`."""
     squares = float((weights**2).sum())
     return float(weights.sum()) ** 2 / squares if squares > 0.0 else 0.0
@@ -150,14 +150,14 @@ def expected_size(moments: Floats, shares: Floats | None = None) -> float:
 
 
 def ips(rewards: Floats, weights: Floats, shares: Floats | None = None) -> Estimator:
-    """Inverse propensity score: mean(w r). Raises ValueError for what is no log, NoSupport when all weights are 0."""
+    """Inverse propensity score: mean(w r). Raises ValueError for invalid arrays, NoSupport when all weights are 0."""
     share = _checked(rewards, weights, shares)
     return _mean(weights * rewards, share, weights)
 
 
 def snips(rewards: Floats, weights: Floats, shares: Floats | None = None) -> Estimator:
-    """Self-normalised: sum(w r) / sum(w). Never outside the range of the rewards, and of the same meaning when all
-    rewards are shifted. Raises as `ips` does, and NoSupport where the weights' sum is not above 0."""
+    """Self-normalised: sum(w r) / sum(w). Never outside the range of the rewards, and equivariant under shifts of all
+    rewards. Raises as `ips` does, and NoSupport where the weights' sum is not above 0."""
     share = _checked(rewards, weights, shares)
     total = float((share * weights).sum())
     if not total > 0.0:
@@ -179,7 +179,7 @@ def doubly_robust(
 
 
 def on_policy(rewards: Floats) -> Estimator:
-    """The mean of what was earned. Raises ValueError as `ips` does."""
+    """The mean reward of the logging policy itself. Raises ValueError as `ips` does."""
     return ips(rewards, np.ones(rewards.shape))
 
 

@@ -37,23 +37,23 @@ class Mismatch:
 
 @dataclass(slots=True)
 class Report:
-    """What the log reproduced."""
+    """Result of a replay: numbers of decisions that the log reproduced."""
 
     checked: int = 0
-    """Decisions looked at (first pages; a listing takes no decision)."""
+    """Decisions checked (first pages; a listing takes no decision)."""
     drawn: int = 0
-    """Of these, decisions whose every count (served, and shadow) was drawn again equal."""
+    """Checked decisions whose counts (served and shadow) all came out the same when drawn again."""
     recomputed: int = 0
     """Decisions whose distributions could be computed again because the policy's snapshot is at hand."""
     computed: int = 0
-    """Of these, decisions whose every distribution came out equal."""
+    """Recomputed decisions whose distributions all came out equal."""
     damaged: int = 0
     """Log records that could not be read."""
     mismatches: list[Mismatch] = field(default_factory=list)
 
     @property
     def reproduced(self) -> bool:
-        """Nothing came out otherwise than logged."""
+        """Whether everything came out as logged."""
         return not self.mismatches
 
 

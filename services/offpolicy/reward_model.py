@@ -1,8 +1,8 @@
-"""What a decision is predicted to earn: ridge regression over context x arm x count, each decision predicted by a model
-that has not seen it. Pure; numpy alone.
+"""Reward model: predicts a decision's reward by ridge regression over context x arm x count, cross-fitted so that no
+decision is predicted by a model that has seen it. Pure; numpy alone.
 
-The prediction is linear in how an action is written: with a probability instead of a yes for each count of each arm, it
-is the mean over a policy's actions, exactly.
+The prediction is linear in the encoding of an action: with probabilities in place of the one-hot counts of each arm, it
+is exactly the mean over a policy's actions.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ Floats = NDArray[np.float64]
 
 FOLDS = 5
 RIDGE = 10.0
-"""Penalty on squared coefficients of standardised columns, in decisions: with few of them, the model says the mean."""
+"""Penalty on squared coefficients of standardised columns, in decisions: with few, the model predicts the mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """How actions are written: a column per arm and count."""
+    """Encoding of actions: a column per arm and count."""
 
     arms: tuple[int, ...]
-    """Per column, the place of its arm."""
+    """Per column, the index of its arm."""
     counts: tuple[int, ...]
     """Per column, its count."""
 
     def depths(self, actions: Floats) -> Floats:
-        """Per arm (n, arms), the (expected) logarithm of 1 + count, by which contexts matter."""
+        """(n, arms): the (expected) logarithm of 1 + count, which multiplies the context features."""
         table = np.zeros((len(self.arms), max(self.arms, default=-1) + 1))
         table[np.arange(len(self.arms)), self.arms] = np.log1p(self.counts)
         return np.asarray(actions @ table)
@@ -72,7 +72,7 @@ def crossfit(
 
 
 def _design(context: Floats, actions: Actions, written: Floats) -> Floats:
-    """(n, 1 + features + columns + arms x features)."""
+    """Design matrix, (n, 1 + features + columns + arms x features)."""
     depths = actions.depths(written)
     crossed = (depths[:, :, None] * context[:, None, :]).reshape(len(context), -1)
     return np.concatenate([np.ones((len(context), 1)), context, written, crossed], axis=1)

@@ -12,18 +12,18 @@ from services.offpolicy import ope
 Floats = NDArray[np.float64]
 
 MIN_SAMPLE = 100.0
-"""Effective sample size below which intervals do not cover what they promise (evaluation/studies/ope_coverage.py:
+"""Effective sample size below which intervals fall short of their nominal coverage (evaluation/studies/ope_coverage.py:
 92-97 % from 100 on, 81-91 % at 10-25)."""
 MIN_ACTED = 20.0
-"""Effective number of decisions that somebody did anything about: without actions all that is left is the price, and
-the policy that asks for least would be best."""
+"""Effective number of decisions with at least one event: without events only the price is left, and the policy that
+requests the fewest candidates would look best."""
 
 
 def sample_size(weights: Sequence[Floats], moments: Sequence[Floats], shares: Floats) -> float:
     """Effective sample size of the policy that the log supports least, in decisions.
 
     weights: per policy (n,), of `ope.product`; moments: per policy (n,), finite, of `ope.expected_size`; shares (n,).
-    The smaller one of what came and of what is to be expected: a log may hold more support than is to be expected.
+    The smaller of the observed and the expected size: a log may happen to show more support than is to be expected.
     """
     if not len(shares):
         return 0.0
@@ -34,5 +34,5 @@ def sample_size(weights: Sequence[Floats], moments: Sequence[Floats], shares: Fl
 
 
 def acted_size(weights: Sequence[Floats], acted: NDArray[np.bool_], shares: Floats) -> float:
-    """As `ope.effective_size`, of the decisions that somebody did anything about; of the policy with fewest."""
+    """`ope.effective_size` over the decisions with at least one event, for the policy that has the fewest."""
     return min(ope.effective_size((shares * weight)[acted]) for weight in weights)

@@ -29,25 +29,25 @@ KNOWN_ARMS = KnownArms(
     planned=tuple(profile.name for profile in ARM_PROFILES if profile.planned),
     others=tuple(profile.name for profile in ARM_PROFILES if not profile.planned),
 )
-"""Of this release."""
+"""The arms known to this release."""
 PLAN_ARMS = KNOWN_ARMS.planned
 FACTS = ("slots_expected", "slots_best", "slots_first", "title_trigrams", "title_query_share")
-"""What surveys take down of an item: columns of the ranker's table (services/rankers/features.py) that say what it has
-to do with the query, whichever arm found it."""
+"""Item features recorded in surveys: columns of the ranker's table (services/rankers/features.py) that say how an item
+relates to the query, whichever arm found it."""
 
 
 def part(arm: str) -> str:
-    """Name of the column beside FACTS that says what the arm's full list adds to each item's fused score."""
+    """Name of the survey column (beside FACTS) with the arm's contribution to each item's fused score."""
     return f"{arm}_part"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one decision once its reward window closed."""
+    """Outcome of one decision, known once its reward window has closed."""
 
     features: Mapping[str, float]
     survey: Survey | None = None
-    """What all arms had; None for an answer that was not surveyed."""
+    """Full lists of all arms; None for an answer that was not surveyed."""
     examination: tuple[float, ...] = ()
     """Per shown item, the probability that it was examined."""
     clicked: tuple[float, ...] = ()
@@ -63,17 +63,17 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """As logged and as a metric label."""
+        """Name of the policy in the log and in metric labels."""
         ...
 
     @property
     def version(self) -> str | None:
-        """Of its model; None for a policy without one."""
+        """Version of the policy's model; None for a policy without one."""
         ...
 
     @property
     def survey_share(self) -> float:
-        """Share of the answers that it would have surveyed (services/search/survey.py) to learn from, 0..1."""
+        """Share of answers that the policy wants surveyed (services/search/survey.py) to learn from, 0..1."""
         ...
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> dict[str, ArmChoice]:
@@ -105,7 +105,7 @@ class LearningPolicy(Retracing, Protocol):
 
 
 class Decider(Protocol):
-    """What the search engine asks: the active policy, under the current mode."""
+    """Makes the search engine's decisions: the active policy, under the current mode."""
 
     def decide(self, features: Mapping[str, float], options: Sequence[ArmOption], seed: int) -> Decision:
         """The decision for a request, with its propensities; `seed` determines the draws."""

@@ -1,4 +1,4 @@
-"""The rules that every policy shares: what a whole decision may spend, and what it must reach.
+"""The budget and the floor of a whole decision, which every policy respects.
 
 Arms are drawn in the order given. Before an arm is drawn, the counts that would break the budget or make the floor
 unreachable are masked, and the masked distribution is what is drawn from and logged: trimming a count after the draw
@@ -14,13 +14,13 @@ from services.policies.sampling import Distribution, draw
 from services.types import ArmChoice, ArmOption
 
 BUDGET = 200
-"""Most candidates that all arms together may return."""
+"""Maximum number of candidates that all arms together may return."""
 FLOOR = 5
-"""Fewest candidates that all arms together are asked for, so that exploring never empties an answer; pages are filled
-up with what else matches (services/search/engine.py)."""
+"""Minimum number of candidates requested from all arms together, so that exploring never empties an answer; pages are
+filled up with what else matches (services/search/engine.py)."""
 
 Distribute = Callable[[ArmOption, tuple[int, ...]], Distribution]
-"""(arm, its allowed counts, never empty) -> distribution over all its counts, nothing on the others."""
+"""(arm, its allowed counts, never empty) -> distribution over all its counts, 0 for counts that are not allowed."""
 
 
 def check(budget: int, floor: int) -> None:
@@ -50,11 +50,13 @@ def allocate(
 def retrace(
     options: Sequence[ArmOption], budget: int, floor: int, counts: Mapping[str, int], distribute: Distribute
 ) -> dict[str, ArmChoice]:
-    """What `allocate` would log had it drawn the given counts: per arm, in order, the distribution after the counts of
-    the arms before, and in it the propensity of `counts[arm]`. Their product is the probability of the whole decision.
+    """The choices that `allocate` would log had it drawn the given counts: per arm, in order, the distribution given
+    the counts of the arms before, and the propensity of `counts[arm]` in it. The product of the propensities is the
+    probability of the whole decision.
 
-    The propensity is 0 for a count that the arm does not offer, or that is masked here though it was not where it was
-    drawn; after one that leaves nothing allowed, whole distributions are 0. Raises KeyError when an arm has no count.
+    The propensity is 0 for a count that the arm does not offer, or that is masked here though it was allowed when it
+    was drawn; after a count that leaves nothing allowed, whole distributions are 0. Raises KeyError when an arm has no
+    count.
     """
     choices: dict[str, ArmChoice] = {}
     limits = _Limits(options, budget, floor)
@@ -68,7 +70,7 @@ def retrace(
 
 
 class _Limits:
-    """Which counts are allowed, arm after arm, given what was spent so far."""
+    """Tracks which counts are allowed, arm after arm, given the candidates spent so far."""
 
     def __init__(self, options: Sequence[ArmOption], budget: int, floor: int) -> None:
         later = _totals(tuple(option.counts for option in options), budget)
@@ -77,7 +79,7 @@ class _Limits:
         self._reachable: Iterator[int] = iter(later[1:])
 
     def allowed(self, option: ArmOption) -> tuple[int, ...]:
-        """To be asked once per arm, in order."""
+        """The arm's counts that are still allowed. Call it once per arm, in order."""
         reachable = next(self._reachable)
         return tuple(c for c in option.counts if _fits(reachable, self._low - c, self._high - c))
 
@@ -88,9 +90,9 @@ class _Limits:
 
 @lru_cache(maxsize=1024)
 def _totals(counts: tuple[tuple[int, ...], ...], budget: int) -> tuple[int, ...]:
-    """For each arm, which totals the arms from it on can reach within the budget, and at the end "no arms left": {0}.
+    """For each arm, the totals that it and the arms after it can reach within the budget; then {0}, for no arms left.
 
-    A set of totals is written as an integer in which bit t stands for total t: adding a count to all is one shift."""
+    A set of totals is a bit set, an integer whose bit t means total t: adding a count to all totals is one shift."""
     within = (1 << (budget + 1)) - 1
     sets = [1]
     for arm in reversed(counts):

@@ -1,10 +1,10 @@
-"""A policy model that was learned with fewer arms, carried over to those of today: nothing learned is lost when an arm
+"""Carries a policy model that was trained with fewer arms over to the current ones: nothing learned is lost when an arm
 is added. Pure.
 
-What was learned of plans holds for the same plans with the new arms at 0, and so decides as before. A plan that asks a
-new arm is thought to be worth what it would be without it, so its price keeps it from being taken; exploration and
-surveys ask the arm all the same, and what they show moves the worth of its plans. The sample of earlier requests says
-nothing of those plans: their worth is unknown there (NaN), and learning from the sample leaves it alone.
+Learned plan worths hold for the same plans with the new arms at 0, so decisions stay as before. A plan that uses a new
+arm starts with the worth of the plan without it, so its price keeps it from being chosen; exploration and surveys still
+query the arm, and their results update the worth of its plans. The sample of earlier requests has no information about
+those plans: their worth is unknown there (NaN), and learning from the sample leaves it unchanged.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from services.policies.relevance import RelevanceModel, input_names
 Arrays = Mapping[str, NDArray[Any]]
 
 FIRST_ARMS = KnownArms(("memory", "structured", "personal", "vector", "lexical"), ("explore",))
-"""Of models that do not say which arms they know. Never changed."""
+"""Arms of models that do not list the arms they know. Never changed."""
 _PLANNED, _OTHERS = "planned_arms", "other_arms"
 
 
 def arm_names(arms: KnownArms) -> dict[str, NDArray[np.str_]]:
-    """What a model says of the arms it knows: nothing where they are the first ones."""
+    """Arrays that record in a model which arms it knows; empty when these are FIRST_ARMS."""
     if arms == FIRST_ARMS:
         return {}
     return {_PLANNED: np.array(arms.planned, dtype=np.str_), _OTHERS: np.array(arms.others, dtype=np.str_)}
 
 
 def learned_arms(arrays: Arrays) -> KnownArms:
-    """The arms that a model knows, by what `arm_names` wrote. Raises ModelInvalid for arms that do not exist (any more)
-    or that plans may not ask (any more)."""
+    """The arms that a model knows, as recorded by `arm_names`. Raises ModelInvalid for arms that do not exist (any
+    more) or that plans may not use (any more)."""
     if _PLANNED not in arrays:
         arms = FIRST_ARMS
     else:
@@ -47,7 +47,7 @@ def learned_arms(arrays: Arrays) -> KnownArms:
 
 
 def carry_over(arrays: Arrays, old: Plans, new: Plans) -> Arrays:
-    """The arrays of a model over the plans `old` as those of one over `new`, whose arms are those and perhaps more.
+    """Convert the arrays of a model over the plans `old` to the plans `new`, which have the same arms and perhaps more.
 
     Raises ModelInvalid for a model of other plans or inputs, KeyError when something is missing.
     """
@@ -72,8 +72,8 @@ def carry_over(arrays: Arrays, old: Plans, new: Plans) -> Arrays:
 
 
 def _places(old: Plans, new: Plans) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """([plans]: place in `old` of each plan of `new` with the arms that `old` does not have at 0, -1 where nothing is
-    left of it; [plans]: whether it asks any of them)."""
+    """([plans]: index in `old` of each plan of `new` with the added arms set to 0, -1 where no arm is left; [plans]:
+    whether the plan uses any of the added arms)."""
     columns = [new.arms.index(arm) for arm in old.arms]
     place_of = {tuple(plan): place for place, plan in enumerate(old.counts[:STATIC].tolist())}
     places = [place_of.get(tuple(plan), -1) for plan in new.counts[:STATIC, columns].tolist()]
@@ -85,7 +85,7 @@ def _places(old: Plans, new: Plans) -> tuple[NDArray[np.intp], NDArray[np.bool_]
 def _posterior(
     mean: NDArray[np.float64], covariance: NDArray[np.float64], names: tuple[tuple[str, str], ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(mean, covariance) over the inputs of today; inputs that are not among `names` are as before any evidence."""
+    """(mean, covariance) over the current inputs; inputs that are not among `names` get the prior."""
     prior, now = RelevanceModel(), input_names(KNOWN_ARMS)
     places = [now.index(name) for name in names]
     prior.mean[places] = mean

@@ -1,4 +1,4 @@
-"""What a policy sees of a search: numbers about its context, none of which depends on the catalogue's vocabulary.
+"""Context features of a policy: numbers that describe a search, none of which depends on the catalogue's vocabulary.
 
 A feature is a finite number, nearly always within 0..1; those that are 0 are left out. The values computed here are
 logged with the impression and learned from exactly as logged, so they are rounded to what survives the log.
@@ -16,8 +16,8 @@ from services.types import ArmOption, Context, Person, Query, Remembered, Scalar
 DEVICES = frozenset({"desktop", "mobile", "tablet", "tv", "console", "speaker", "car", "watch"})
 LANGUAGES = frozenset({"en", "de", "fr", "es", "it", "und"})
 BUCKETS = 64
-"""Context entries that this product does not know share so many features: callers cannot add ever new ones, and none of
-their text gets into the log of features."""
+"""Number of features that unknown context entries are hashed into: callers cannot add ever more of them, and none of
+their text gets into the logged features."""
 DIGITS = 6
 
 _PARTS_OF_DAY = ("night", "morning", "afternoon", "evening")
@@ -121,7 +121,7 @@ def _person(person: Person, at: float) -> dict[str, float]:
 
 
 def _caller(context: Mapping[str, Scalar]) -> dict[str, float]:
-    """What the caller says of the situation: `device` by an allow-list, anything else by one of BUCKETS features."""
+    """Features of the request's `context`: `device` by an allow-list, anything else hashed into one of BUCKETS."""
     found: dict[str, float] = {}
     for key, value in context.items():
         if key == "device":

@@ -10,7 +10,7 @@ from services.policies.sampling import Distribution, certain, mask
 from services.types import ArmChoice, ArmOption
 
 FIXED_COUNTS: Mapping[str, int] = {profile.name: profile.static_count for profile in by_number()}
-"""The static mix of the product's arms; an arm that is not named is not asked."""
+"""The static mix of the product's arms; an arm that is not listed is not used."""
 
 
 class FixedPolicy:
@@ -36,7 +36,7 @@ class FixedPolicy:
     def retrace(
         self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
     ) -> dict[str, ArmChoice]:
-        """As services.policies.base.Retracing."""
+        """See services.policies.base.Retracing."""
         return retrace(options, self._budget, self._floor, counts, self._distribute)
 
     def wanted(self, arm: str) -> int:
@@ -72,7 +72,7 @@ class UniformPolicy:
     def retrace(
         self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
     ) -> dict[str, ArmChoice]:
-        """As services.policies.base.Retracing."""
+        """See services.policies.base.Retracing."""
         return retrace(options, self._budget, self._floor, counts, self._distribute)
 
     def _distribute(self, option: ArmOption, allowed: tuple[int, ...]) -> Distribution:

@@ -1,13 +1,13 @@
-"""Kinds of requests: clusters of the worths of plans, predicted from what is known before anything is retrieved.
+"""Kinds of requests: clusters of plan worths, predicted from the context before anything is retrieved.
 
 A kind is a cluster of surveyed requests; its centre holds the worth of each plan (k-means, Lloyd 1982; initialised by
-k-means++, Arthur and Vassilvitskii 2007; then updated answer by answer, MacQueen 1967). Vowpal Wabbit (`--oaa
+k-means++, Arthur and Vassilvitskii 2007; then updated request by request, MacQueen 1967). Vowpal Wabbit (`--oaa
 --probabilities`, https://vowpalwabbit.org) learns P(kind | context); a plan is worth the mean over kinds. That a plan's
 worth may only be a mixture of few patterns is what makes it learnable: regressing each plan on the context directly
 found .01 to .02 less (films, validation, capped recall within 10, 25 and 50 candidates).
 
 Every new request is followed by REPLAYS of earlier ones, drawn from a sample of all so far (reservoir sampling, Vitter
-1985): learned from the latest alone, the kinds would follow whatever is asked again and again just now.
+1985): learning from the latest requests alone, the kinds would follow whatever query is repeated just now.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ ARGUMENTS = (
     f"--oaa {KINDS} --probabilities --loss_function logistic --adaptive --invariant --learning_rate 1 --hash all"
     " --bit_precision 16 --quiet"
 )
-"""Not `--normalized`: what it keeps is not saved, and learning would go on otherwise after a restart."""
+"""Without `--normalized`: its state is not saved, so learning would diverge after a restart."""
 LOADED = "--probabilities --loss_function logistic --adaptive --invariant --quiet"
-"""What a saved workspace does not know of itself."""
+"""Options that a saved workspace does not store and that must be given again on loading."""
 
 Workspace: TypeAlias = "vw.Workspace[Any]"
 Floats = NDArray[np.float64]
@@ -66,7 +66,7 @@ class Kinds:
         line = context_line(features)
         self.requests += 1
         rng = np.random.default_rng(self.requests)
-        if weight >= 1.0 or rng.random() < weight:  # nobody fills the sample with more than their share
+        if weight >= 1.0 or rng.random() < weight:  # no principal fills the sample beyond its share
             self._keep(line, worth.astype(np.float16), rng)
         if self.centres is not None:
             self._update(self.centres, line, worth.astype(np.float32), weight)
@@ -77,7 +77,8 @@ class Kinds:
         self._predictor = None
 
     def worth(self, features: Mapping[str, float]) -> Floats | None:
-        """[plans]; None as long as no kinds are known. Raises ValueError for features that cannot be written."""
+        """Predicted worths, [plans]; None before the first kinds are fitted. Raises ValueError for features that cannot
+        be written."""
         if self.centres is None:
             return None
         if self._predictor is None:
@@ -89,8 +90,8 @@ class Kinds:
         return found
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that there is, to go on from bit by bit. The library's own format settles after one reload (fresh and
-        reloaded models differ in session statistics only), so that is what is written."""
+        """The whole state, from which learning continues bit-identically. The library's own format is stable after one
+        reload (fresh and reloaded models differ in session statistics only), so the reloaded form is written."""
         saved = vw.Workspace(LOADED.split(), model_data=self._learner.serialize()).serialize()
         return {
             "requests": np.array(self.requests),
@@ -103,7 +104,8 @@ class Kinds:
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]], plans: int) -> Kinds:
-        """What `arrays` gave. Raises ModelInvalid when it does not fit, KeyError when something is missing."""
+        """Load the state that `arrays` returned. Raises ModelInvalid if it does not fit, KeyError if a part is
+        missing."""
         kinds = cls(plans)
         centres, text = arrays["centres"], arrays["lines"].tobytes().decode()
         kinds.requests = int(arrays["requests"])
@@ -127,7 +129,7 @@ class Kinds:
         return predictor, vw.TextFormatParser(predictor)
 
     def _keep(self, line: str, worth: NDArray[np.float16], rng: np.random.Generator) -> None:
-        """Every request so far is as likely to be in the sample as any other."""
+        """Reservoir sampling: every request so far is equally likely to be in the sample."""
         if len(self._lines) < SAMPLE_SIZE:
             self._lines.append(line)
             self._worths = np.vstack([self._worths, worth])
@@ -148,7 +150,7 @@ class Kinds:
 
     def _update(self, centres: NDArray[np.float32], line: str, worth: NDArray[np.float32], weight: float) -> None:
         """Move the nearest centre towards `worth`, and learn to predict its kind from the context. NaN in `worth`
-        stands for a plan whose worth is unknown (services/policies/extension.py): it moves nothing."""
+        marks a plan whose worth is unknown (services/policies/extension.py): it moves nothing."""
         away = worth - centres
         away[:, np.isnan(worth)] = 0.0
         kind = int((away**2).sum(axis=1).argmin())

@@ -19,10 +19,9 @@ SURVEY = "survey"
 class PolicySwitch:
     """Makes decisions under a mode that can change at any moment, and never fails.
 
-    `learned`: the learned policy decides. `static`: the fixed one does. `shadow`: the fixed one does, and what the
-    learned one would have chosen is logged beside it. Whenever the learned policy fails, the fixed one takes over for
-    that decision; the mode stays. A new model is swapped in by assigning `learned`; a decision under way keeps the
-    policy it began with.
+    `learned`: the learned policy decides. `static`: the fixed one does. `shadow`: the fixed one does, and the learned
+    one's choice is logged beside it. Whenever the learned policy fails, the fixed one takes over for that decision; the
+    mode stays. A new model is swapped in by assigning `learned`; a decision in progress keeps the policy it began with.
     """
 
     def __init__(self, learned: Policy, fixed: Policy, mode: str = PolicyMode.LEARNED, surveyed: float = 1.0) -> None:
@@ -48,8 +47,8 @@ class PolicySwitch:
 
     def should_survey(self, seed: int) -> bool:
         """Whether the answer to the decision with this seed is to be surveyed: with the learned policy's survey share
-        as probability, capped at `surveyed`, in any mode, because it learns from static traffic too. Never raises: a
-        policy that fails gets no surveys."""
+        as probability, capped at `surveyed`, in any mode, because the policy learns from static traffic too. Never
+        raises: a policy that fails gets no surveys."""
         learned = self.learned
         try:
             share = learned.survey_share

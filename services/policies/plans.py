@@ -1,8 +1,8 @@
-"""Plans: how many candidates to take from each arm, all arms at once, how much of what is wanted each plan finds, and
-how well the page that it makes is ordered.
+"""Plans: how many candidates to take from each arm, for all arms at once; the share of the wanted items that each plan
+finds, and how well it orders the first page.
 
-Two arms together find a given share of what is wanted for hardly more candidates than any number of arms do (films,
-told the slice: capped recall within .001 of the best of all 7,776 combinations), so the library has the plans with one
+Two arms together find a given share of the wanted items with hardly more candidates than any number of arms (films,
+given the slice: capped recall within .001 of the best of all 7,776 combinations), so the library has the plans with one
 or two arms in use, and the static mix beside them.
 """
 
@@ -19,16 +19,16 @@ from services.rewards.rewards import examination
 from services.types import CANDIDATE_COUNTS
 
 IN_USE = 2
-"""Most arms that a plan asks."""
+"""Maximum number of arms that a plan uses."""
 STATIC = -1
-"""Place of the static mix among the plans."""
+"""Index of the static mix among the plans."""
 PAGE = 10
 """Wanted items that fill a page: finding more of them is worth nothing (capped recall)."""
 
 _STEPS = np.array(CANDIDATE_COUNTS[1:])
 _DISCOUNTS = np.array([examination(position) for position in range(1, PAGE + 1)])
 _TIE_STEP = 1e-9
-"""What parts items of the same score, so that the one that stands first in the union stays first."""
+"""Score difference that breaks ties in favour of the item that stands first in the union."""
 
 
 def library(arms: int) -> NDArray[np.int32]:
@@ -38,10 +38,10 @@ def library(arms: int) -> NDArray[np.int32]:
 
 
 class Plans:
-    """The library and the static mix, last."""
+    """The library of plans, with the static mix last."""
 
     def __init__(self, arms: Sequence[str], static: Sequence[int]) -> None:
-        """`arms`: what plans are made of; `static`: a count for each."""
+        """`arms`: the arms that plans use; `static`: the static mix, a count for each of them."""
         self.arms = tuple(arms)
         self.counts: NDArray[np.int32] = np.vstack([library(len(arms)), np.array([static], dtype=np.int32)])
         """[plans, arms]."""
@@ -54,7 +54,7 @@ class Plans:
         return len(self.counts)
 
     def found(self, ranks: NDArray[np.int32], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Capped share of what is wanted that each plan finds, [plans], 0..1: the sum of `wanted` over the items that
+        """Capped share of the wanted items that each plan finds, [plans], 0..1: the sum of `wanted` over the items that
         stand in some arm's list within its count, over the sum of all, neither above PAGE.
 
         ranks: [items, arms], an item's rank in the arm's full list, from 1, 0 where it is not in it; wanted: [items],
@@ -80,9 +80,9 @@ class Plans:
     ) -> NDArray[np.float64]:
         """DCG of the first page of each plan in the fused order, over that of the best page there is, [plans], 0..1.
 
-        ranks, wanted: as `found` has them, items in the order of the whole union; parts: [items, arms], what the arms'
-        full lists add to the fused scores. An arm that is left out may have nothing of its own that is wanted, and be
-        missed all the same, because it knew which of the others' items were.
+        ranks, wanted: as for `found`, items in the order of the whole union; parts: [items, arms], contributions of the
+        arms' full lists to the fused scores. Leaving out an arm that finds no wanted item of its own can still hurt,
+        because it knew which of the other arms' items were wanted.
         """
         best = float(np.einsum("i,i->", np.sort(wanted)[::-1][:PAGE], _DISCOUNTS[: len(wanted)]))
         if best <= 0.0:

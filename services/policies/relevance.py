@@ -1,14 +1,14 @@
-"""How likely a person wants an item, learned from clicks. It tells a policy the worth of candidates that it did not
-retrieve and that nobody could click.
+"""Relevance model: the probability that a user wants an item, learned from clicks. It gives a policy the worth of
+candidates that it did not retrieve and that nobody could click.
 
 Position-based click model (Craswell et al., "An experimental comparison of click position-bias models", WSDM 2008):
 
     P(click on item i at place k) = e(k) (NOISE + (ATTRACTIVENESS - NOISE) p_i),    p_i = sigmoid(w . x_i)
 
 x_i are products of request features and item features, above all the item's rank in the union of all arms' full
-lists. A page shows the first ranks only; how p falls from one rank to the next, for this kind of request, says how much
-is to be found beyond the page. The inputs are few because any other explanation of a page's order weakens the slope
-that is extrapolated: with all columns of the ranker, recall within 50 candidates was .01 to .03 lower.
+lists. A page shows the first ranks only; how p falls from one rank to the next, for this kind of request, predicts how
+much there is to find beyond the page. The inputs are few because any other explanation of a page's order weakens the
+slope that is extrapolated: with all columns of the ranker, recall within 50 candidates was .01 to .03 lower.
 
 w has a Gaussian posterior, updated answer by answer as in an extended Kalman filter: one Newton step with the Fisher
 information of the clicks (Bishop, "Pattern Recognition and Machine Learning", 2006, 4.5 and 13.3). One pass is as good
@@ -42,8 +42,8 @@ _ASPECTS_OF_REQUESTS = (
 
 
 def aspects(arms: KnownArms) -> tuple[str, ...]:
-    """Context features (services/policies/features.py) that a request's kind shows in: all but the time and what
-    callers add."""
+    """Names of the context features (services/policies/features.py) that characterise a kind of request: all but the
+    time and the caller's own."""
     return (*_ASPECTS_OF_REQUESTS, *(f"has_{arm}" for arm in arms.names))
 
 
@@ -52,7 +52,7 @@ KEYS = (
     *("has_personal", "slots_none", "rest_none", "title_alone", "has_structured", "some_unknown", "corrected"),
     "memory_none",
 )
-"""Those among them that change what an item's facts mean."""
+"""The context features among them that interact with an item's facts."""
 POOLED_FACTS = ("title_trigrams", "title_query_share", "slots_expected")
 """Facts whose maximum over the union characterises the request."""
 
@@ -61,17 +61,17 @@ NOISE = 0.1
 ATTRACTIVENESS = 0.75
 """P(click | examined) of a wanted one. Estimating both from the clicks changed nothing (films: .096, .93)."""
 TAIL_DECAY = 0.8
-"""Additional fall of the log-odds for every factor e of the rank beyond the first page: deep candidates are worth less
-than the slope of the page predicts (films, validation)."""
+"""Additional fall of the log-odds per unit of log rank beyond the first page: deep candidates are worth less than the
+slope of the page predicts (films, validation)."""
 FIRST_PAGE = 10
 MAX_RANK = 450.0
 """Rank at which the slope's input is 0: about as many items as five arms can have."""
 
 PRIOR = (-8.0, 7.0, 0.0)
-"""Log-odds at MAX_RANK, what they gain up to rank 1, and what rank 1 gains over that."""
+"""Prior means: log-odds at MAX_RANK, their gain from there up to rank 1, and the extra gain at rank 1."""
 PRECISION = 0.1
 PRECISION_OF_PRODUCTS = 0.5
-"""Of the Gaussian prior: of those three, and of all else (mean 0)."""
+"""Precision of the Gaussian prior: for those three inputs, and for all others (mean 0)."""
 DRIFT_EVERY = 500
 DRIFT = 0.05
 """Every so many answers the posterior's precision moves this far towards the prior's: what was learned has lost half
@@ -84,7 +84,7 @@ _KEYS = 1 + len(KEYS) + len(POOLED_FACTS)
 
 
 def input_names(arms: KnownArms) -> tuple[tuple[str, str], ...]:
-    """(what of the request, what of the item) whose product is each of the model's inputs, in order."""
+    """(request feature, item feature) pairs whose products are the model's inputs, in order."""
     context = product(("", *aspects(arms), *POOLED_FACTS), ("", "falling", "reciprocal"))
     return (*context, *product(("", *KEYS, *POOLED_FACTS), FACTS))
 
@@ -147,8 +147,9 @@ class RelevanceModel:
         clicked: Floats,
         weight: float = 1.0,
     ) -> None:
-        """Update with one answer. row_indices: of the shown items among the candidates; examination: probability that
-        each was seen; clicked: 1 where somebody acted on it, else 0; weight: of the answer, above 0, at most 1."""
+        """Update with one answer. row_indices: positions of the shown items among the candidates; examination:
+        probability that each was seen; clicked: 1 where a user acted on it, else 0; weight: weight of the answer, in
+        (0, 1]."""
         if len(row_indices) == 0:
             return
         inputs = request_features.inputs(row_indices)
@@ -200,8 +201,8 @@ def _products(left: Floats, right: Floats) -> Floats:
 
 
 def _matmul(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]) -> Floats:
-    """left @ right, the same to the last bit in every process: linear algebra libraries add up in another order when
-    they have another number of threads."""
+    """left @ right, bit-identical in every process: linear algebra libraries change the order of summation with the
+    number of threads."""
     product: Floats = np.einsum("ij,j...->i...", left, right)
     return product
 

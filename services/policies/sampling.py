@@ -14,8 +14,8 @@ Distribution = tuple[tuple[int, float], ...]
 """(count, probability) over all counts of an arm, ascending by count; probabilities sum to 1."""
 
 EXPLORATION_DECAY, EXPLORATION_FLOOR = 0.5, 0.1
-"""Exploring: weight of an allowed count relative to its neighbour one step nearer to the preferred count, and the least
-weight of any count; the preferred one has weight 1."""
+"""Exploration: weight of an allowed count relative to its neighbour one step nearer to the preferred count, and the
+minimum weight of any count; the preferred one has weight 1."""
 _SEED_BYTES = 16
 _MANTISSA_BITS = 53
 
@@ -48,8 +48,8 @@ def draw(seed: int, arm: str, distribution: Distribution) -> int:
 
 @lru_cache(maxsize=256)
 def nearby(place: int, size: int) -> tuple[float, ...]:
-    """How exploration is spread over `size` allowed counts around the one at `place`; sums to 1. What is far from a
-    preferred count, above all doing without the arm, is tried least: it seldom answers as well."""
+    """Exploration probabilities of `size` allowed counts around the one at `place`; they sum to 1. Counts far from the
+    preferred one, above all leaving out the arm, are tried least: they seldom do as well."""
     weights = [max(EXPLORATION_DECAY ** abs(other - place), EXPLORATION_FLOOR) for other in range(size)]
     return tuple(weight / sum(weights) for weight in weights)
 

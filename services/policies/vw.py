@@ -9,9 +9,9 @@ Anchoring: the static mix is one of the plans. Another plan is chosen only where
 `MARGIN_Z` standard errors, MARGIN_Z * WORTH_STD / sqrt(surveyed answers), and never before `MIN_SURVEYS` of them.
 Without evidence the policy decides exactly as the static mix does, apart from exploration.
 
-Exploring: around the plan, arm by arm, `exploration` of each arm's probability is spread over its allowed counts, the
-more the nearer they are to the plan's (`nearby` in sampling.py). Masking, exploring and sampling are ours
-(services/policies/budget.py).
+Exploration: around the plan, arm by arm, `exploration` of each arm's probability is spread over its allowed counts,
+with more on counts near the plan's (`nearby` in sampling.py). Masking, exploration and sampling are done here, not by
+the library (services/policies/budget.py).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ WORTH_STD = 0.5
 MIN_SURVEYS = 400
 """Surveyed answers before anything but the static mix is chosen."""
 COVERAGE_EXPONENT = 1.5
-"""A plan that is expected to find the share s of what is wanted is worth 1 - (1 - s)^COVERAGE_EXPONENT. Some people
+"""A plan that is expected to find the share s of the wanted items is worth 1 - (1 - s)^COVERAGE_EXPONENT. Some users
 want one item and some want many, and only the latter need deep candidates; the model knows the mean of both, and s
 alone would fetch deep candidates for everyone (films, validation, recall within 25 candidates: .780 against .771 with
 1)."""
 ORDER_SHARE = 0.5
-"""Share of a plan's worth that is the order of its first page by the fused score; the rest is what it finds."""
+"""Weight, in a plan's worth, of how well the fused score orders its first page; the rest is its coverage."""
 DEFAULT_PRICE = 0.0002
 """Default price of a candidate."""
 SURVEY_BUDGET = 300.0
@@ -59,7 +59,7 @@ _MAGIC = b"LTRRVW2\n"
 
 
 class VWPolicy:
-    """A LearningPolicy. Deciding leaves no trace in the model. Not thread-safe."""
+    """A LearningPolicy. Deciding does not change the model. Not thread-safe."""
 
     name = "vw"
 
@@ -73,8 +73,8 @@ class VWPolicy:
         model: bytes | None = None,
         version: str | None = None,
     ) -> None:
-        """`price`: what one candidate must be worth (1: a page of wanted items). `model` is what `dump` returned, None
-        for an untrained policy; `version` is what the model is called where it is kept (default: a digest of it).
+        """`price`: worth that one candidate must add (1: a page of wanted items). `model`: bytes returned by `dump`, or
+        None for an untrained policy; `version`: the model's version in its store (default: a digest of the model).
 
         Raises ModelInvalid for a model that cannot be read, ValueError for an exploration outside [0, 1], a price below
         0 or a floor above the budget.
@@ -99,7 +99,7 @@ class VWPolicy:
 
     @property
     def version(self) -> str:
-        """What the model is called where it is kept, else a digest of it."""
+        """The model's version in its store, or else a digest of the model."""
         if self._version is None:
             self._version = sha256(self.dump()).hexdigest()[:12]
         return self._version
@@ -116,11 +116,11 @@ class VWPolicy:
     def retrace(
         self, features: Mapping[str, float], options: Sequence[ArmOption], counts: Mapping[str, int]
     ) -> dict[str, ArmChoice]:
-        """What `decide` would have logged, had it drawn `counts`. Raises as `decide` does."""
+        """The choices that `decide` would have logged, had it drawn `counts`. Raises as `decide` does."""
         return retrace(options, self._budget, self._floor, counts, self._distribution(features, options))
 
     def at_price(self, price: float) -> VWPolicy:
-        """The policy that decides by the same model when a candidate costs so much, and never explores."""
+        """A policy with the same model, the given price of a candidate, and no exploration."""
         other = VWPolicy(self._fixed, 0.0, self._budget, self._floor, price, version=self._version)
         other.relevance, other.kinds = self.relevance, self.kinds
         return other
@@ -142,8 +142,8 @@ class VWPolicy:
         return {arm: chosen.get(arm, 0) for arm in offered}
 
     def worth(self, features: Mapping[str, float]) -> NDArray[np.float64] | None:
-        """[plans], the static mix last: the share of a page of wanted items that each is predicted to find; None while
-        nothing is known. Raises as `decide` does."""
+        """Predicted worth of each plan, [plans], the static mix last; None while the model is untrained. Raises as
+        `decide` does."""
         worth = self.kinds.worth(_aspects(features))
         if worth is not None and not np.isfinite(worth).all():
             raise ArithmeticError("the model predicts worths that are not finite")
@@ -151,26 +151,26 @@ class VWPolicy:
 
     def possible(self, offered: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
         """[plans]: whether every count of the plan is offered, and its sum between floor and budget."""
-        asked = tuple(offered.get(arm, (0,)) for arm in PLAN_ARMS)
-        found = self._possible.get(asked)
+        counts_by_arm = tuple(offered.get(arm, (0,)) for arm in PLAN_ARMS)
+        found = self._possible.get(counts_by_arm)
         if found is None:
             costs = self.plans.counts.sum(axis=1)
             found = (costs >= self._floor) & (costs <= self._budget)
-            for column, counts in zip(self.plans.counts.T, asked, strict=True):
+            for column, counts in zip(self.plans.counts.T, counts_by_arm, strict=True):
                 found &= np.isin(column, counts)
-            self._possible[asked] = found
+            self._possible[counts_by_arm] = found
         return found
 
     def learn(self, outcome: Outcome) -> None:
         """Raises ValueError, having learned nothing, for numbers that are not finite or a weight outside [0, 1]. An
-        outcome without a survey teaches nothing. A lesson of weight 1/2 is worth half of one that counts in full."""
+        outcome without a survey is ignored. An outcome of weight 1/2 counts half as much as one of weight 1."""
         if not 0.0 <= outcome.weight <= 1.0:
             raise ValueError(f"weight must be in [0, 1], not {outcome.weight}")
         survey = outcome.survey
         if survey is None or outcome.weight == 0.0:
             return
         if not len(outcome.examination) == len(outcome.clicked) == len(survey.shown):
-            raise ValueError("looks and actions must be given per item shown")
+            raise ValueError("examination and clicks must be given per item shown")
         request_features = featurize(outcome.features, survey)
         known = [(index, n) for n, index in enumerate(survey.shown) if 0 <= index < len(request_features.slopes)]
         row_indices = [index for index, _ in known]
@@ -185,7 +185,8 @@ class VWPolicy:
         self._version = None
 
     def _worth(self, survey: Survey, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[plans]. Surveys of early releases lack the arms' parts of the fused scores and yield coverage alone."""
+        """Observed worth of each plan, [plans]. Surveys of early releases lack the arms' parts of the fused scores and
+        yield coverage alone."""
         items = max(map(len, survey.ranks.values()), default=0)
         nothing = (0,) * items
         ranks = np.array([survey.ranks.get(arm, nothing) for arm in PLAN_ARMS], dtype=np.int32)
@@ -240,5 +241,5 @@ class VWPolicy:
 
 
 def _aspects(features: Mapping[str, float]) -> dict[str, float]:
-    """Those that say what kind of request it is: the time of day and what callers add made it worse."""
+    """The features that characterise a kind of request: the time of day and the caller's own made predictions worse."""
     return {name: features[name] for name in ASPECTS if name in features}

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 MAX_FEATURES = 256
-"""Parsing and predicting hold the interpreter; this keeps one decision far below a millisecond."""
+"""Parsing and predicting hold the interpreter lock; this keeps one decision far below a millisecond."""
 
 SMALLEST = 1e-6
 LIMIT = 1e3
-"""Larger features are cut to this size: they are meant to be within 0..1, and one freak must not
-drown the others."""
+"""Larger features are clipped to this size: they are meant to be within 0..1, and one outlier must not
+drown out the others."""
 
 _EMPTY = "%"  # no other name is written so: a `%` of its own becomes `%25`
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=-]")
@@ -27,7 +27,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.=-]")
 
 @lru_cache(maxsize=4096)
 def escaped(name: str) -> str:
-    """`name` in the safe alphabet; equal only for equal names."""
+    """`name` in the safe alphabet; different names stay different."""
     return _UNSAFE.sub(_percent, name) or _EMPTY
 
 

@@ -23,18 +23,18 @@ class Ranker(Protocol):
 
     @property
     def version(self) -> str:
-        """Of the model, as logged with every impression."""
+        """Version of the model, as logged with every impression."""
         ...
 
     @property
     def depth(self) -> int | None:
-        """How many of a pool, first by fused score, it can put in order; None: all of it. See cascade.py."""
+        """Number of a pool's first items by fused score that it can order; None: all of them. See cascade.py."""
         ...
 
     def score(self, rows: Rows) -> NDArray[np.float32]:
-        """float32 [n]."""
+        """Scores, float32 [n]."""
         ...
 
     def contributions(self, rows: Rows) -> list[Mapping[str, float]]:
-        """Per row, feature name -> what it added to the score (sparse: zero ones left out)."""
+        """Per row, feature name -> contribution to the score (sparse: zeros left out)."""
         ...

@@ -1,4 +1,4 @@
-"""A whole pool put in order by a ranker that may see no further than its first items."""
+"""Scores a whole pool with a ranker that may be limited to its first items."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _FUSED = NAMES.index("fused")
 
 
 def pool_scores(ranker: Ranker, rows: Rows) -> NDArray[np.float32]:
-    """float32 [n]: of the first `ranker.depth` by fused score those of the ranker; the others stay below them, as the
-    fused order has them (a cascade: Wang, Lin and Metzler, SIGIR 2011).
+    """float32 [n]: the ranker's scores for the first `ranker.depth` items by fused score; the others stay below them in
+    fused order (a cascade: Wang, Lin and Metzler, SIGIR 2011).
 
-    A ranker that learned from clicks knows of what pages showed. What stands far down was never among it, and differs
-    from what was: deep in the list of one arm, in no list of the others.
+    A ranker trained on clicks has only seen items that pages showed. Items far down were never among them, and differ
+    from them: deep in the list of one arm, in no list of the others.
     """
     depth = ranker.depth
     if depth is None or len(rows) <= depth:

@@ -1,10 +1,10 @@
-"""What the ranker sees of a candidate: one implementation for serving and for training.
+"""Ranker features of a candidate: one implementation for serving and for training.
 
-Rows served are logged with the impression, so a ranker trains on what was really seen. NAMES may only grow at its end:
-a row that was logged before some columns existed has the first ones, and a model finds those it was trained on by name.
+Rows are logged with the impression as served, so a ranker trains on the features it will see. NAMES may only grow at
+its end: a row logged before some columns existed has the first ones, and a model finds its own columns by name.
 
-Nothing is missing: what is absent is 0, with a column of its own that says so where 0 could also be a value. NaN would
-have to mean the same in two tree engines and could not be written to the log as JSON.
+There are no missing values: an absent one is 0, with an indicator column where 0 could also be a value. NaN would have
+to mean the same in two tree engines and could not be written to the log as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.rankers.fusion import scale, slot_coverage
 from services.types import Context, Document, Interpretation, Person, Pooled, Schema
 
 FIRST_ARMS = 6
-"""Columns of the arms numbered up to this stand first; those of later arms stand last."""
+"""Columns of the arms with numbers up to this come first; those of later arms come last."""
 _PER_ARM = ("scaled", "raw", "rank", "has")
 _ITEM = (
     "arms",
@@ -63,7 +63,7 @@ _KNOWN = ("query_clicks", "person_actions", "person_seen")
 _FIRST = tuple(profile.name for profile in by_number() if profile.number <= FIRST_ARMS)
 _LATER = tuple(profile.name for profile in by_number() if profile.number > FIRST_ARMS)
 ARMS = (*_FIRST, *_LATER)
-"""Arms with columns of their own, in the order of these; others count only in `arms` and `fused`."""
+"""Arms with columns of their own, in column order; others count only in `arms` and `fused`."""
 
 
 def _columns_of(arms: Sequence[str]) -> tuple[str, ...]:
@@ -76,11 +76,11 @@ NAMES: tuple[str, ...] = (*_columns_of(_FIRST), *_ITEM, *_QUERY, *_WORDS, *_KNOW
 catalogue (0..1), how title and query share words (0..1), how far the item meets the query's slots (0..1), and the
 weight of the person's last action on it (`seen`). Per query: its shape, the same in all rows. Per item again: share of
 the query's words, by rarity, in its keywords, in its texts but the title, and anywhere in it. Per query again: how much
-is known of it and of who asks. That nobody clicked an item says something where many clicked others, and nothing where
-nobody ever asked; the same for an item that this person has not taken among many that they have."""
+is known about it and about the user. An item without clicks means something where others have many, and nothing where
+the query was never searched; the same holds for an item that a user with a long history has not taken."""
 
 _LIMIT = 1e6
-"""Values are cut to +-this, far above any honest one."""
+"""Values are clipped to +-this, far above any legitimate one."""
 
 
 def rows(context: Context, pool: Sequence[Pooled], documents: Mapping[str, Document], schema: Schema) -> Rows:
@@ -136,7 +136,7 @@ def _arms(pool: Sequence[Pooled], arms: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _memory(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
-    """What memory knows of (query, item), whether or not the memory arm was asked."""
+    """Memory features of (query, item), whether or not the memory arm was chosen."""
     table = np.zeros((len(pool), 4))
     known = {remembered.object_id: remembered for remembered in context.memory}
     if known:
@@ -149,7 +149,7 @@ def _memory(context: Context, pool: Sequence[Pooled]) -> NDArray[np.float64]:
 
 
 def _seen(person: Person, pool: Sequence[Pooled]) -> NDArray[np.float64]:
-    """[pool]: weight of the person's last action on each item."""
+    """[pool]: weight of the user's last action on each item."""
     last: dict[str, float] = {}
     for object_id, weight, _ in person.recent:
         last.setdefault(object_id, weight)  # newest first
@@ -176,6 +176,6 @@ def _query(context: Context, title: str | None) -> NDArray[np.float64]:
 
 
 def _known(context: Context, seen: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Clicks on the query itself, actions of the person, and how many items of the pool they acted on (log1p each)."""
+    """Clicks for the query itself, actions of the user, and number of items in the pool the user acted on (log1p)."""
     clicks = sum(max(remembered.clicks, 0.0) for remembered in context.memory if remembered.similarity >= 1.0)
     return np.log1p(np.array((clicks, len(context.person.recent), np.count_nonzero(seen)), dtype=np.float64))

@@ -1,4 +1,4 @@
-"""From the arms' lists to one union: check each list, fuse the scores, order with one tie rule.
+"""Fusion of the arms' lists into one pool: check each list, fuse the scores, order with one tie rule.
 
 Scores of different arms are on different scales (BM25 against cosine), so they are never added raw: each list is
 scaled to 0..1 first, then mixed by weights. Convex mixing of min-max scores beats reciprocal rank fusion in and out of
@@ -20,14 +20,15 @@ from services.types import Candidate, DegradedReason, Found, Interpretation, Poo
 FUSION_WEIGHTS: Mapping[str, float] = {profile.name: profile.fusion_weight for profile in by_number()}
 """Default weight of each arm in the fused score; an arm that is not named here weighs nothing."""
 LAST_ITEM_SCORE = 0.2
-"""Worth of the last item of a list: that an arm chose it is evidence, and how far the list reaches is the policy's
-doing, not the item's. Films, validation, 10 candidates an arm: NDCG@10 .597 against .585 with 0."""
+"""Scaled score of the last item of a list: being retrieved is evidence, and the length of the list is the policy's
+choice, not a property of the item. Films, validation, 10 candidates an arm: NDCG@10 .597 against .585 with 0."""
 
 COVERED_TEXT_FACTOR = 0.4
 COVERED_PERSONAL_WEIGHT = 0.7
 UNCOVERED_STRUCTURE_FACTOR = 0.2
-"""What `adapt` makes of the weights at the two ends. Films, validation, 180 queries of each kind, traffic mix: NDCG@10
-.668 with these, .640 without adapting (facet .967 and .944, personal .173 and .025, title .885 and .881)."""
+"""Factors by which `adapt` scales the weights at the extremes of slot coverage. Films, validation, 180 queries of each
+kind, traffic mix: NDCG@10 .668 with these, .640 without adapting (facet .967 and .944, personal .173 and .025, title
+.885 and .881)."""
 
 _SCORE_KINDS: Mapping[str, ScoreKind] = {profile.name: profile.score_kind for profile in by_number()}
 _RESPONSES: Mapping[str, SlotResponse] = {profile.name: profile.slot_response for profile in by_number()}
@@ -49,11 +50,10 @@ def slot_coverage(understanding: Understanding, title: str | None) -> tuple[floa
 
 
 def adapt(weights: Mapping[str, float], share: float, whole: float) -> dict[str, float]:
-    """`weights` for a query of which slots cover `share` and `whole` (see `slot_coverage`).
+    """`weights` adapted to a query of which slots cover `share` and `whole` (see `slot_coverage`).
 
-    A query that its slots cover as a whole ("80s horror films") leaves words little to say, and among the many items
-    that fit it, what the person likes decides, not what others clicked; one that they cover in part, or not at all,
-    trusts structure less.
+    If slots cover the whole query ("80s horror films"), words add little, and among the many matching items the user's
+    taste decides, not other users' clicks; if they cover it in part, or not at all, structure is trusted less.
     """
     adapted = dict(weights)
     for arm, weight in weights.items():
@@ -89,7 +89,7 @@ def clean(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
 
 
 def scale(arm: str, scores: Sequence[float]) -> list[float]:
-    """What the items of one arm's list are worth beside each other and beside other arms' items, each in 0..1.
+    """Scores of one arm's list, scaled to 0..1 so that they are comparable with those of other arms.
 
     Min-max between LAST_ITEM_SCORE (the worst of the list) and 1 (the best; all of them when all score the same). For
     confidences the best item gets its own score in place of 1. Probabilities are kept as they are: a single doubtful
@@ -109,7 +109,7 @@ def scale(arm: str, scores: Sequence[float]) -> list[float]:
 
 
 def shortened(arm: str, parts: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """What the items of an arm's list would be worth, had it ended with the last of `kept`; 0 for the others.
+    """Contributions of an arm's items had its list ended with the last of `kept`; 0 for the others.
 
     parts: per item weight x scaled score in the whole list. Scaled scores are relative to the list's best and worst,
     so those of a shorter list follow from them.
@@ -140,7 +140,8 @@ def combine(
     weights: Mapping[str, float],
     parts_of: Callable[[str, Sequence[float]], Sequence[float]],
 ) -> list[Pooled]:
-    """As `fuse`, where `parts_of` (arm, the scores of its list, best first) gives what each item is worth."""
+    """Like `fuse`, with contributions given by `parts_of`: (arm, the scores of its list, best first) -> one per
+    item."""
     pool: dict[str, Pooled] = {}
     for name, candidates in lists.items():
         weight = weights.get(name, 0.0)

@@ -1,4 +1,4 @@
-"""How an item and a query match: in the words of its title, in its other words, in the values that the query names."""
+"""Match features of item and query: by the words of the title, by other words, by the values that the query names."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from services.text import normalize, tokenize
 from services.types import Document, Role, Scalar, Schema, Slot, Understanding
 
 MAX_READINGS = 3
-"""Readings that are matched; later ones are too unlikely to matter."""
+"""Number of readings that are matched; later ones are too unlikely to matter."""
 MAX_TOKENS = 32
-"""Query tokens compared with items, so that a pasted page of text costs no more than a long query."""
+"""Number of query tokens compared with items, so that a pasted page of text costs no more than a long query."""
 MAX_CHARACTERS = 4000
-"""Of each value that are read for words."""
+"""Characters of each value that are searched for words."""
 _CACHE_SIZE = 10_000
 """Items whose derived values are kept (about 10 kB each)."""
 
 
 class Item:
-    """What features need of one document and no query changes."""
+    """Query-independent values of one document that features are computed from."""
 
     __slots__ = ("_values", "document", "keywords", "priors", "schema", "texts", "title", "trigrams", "words")
 
@@ -37,7 +37,7 @@ class Item:
         tokens = tokenize(name) if isinstance(name, str) else []
         self.title = " ".join(tokens)
         self.words = frozenset(tokens)
-        """Of its title."""
+        """Words of the title."""
         self.keywords = self._words(Role.KEYWORD)
         self.texts = self._words(Role.TEXT)
         """Words of the fields beside the title, by role."""
@@ -75,7 +75,7 @@ _cache: dict[str, Item] = {}
 
 
 def item(object_id: str, document: Document, schema: Schema) -> Item:
-    """Kept, because the same items come up again and again."""
+    """The document's Item, cached because the same items come up again and again."""
     found = _cache.get(object_id)
     # Compared by value when it is another object: a store may parse the same document again for every search.
     if found is None or found.schema is not schema or (found.document is not document and found.document != document):
@@ -86,7 +86,7 @@ def item(object_id: str, document: Document, schema: Schema) -> Item:
 
 
 class QueryTerms:
-    """The words of a query, as items are compared with them."""
+    """The words of a query, in the form in which items are compared with them."""
 
     def __init__(self, understanding: Understanding) -> None:
         self.tokens = understanding.tokens[:MAX_TOKENS]
@@ -96,11 +96,11 @@ class QueryTerms:
         self.trigrams = _trigrams(self.text)
         self._spellings = _spellings(understanding)
         self.words = frozenset(self._spellings)
-        """In any spelling."""
+        """All words in any spelling."""
         self._rarity = _rarity(understanding)
 
     def matched(self, words: Iterable[str]) -> dict[int, float]:
-        """Place in the query -> weight of the likeliest of its spellings that is among `words`, some of its own."""
+        """Index of a query token -> weight of its likeliest spelling among `words`, a subset of its own words."""
         found: dict[int, float] = {}
         for word in words:
             for place, weight in self._spellings[word]:
@@ -109,13 +109,13 @@ class QueryTerms:
         return found
 
     def share(self, matched: Mapping[int, float]) -> float:
-        """Of the query, by rarity."""
+        """Share of the query that is matched, weighted by rarity."""
         return sum([self._rarity[place] * weight for place, weight in matched.items()])
 
 
 def titles(terms: QueryTerms, items: Sequence[Item]) -> NDArray[np.float64]:
     """[items, 6]: share of the query's tokens in the title, the same by rarity, share of the title's words in the
-    query, whether it is the query, whether it begins with it, and how alike they are in trigrams."""
+    query, whether the title equals the query, whether it begins with it, and their trigram similarity."""
     table = []
     for each in items:
         covered = each.words & terms.words
@@ -152,8 +152,8 @@ def words(terms: QueryTerms, items: Sequence[Item]) -> NDArray[np.float64]:
 
 
 def slots(understanding: Understanding, items: Sequence[Item], schema: Schema) -> NDArray[np.float64]:
-    """[items, 5]: how far each item meets the readings of the query: the first, the best, the expected one; the titles
-    and the ranges of the first."""
+    """[items, 5]: degree to which each item meets the slots of the first reading, the maximum and the sum over readings
+    weighted by likelihood, and the degree for the title slots and for the range slots of the first reading."""
     table = np.zeros((len(items), 5))
     readings = [reading for reading in understanding.interpretations[:MAX_READINGS] if reading.slots]
     met = {
@@ -177,8 +177,8 @@ def _mean(met: Mapping[Slot, NDArray[np.float64]], those: Sequence[Slot]) -> NDA
 
 
 def _spellings(understanding: Understanding) -> dict[str, list[tuple[int, float]]]:
-    """Word -> (place in the query, weight) of the tokens it is a spelling of; a token itself weighs 1, as it may be
-    right as it stands."""
+    """Word -> (index in the query, weight) of the tokens it is a spelling of; a token itself weighs 1, as it may be
+    correct as typed."""
     found: dict[str, list[tuple[int, float]]] = {}
     for place, token in enumerate(understanding.tokens[:MAX_TOKENS]):
         found.setdefault(token, []).append((place, 1.0))

@@ -16,12 +16,12 @@ from services.rankers.features import NAMES
 FILE = "model.onnx"
 """Name of the model's file in the model store."""
 FORMAT = 1
-"""Of the meta data that training writes and this class reads: format, features, reference, depth."""
+"""Version of the metadata that training writes and this class reads: format, features, reference, depth."""
 MAX_MODEL_BYTES = 32 * 2**20
-"""Bytes of a model file; a thousand trees of 31 leaves take about 3 MB."""
+"""Maximum size of a model file; a thousand trees of 31 leaves take about 3 MB."""
 
 _EXTERNAL = b"\x0a\x08location"
-"""How the key "location" of a tensor's external data is written in protobuf: the runtime would open that path."""
+"""Protobuf encoding of the key "location" of a tensor's external data: the runtime would open that path."""
 
 
 class OnnxRanker:
@@ -73,10 +73,11 @@ class OnnxRanker:
         return flat
 
     def contributions(self, rows: Rows) -> list[Mapping[str, float]]:
-        """By occlusion: how much the score falls when the feature alone takes its typical value of the training data.
+        """Contributions by occlusion: the drop in score when the feature alone takes its typical value in the training
+        data.
 
-        Features of a tree ensemble act together, so these do not add up to the score. Costs one scoring of
-        n x features rows; only an explanation asks for it.
+        Features of a tree ensemble interact, so these do not add up to the score. Costs one scoring of n x features
+        rows; only explanations use it.
         """
         if not len(rows):
             return []
@@ -91,7 +92,7 @@ class OnnxRanker:
 
 
 def _columns(names: object, version: str) -> list[int]:
-    """Where the columns of these names stand in NAMES."""
+    """Indices of the columns of these names in NAMES."""
     listed = names if isinstance(names, list | tuple) else ()
     found = [NAMES.index(name) for name in listed if name in NAMES]
     if not found or len(found) != len(listed) or len(set(found)) != len(found):
@@ -124,7 +125,7 @@ def _session(model: bytes, version: str) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what is wrong with a model is in the exception; stderr is not ours to write to
+    options.log_severity_level = 4  # problems with a model are in the exception; the runtime must not write to stderr
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base but this

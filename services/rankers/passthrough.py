@@ -1,4 +1,4 @@
-"""The ranker that learned nothing: the fused order as it is. Always there, so that search never waits for a model."""
+"""The ranker without a model: the fused order as it is. Always available, so that search never waits for a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCALED = tuple((f"{arm}_scaled", arm, NAMES.index(f"{arm}_scaled")) for arm in 
 
 
 class PassthroughRanker:
-    """Scores are the fused ones."""
+    """Ranker whose scores are the fused ones."""
 
     name = "passthrough"
     version = "passthrough"
@@ -29,7 +29,7 @@ class PassthroughRanker:
         return rows[:, _FUSED].copy()
 
     def contributions(self, rows: Rows) -> list[Mapping[str, float]]:
-        """Per arm its weight x scaled score; `fused` takes what arms do not account for, so that the sum is the score.
+        """Per arm its weight x scaled score; `fused` takes the remainder, so that the sum is the score.
 
         That remainder is 0 for a convex mix of a whole pool. It is not for items that no arm had, for rank fusion, and
         when an arm's best or worst item has left the catalogue.
@@ -46,4 +46,4 @@ class PassthroughRanker:
 
 
 _ROUNDING = 1e-6
-"""What float32 leaves between a score and the sum of its parts."""
+"""Rounding error of float32 between a score and the sum of its parts."""

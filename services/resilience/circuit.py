@@ -18,7 +18,7 @@ from collections.abc import Callable
 WINDOW_SECONDS = 10.0
 """Seconds over which outcomes count."""
 MIN_CALLS = 10
-"""Calls within the window from which on the share of failures counts."""
+"""Minimum number of calls within the window before the share of failures counts."""
 FAILURE_SHARE = 0.5
 """Share of failed calls that opens the circuit."""
 FAILURES_IN_A_ROW, FAILURES_IN_A_ROW_WHEN_BUSY = 5, 10
@@ -26,12 +26,12 @@ FAILURES_IN_A_ROW, FAILURES_IN_A_ROW_WHEN_BUSY = 5, 10
 many."""
 PROBE_SECONDS = 1.0
 PROBE_SUCCESSES, MAX_PROBE_SUCCESSES = 3, 8
-"""Probes in a row that must succeed: the first time, and at most after relapses."""
+"""Probes in a row that must succeed before the circuit closes: the first time, and at most after relapses."""
 STEADY_SECONDS = 60.0
-"""Seconds closed after which another opening is no relapse."""
+"""Seconds after closing from which another opening no longer counts as a relapse."""
 
 MIN_CONCLUSIVE_SECONDS = 0.05
-"""A call that had fewer seconds than this and ran out of them says nothing about the callee."""
+"""A timeout after fewer seconds than this says nothing about the callee."""
 
 
 class Circuit:
@@ -81,7 +81,7 @@ class Circuit:
         return self._generation
 
     def settle(self, token: int, succeeded: bool) -> None:
-        """Count the outcome of a call that was admitted. Calls that tell nothing (the client left) are not settled."""
+        """Count the outcome of a call that was admitted. Inconclusive calls (the client left) are not settled."""
         if token != self._generation:
             return
         if self._state == "closed":

@@ -1,4 +1,4 @@
-"""Log lines about what may happen at every request: logged now and then, while the metrics count each time."""
+"""Throttles log lines about events that may occur at every request, while the metrics count each of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 INTERVAL_SECONDS = 30.0
 MAX_SUBJECTS = 256
-"""Subjects that are throttled separately; one more starts all of them over."""
+"""Number of subjects that are throttled separately; one more resets all of them."""
 
 
 class LogThrottle:

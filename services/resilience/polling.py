@@ -1,4 +1,4 @@
-"""The one loop for work that repeats until the process stops."""
+"""The loop for work that repeats until the process stops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable
 
 
 def type_and_text(error: Exception) -> Hashable:
-    """Two failures are the same when they are of one type and say the same."""
+    """Identity of a failure: its type and message."""
     return type(error), str(error)
 
 
@@ -25,8 +25,8 @@ async def poll(
 
     interval: seconds between two calls, unless `step` returned how many seconds to wait this time (0: go on at once).
     retry_interval: seconds to wait after a failure (default: `interval`).
-    on_failure: told of the first failure of a row, and of a later one that differs from the one before by `identity`
-    (by default in type or text): what is polled may be away for long, and one log line says it.
+    on_failure: called with the first failure of a row, and with a later one whose `identity` differs from the one
+    before (default: type or message): what is polled may be away for long, and one log line is enough.
     wake: ends a wait early when set, except after a failure; cleared before each call of `step`.
     """
     reported: Hashable = None
@@ -48,7 +48,7 @@ async def poll(
 
 
 async def _wait(stop: asyncio.Event, wake: asyncio.Event | None, seconds: float) -> None:
-    """Until `stop` or `wake` is set, at most `seconds`."""
+    """Wait until `stop` or `wake` is set, at most `seconds`."""
     waiting = [asyncio.create_task(event.wait()) for event in (stop, wake) if event is not None]
     try:
         await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -1,8 +1,8 @@
 """Calls to one engine over the network: deadline, circuit breaker, retry budget, shared calls.
 
 An error in `retryable` means that the engine is in trouble (connection refused or reset, 502, 503): it counts against
-the engine's circuit, as a timeout does. Any other error of a call is the answer of an engine that is well (a bad
-request, no such index): it counts for it, and is passed on.
+the engine's circuit, as a timeout does. Any other error of a call is the response of a healthy engine (a bad request,
+no such index): it counts as a success, and is passed on.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from services.types import Deadline, DegradedReason
 T = TypeVar("T")
 
 MAX_PAUSE_SECONDS = 0.02
-"""Before a second try; the pause is random up to this, so that tries do not come in waves."""
+"""Maximum pause before a retry; the pause is random up to this, so that retries do not come in waves."""
 MAX_PAUSE_SHARE = 0.25
-"""Share of the time left that the pause may take."""
+"""Maximum share of the remaining time that the pause may take."""
 TIMER_SLACK_SECONDS = 0.005
 """Timers may fire this early: a caller's own timer for the same deadline may cancel us before ours fires."""
 PROBE_TIME_SHARE, MIN_PROBE_SECONDS = 0.25, 0.1
-"""Share of its time that a probe of an engine may take, and the seconds that it has in any case."""
+"""Share of its time that a probe of an engine may take, and the minimum in seconds."""
 CIRCUIT_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
@@ -56,8 +56,8 @@ class Remote:
         return self._circuit.state
 
     async def read(self, work: Callable[[float], Awaitable[T]], deadline: Deadline, key: Hashable | None = None) -> T:
-        """What `work(seconds left)` returns. It must be safe to run twice. With `key`, concurrent calls of the same key
-        share one result, which callers must not change.
+        """Run `work(seconds left)` and return its result. It must be safe to run twice. With `key`, concurrent calls of
+        the same key share one result, which callers must not change.
 
         Raises TimeoutError at the deadline, Unavailable when the engine failed or its circuit is open, and whatever
         else `work` raises.
@@ -69,8 +69,8 @@ class Remote:
         return await self._flights.run(key, lambda given: self._read(work, given), deadline)
 
     async def write(self, work: Callable[[float], Awaitable[T]], seconds: float) -> T:
-        """What `work(seconds)` returns; it runs once. Raises StorageFailed when time is up (whether it was written is
-        then unknown), Unavailable when the engine failed or its circuit is open, and whatever else `work` raises."""
+        """Run `work(seconds)` once and return its result. Raises StorageFailed when time is up (whether it was written
+        is then unknown), Unavailable when the engine failed or its circuit is open, and whatever else `work` raises."""
         try:
             return await self._attempt(work, Deadline.after(seconds))
         except self._retryable as error:
@@ -128,7 +128,7 @@ class Remote:
                 self._settle(token, outcome, given, time.perf_counter() - start)
 
     def _settle(self, token: int, outcome: str, given: float, took: float) -> None:
-        if outcome in ("ok", "error"):  # an engine that refuses a request is up
+        if outcome in ("ok", "error"):  # an engine that rejects a request is up
             self._circuit.settle(token, True)
         elif outcome == "unavailable" or (outcome == "timeout" and given >= MIN_CONCLUSIVE_SECONDS):
             self._circuit.settle(token, False)

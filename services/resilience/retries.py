@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 RETRIES_PER_CALL = 0.1
-"""A call earns this much of a retry."""
+"""Share of a retry that each call earns."""
 SECONDS_PER_RETRY = 10.0
-"""This much time earns one retry, so that rare calls have some too."""
+"""Seconds that earn one retry, so that rare calls get some too."""
 MAX_SAVED_RETRIES = 10.0
 
 
@@ -21,11 +21,11 @@ class RetryBudget:
         self._earned = clock()
 
     def record_call(self) -> None:
-        """A first try was made."""
+        """Record a first attempt."""
         self._tokens = min(MAX_SAVED_RETRIES, self._tokens + RETRIES_PER_CALL)
 
     def spend(self) -> bool:
-        """Whether there may be a retry, which is then taken from the budget."""
+        """Take a retry from the budget; returns whether there was one."""
         now = self._clock()
         self._tokens = min(MAX_SAVED_RETRIES, self._tokens + (now - self._earned) / SECONDS_PER_RETRY)
         self._earned = now

@@ -12,7 +12,7 @@ from services.types import Deadline
 T = TypeVar("T")
 
 MAX_EARLIER_SHARE = 0.1
-"""A call under way is joined when its deadline is at most this share of one's own remaining time earlier."""
+"""A call in progress is joined when its deadline is at most this share of one's own remaining time earlier."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class SingleFlight:
         self._flights: dict[Hashable, _Flight] = {}
 
     async def run(self, key: Hashable, work: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T:
-        """What `work` returns or raises; `work` keeps the deadline it is given, which is that of the first caller.
+        """Return or raise the outcome of `work`, which gets the deadline of the first caller and keeps it.
 
         Raises TimeoutError at one's own deadline, or up to a tenth of one's time before it when the call that was
         joined ran out of time by then.
@@ -67,6 +67,6 @@ class SingleFlight:
         return flight
 
     def _forget(self, key: Hashable, flight: _Flight) -> None:
-        """Unless a later call has taken its place."""
+        """Remove the flight, unless a later call has taken its place."""
         if self._flights.get(key) is flight:
             del self._flights[key]

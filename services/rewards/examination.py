@@ -1,9 +1,10 @@
-"""How likely each position is to be examined, estimated from clicks on items that stood at several positions.
+"""Position bias: how likely each position is to be examined, estimated from clicks on items shown at several positions.
 
-The same item of the same query is worth the same wherever it stands, so what it loses between two positions is their
-bias. Positions differ where answers were randomised (two items swapped by chance, Joachims et al., WSDM 2017), and
-where the service itself explores or learns: all pairs of positions at which an item was shown are used, as intervention
-harvesting does (Agarwal et al., "Estimating position bias without intrusive interventions", WSDM 2019).
+The same item for the same query is equally attractive wherever it stands, so any difference in its click rate between
+two positions is position bias. Positions differ where answers were randomised (two items swapped by chance, Joachims et
+al., WSDM 2017), and where the service itself explores or learns: all pairs of positions at which an item was shown are
+used, as intervention harvesting does (Agarwal et al., "Estimating position bias without intrusive interventions", WSDM
+2019).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class ClickCounts:
         self._counts: defaultdict[tuple[str, str], dict[int, list[int]]] = defaultdict(dict)
 
     def add(self, key: str, ids: Sequence[str], clicked: Iterable[int]) -> None:
-        """Count an answer to the query `key`; `clicked`: places, from 0."""
+        """Count an answer to the query `key`; `clicked`: indices into `ids`, from 0."""
         places = set(clicked)
         for place, object_id in enumerate(ids[: self._positions]):
             counts = self._counts[key, object_id].setdefault(place, [0, 0])

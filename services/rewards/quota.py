@@ -1,4 +1,4 @@
-"""How many decisions each principal had in an hour of log time: one principal must not teach more than its share."""
+"""Counts each principal's decisions per hour of log time, so that no principal influences learning beyond its share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ HOUR_SECONDS = 3600
 
 @dataclass(slots=True)
 class PrincipalQuota:
-    """How many decisions each principal had in the hour (of log time) that is being learned."""
+    """Number of decisions of each principal in the current hour (of log time)."""
 
     hour: int
     counts: dict[str, int]
 
     def count(self, impression: Impression) -> int:
-        """Decisions of the same principal before this one in its hour; 0 when nobody is known."""
+        """Decisions of the same principal before this one in its hour; 0 for an unknown principal."""
         hour = int(impression.at // HOUR_SECONDS)
         if hour != self.hour:
             self.hour, self.counts = hour, {}
@@ -32,5 +32,5 @@ class PrincipalQuota:
 
 
 def _pseudonym(principal: str) -> str:
-    """Snapshots outlive a request to be forgotten, so they do not hold anybody's id."""
+    """Digest in place of the principal's id: snapshots outlive a request to be forgotten, so they must not hold ids."""
     return hashlib.sha256(principal.encode()).hexdigest()[:16]

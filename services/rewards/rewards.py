@@ -1,4 +1,4 @@
-"""What an answer was worth, to whom of the arms, and how much one principal may say. Pure.
+"""Rewards of answers, their attribution to arms, and the cap on one principal's influence. Pure.
 
 Sources: position-based examination, Craswell et al., "An experimental comparison of click position-bias models", WSDM
 2008; its use as inverse propensity, Joachims et al., "Unbiased learning-to-rank with biased feedback", WSDM 2017; the
@@ -16,7 +16,7 @@ from services.types import EventStatus, Impression, Interaction
 ACTIONS = ("click", "add_to_cart", "purchase", "play", "like", "dislike", "dwell", "abandon")
 
 SATISFIED_SECONDS = 30.0
-"""A dwell this long is a satisfied one; longer ones say no more (Fox et al. 2005)."""
+"""Dwell time of a satisfied click, in seconds; longer ones count the same (Fox et al. 2005)."""
 
 
 def examination(position: int) -> float:
@@ -30,8 +30,8 @@ def examination(position: int) -> float:
 
 
 def strength(interaction: Interaction) -> float:
-    """How much of its action's weight an event carries, 0..1: dwell in proportion to its seconds, the others in full;
-    late events nothing."""
+    """Share of its action's weight that an event carries, 0..1: dwell in proportion to its seconds, other actions in
+    full, late events nothing."""
     if interaction.status != EventStatus.ACCEPTED:
         return 0.0
     if interaction.action_name == "dwell":
@@ -58,7 +58,7 @@ def reward(interactions: Iterable[Interaction], weights: Mapping[str, float]) ->
 def clicked(
     impression: Impression, interactions: Iterable[Interaction], weights: Mapping[str, float]
 ) -> tuple[float, ...]:
-    """Per item that the answer showed, 1 where all that was done with it is worth something together, else 0."""
+    """Per item that the answer showed, 1 where the gains of its events sum to more than 0, else 0."""
     worth: dict[str | None, float] = {}
     for event in interactions:
         worth[event.object_id] = worth.get(event.object_id, 0.0) + gain(event, weights)
@@ -71,7 +71,7 @@ def arm_rewards(
     """Per arm, what its candidates earned, -1..1: its share of each event's worth minus price × count, clipped.
 
     The worth of an event is shared equally among the arms that held the item within their count: 1 / (number of arms
-    that hit) learned best of the credits that were compared. Arms not asked earn 0. Absent: arms in `degraded`
+    that hit) learned best of the attributions that were compared. Arms with count 0 earn 0. Absent: arms in `degraded`
     (censored: an outage is not a bad arm) and arms that had no choice but 0 (there is nothing to learn).
 
     `impression` is the one that the decision was taken for (the first page), `interactions` those of all its pages.

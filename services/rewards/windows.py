@@ -24,7 +24,7 @@ class Window:
 
     query_id: str
     offset: int
-    """Of its impression in the log."""
+    """Offset of its impression in the log."""
     ends: float
     interactions: list[Interaction] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Windows:
 
 
 def learnable(impression: Impression) -> bool:
-    """Whether the policy may learn from this answer: the first page of a decision, and nobody objected."""
+    """Whether the policy may learn from this answer: the first page of a decision, not excluded from learning."""
     return (
         impression.learn
         and impression.root_id == impression.query_id

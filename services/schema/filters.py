@@ -1,6 +1,6 @@
-"""Filters, sorts and facets as a request writes them, checked against the schema; and what a filter means for one item.
+"""Parsing of a request's filters, sorts and facets against the schema, and the definition of a filter.
 
-`matches` is the definition; every engine gives exactly the items it accepts.
+`matches` is the definition; every engine returns exactly the items it accepts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ MAX_CONDITIONS = 20
 MAX_VALUES = 100
 MAX_FACETS = 20
 MAX_VALUE_CHARS = 1000
-"""Of a filter's string."""
+"""Maximum length of a string in a filter."""
 MAX_ECHOED_CHARS = 64
-"""Of an unknown field name in an error message."""
+"""Characters of an unknown field name that an error message repeats."""
 
 _BOUNDS = ("gte", "gt", "lte", "lt")
 
@@ -48,7 +48,7 @@ def parse_sort(raw: str, schema: Schema) -> Sort | None:
 
 
 def check_facets(names: Sequence[str], schema: Schema) -> tuple[str, ...]:
-    """The fields to count values of, each once, in the order asked. Raises UnknownField, InvalidRequest."""
+    """The fields to count values of, each once, in the order requested. Raises UnknownField, InvalidRequest."""
     unique = tuple(dict.fromkeys(names))
     if len(unique) > MAX_FACETS:
         raise InvalidRequest(f"at most {MAX_FACETS} facets", "facets")

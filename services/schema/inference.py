@@ -59,11 +59,11 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 
 _SAMPLE_DOCUMENTS = 2_000
-"""Documents that a guess is based on; more hardly ever change it."""
+"""Number of documents that a guess is based on; more hardly ever change it."""
 _LONG_TEXT_WORDS = 8.0
 _LONG_TEXT_CHARS = 60.0
 _MIN_VALUES_FOR_REPETITION = 20
-"""With fewer values, repetition says nothing."""
+"""Minimum number of values from which repetition is evidence for a keyword."""
 _MAJORITY = 0.9
 _MIN_EPOCH_SECONDS = 1e8
 """Numbers from here on (1973) are points in time, not years."""
@@ -73,7 +73,7 @@ _MAX_LIST_NUMBERS = 16
 
 @dataclass(slots=True)
 class _FieldSample:
-    """The values of one field in the documents looked at."""
+    """The values of one field in the sampled documents."""
 
     documents: int = 0
     lists: int = 0
@@ -100,7 +100,7 @@ def extend(schema: Schema, documents: Iterable[Document]) -> Schema:
         return schema
     room = MAX_FIELDS - len(schema.fields)
     seen = dict(islice(seen.items(), room))
-    # A field that is only kept changes no index; it may still get a role when it has shown what it is for.
+    # A STORED field changes no index; it may still get another role once its values show one.
     added = tuple(f for name, s in seen.items() if (f := Field(name, *_role(name, s))).role is not Role.STORED)
     if not added:
         return schema
@@ -146,7 +146,7 @@ def _role(name: str, seen: _FieldSample) -> tuple[Role, float]:
         return Role.STORED, 1.0
     kinds = Counter(bool if isinstance(v, bool) else str if isinstance(v, str) else float for v in seen.values)
     kind, times = kinds.most_common(1)[0] if kinds else (float, 0)
-    # A few values of another kind are errors in their items, which are then refused by name.
+    # A few values of another kind are errors in their items, which are then rejected with the field's name.
     if times >= _MAJORITY * len(seen.values):
         if kind is float:
             return _numeric_role(words, seen), 1.0

@@ -1,4 +1,4 @@
-"""How popular, good and new an item is, each in 0..1, whatever the scales of its catalogue. Pure."""
+"""Priors of an item, each in 0..1 whatever the scales of its catalogue: popularity, quality and newness. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from services.schema.values import first_number
 from services.types import Document, Schema
 
 UNKNOWN_PRIOR = 0.5
-"""Prior of every item of a catalogue that says nothing about popularity."""
+"""Prior of every item of a catalogue without popularity data."""
 _HIGH_QUANTILE = 0.99
 _VOTES_SHARE = 0.75
 """Share of votes beside popularity in the prior, where a catalogue has both: popularity is momentary and noisy, the
-number of votes stable. Of the shares tried (0 to 1 by 0.25) this one ordered films that people had clicked before
+number of votes stable. Of the shares tried (0 to 1 by 0.25) this one ordered films that users had clicked before
 others most often (0.744 of pairs against 0.713 by popularity alone; MSRD, training queries)."""
 
 
@@ -60,8 +60,8 @@ def measure(schema: Schema, documents: Iterable[Document]) -> Schema:
 
 
 def prior(schema: Schema, document: Document) -> float:
-    """How likely an item is looked for before the query is known: 0..1, the logarithm of its popularity on the scale
-    of the catalogue, averaged with that of its votes where there are both. 0 for an item without either, UNKNOWN_PRIOR
+    """Query-independent prior of an item, 0..1: the logarithm of its popularity on the scale of the catalogue, averaged
+    with that of its votes where there are both. 0 for an item without either, UNKNOWN_PRIOR
     for all items of a catalogue that has neither field. Never raises."""
     parts = [
         (_logarithmic(document, schema, name, scale), share)
@@ -77,8 +77,8 @@ def prior(schema: Schema, document: Document) -> float:
 
 
 def quality(schema: Schema, document: Document) -> float:
-    """How well the item is rated: 0..1, its rating weighted by its votes against the catalogue's mean (the Bayesian
-    average (v * r + m * mean) / (v + m), m = median votes), over the highest rating. Without votes the rating itself;
+    """Quality of an item, 0..1: its rating weighted by its votes against the catalogue's mean (the Bayesian average
+    (v * r + m * mean) / (v + m), m = median votes), over the highest rating. Without votes the rating itself;
     in a catalogue without ratings the prior. Never raises."""
     highest = schema.stats.get("rating_max", 0.0)
     if schema.rating is None or highest <= 0:

@@ -1,7 +1,7 @@
-"""The catalogue's schema: read from schema.toml, written as JSON, shown as a table, and items checked against it.
+"""The catalogue's schema: loaded from schema.toml, written as JSON, printed as a table; and validation of items.
 
-The neighbouring modules are exported from here too: inference (services/schema/inference.py), values
-(services/schema/values.py) and priors (services/schema/priors.py)."""
+This module also exports inference (services/schema/inference.py), values (services/schema/values.py) and priors
+(services/schema/priors.py)."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _check_role(field: Field, value: Any) -> None:
 
 
 def load_schema(path: Path) -> Schema:
-    """The schema that a schema.toml gives:
+    """Load the schema from a schema.toml:
 
         title = "title"            # also popularity, rating, votes, created: each names a field below
         [fields]

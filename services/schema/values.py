@@ -1,5 +1,4 @@
-"""The values of a catalogue field as every index reads them: strings, numbers or times, however they were written.
-Pure."""
+"""Field values in the form that every index reads: strings, numbers or times, however they were written. Pure."""
 
 from __future__ import annotations
 

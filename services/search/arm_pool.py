@@ -1,4 +1,4 @@
-"""The arms of a service and their circuit breakers: which arms may be chosen, and what the chosen ones find."""
+"""The arms of a service and their circuit breakers: which arms may be chosen, and retrieval from the chosen ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.resilience.circuit import Circuit
 from services.types import ArmOption, Candidate, Context, Deadline, Decision, Degraded, DegradedReason
 
 FALLBACK_COUNT = 25
-"""Candidates asked of each arm that was not chosen when all that were chosen failed."""
+"""Candidates requested from each arm that was not chosen when all chosen arms failed."""
 
 Retrieved = tuple[dict[str, list[Candidate]], list[Degraded]]
 """(lists of the arms that answered, why the others did not)."""
@@ -23,7 +23,7 @@ class ArmPool:
     def __init__(self, arms: Sequence[Arm], stopwatch: Callable[[], float] = time.monotonic) -> None:
         """arms: in the order in which decisions draw their counts. stopwatch: seconds, for the circuit breakers."""
         self.arms = tuple(arms)
-        # The engine behind an arm has a circuit of its own, which is slower to trust it again.
+        # The engine behind an arm has a circuit breaker of its own, which is slower to close again.
         self._circuits = {arm.name: Circuit(stopwatch, successes=1, max_successes=2) for arm in self.arms}
 
     def options(self, context: Context) -> tuple[tuple[ArmOption, ...], list[Degraded]]:
@@ -35,7 +35,7 @@ class ArmPool:
         return options, [Degraded(name, DegradedReason.CIRCUIT_OPEN) for name in tripped]
 
     async def retrieve(self, decision: Decision, context: Context, deadline: Deadline) -> Retrieved:
-        """What the chosen arms find, all asked at once. Never raises for a failing arm."""
+        """Retrieve from the chosen arms concurrently. Never raises for a failing arm."""
         counts = {name: choice.count for name, choice in decision.arms.items()}
         return await retrieve(self.arms, counts, context, deadline, self._circuits)
 
@@ -52,5 +52,5 @@ class ArmPool:
         return lists
 
     async def retrieve_unguarded(self, counts: Mapping[str, int], context: Context, deadline: Deadline) -> Retrieved:
-        """What the arms find, whatever state their circuit breakers are in and without telling these how it went."""
+        """Retrieve from the arms, ignoring their circuit breakers and without reporting the outcome to them."""
         return await retrieve(self.arms, counts, context, deadline)

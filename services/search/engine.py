@@ -53,13 +53,13 @@ from services.types import (
 logger = logging.getLogger(__name__)
 
 HISTORY_LIMIT = 100
-"""Actions of a person that are recalled, newest first."""
+"""Number of a user's newest actions that are recalled."""
 RECALL_SHARE = 0.3
-"""Share of the time that memory and histories may take: without them there is still an answer."""
+"""Share of the time limit for memory and histories: without them there is still an answer."""
 RANKING_SHARE = 0.15
-"""Share of the time that is kept for ranking and logging after the arms."""
+"""Share of the time limit reserved for ranking and logging after retrieval."""
 TOP_UP_STEP = 1e-6
-"""Difference in score of two items that only fill a page up."""
+"""Difference in score between consecutive items that only fill up a page."""
 _log_throttle = LogThrottle()
 
 
@@ -79,7 +79,8 @@ class SearchEngine:
         clock: Callable[[], float] = time.time,
         steps: Steps | None = None,
     ) -> None:
-        """clock: unix seconds, dates answers. steps: what a simulation may replace (default: what serves)."""
+        """clock: unix time in seconds, dates answers. steps: functions that a simulation may replace (default: those
+        used in serving)."""
         self.active = active
         self.arms = arms
         self._decider = decider
@@ -141,7 +142,7 @@ class SearchEngine:
         return answer
 
     async def collect(self, query: Query, decider: Decider) -> SearchState:
-        """Everything up to the ranking: what was understood, recalled, decided, and found in time."""
+        """Run everything up to ranking: understand, recall, decide, and retrieve in time."""
         now = self._clock()
         deadline = Deadline.after(query.timeout)
         schema = self.active.schema
@@ -181,7 +182,7 @@ class SearchEngine:
     async def _recall(
         self, query: Query, understanding: Understanding, schema: Schema, now: float, deadline: Deadline
     ) -> tuple[Context, list[Degraded]]:
-        """What memory and history know: part of the context, because the policy decides with it."""
+        """Recall click memory and user history; both are part of the context, because the policy decides with them."""
         deadline = deadline.less((1.0 - RECALL_SHARE) * query.timeout)
         remembered, person, _ = await asyncio.gather(
             recall(self.stores.memory, self.stores.items, query, understanding, schema, deadline),
@@ -206,15 +207,16 @@ class SearchEngine:
             return await self.stores.memory.person(person, HISTORY_LIMIT, deadline)
 
     async def _follow_mode(self, deadline: Deadline) -> None:
-        """Decide under the mode that is set now or, if that cannot be read, under the last one known."""
+        """Load the mode that is set now; if it cannot be read, the last known one stays."""
         async with deadline.enforced():
             await self._mode.follow()
 
     async def _retrieve(
         self, context: Context, decision: Decision, deadline: Deadline
     ) -> tuple[Context, dict[str, list[Candidate]], IndexResult, list[Degraded]]:
-        """The context, the arms' lists, everything that matches (its count, facets, static order), and what failed.
-        When nothing was found for want of an engine, other arms are asked, and the context says not to learn from it.
+        """The context, the arms' lists, all matches (their count, facets, static order), and the parts that failed.
+        When nothing was found because an engine was away, other arms are queried, and the context excludes the answer
+        from learning.
         """
         (lists, failed), matched = await asyncio.gather(
             self.arms.retrieve(decision, context, deadline), self._match(context, deadline)
@@ -239,8 +241,8 @@ class SearchEngine:
     async def _documents(
         self, context: Context, pool: Sequence[Pooled], deadline: Deadline
     ) -> tuple[Context, Mapping[str, Document], list[Degraded]]:
-        """Documents of the pool by id. Without them nothing can be shown, which says nothing about what the arms found:
-        the context then says not to learn from it."""
+        """Documents of the pool by id. Without them nothing can be shown, which says nothing about what the arms found,
+        so the context then excludes the answer from learning."""
         try:
             async with deadline.enforced():
                 return context, await self.stores.items.get([pooled.object_id for pooled in pool], deadline), []
@@ -259,7 +261,7 @@ class SearchEngine:
         return [state.pool[i] for i in best], table[best]
 
     def _offer_survey(self, query_id: str, state: SearchState, shown: Sequence[Pooled]) -> None:
-        """Have the answer surveyed, if the policy wants that and the answer may be learned from."""
+        """Offer the answer to the surveyor, if it may be learned from."""
         query = state.context.query
         if not query.learn or query.offset or state.degraded:
             return
@@ -274,9 +276,10 @@ def _not_learned_from(context: Context) -> Context:
 
 
 def _top_up(pool: list[Pooled], matched: Sequence[Candidate], need: int) -> list[Pooled]:
-    """At least `need` items where the catalogue has them: a page must not end because the policy took few candidates.
+    """Fill the pool up to `need` items where enough match: a page must not end early because the policy requested few
+    candidates.
 
-    The added ones come from no arm's list; they follow the pool in static order unless the ranker thinks otherwise.
+    The added items come from no arm's list; they follow the pool in static order unless the ranker moves them.
     """
     if len(pool) < need:
         known = {pooled.object_id for pooled in pool}
@@ -286,7 +289,7 @@ def _top_up(pool: list[Pooled], matched: Sequence[Candidate], need: int) -> list
 
 
 def _unavailable(part: str, error: BaseException) -> Degraded:
-    """How an answer names a part that failed. Raises a cancellation on."""
+    """The entry of `degraded` for a part that failed. Reraises a cancellation."""
     if isinstance(error, asyncio.CancelledError):
         raise error
     if isinstance(error, TimeoutError):

@@ -1,4 +1,4 @@
-"""Why an answer was what it was, from the log alone: nothing that was decided then is computed again."""
+"""Explanations of answers, from the log alone: no decision is computed again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT = 2.0
 
 
 class Explainer:
-    """Explains answers of this service, as long as the log has them."""
+    """Explains answers of this service as long as they are in the log."""
 
     def __init__(
         self,
@@ -30,16 +30,17 @@ class Explainer:
         ranker: Callable[[], Ranker],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """ranker: gives the active one."""
+        """ranker: returns the active ranker."""
         self._log = log
         self._signer = signer
         self._ranker = ranker
         self._clock = clock
 
     async def explain(self, query_id: str) -> dict[str, Any]:
-        """What was understood, decided, found, shown and clicked, as JSON values. An expired id is fine.
+        """The query's understanding, the decision, the items found, shown and clicked, as JSON values. An expired id is
+        fine.
 
-        Raises NotFound for an id that is not of an answer of this service.
+        Raises NotFound for an id that does not belong to an answer of this service.
         """
         deadline = Deadline.after(TIMEOUT)
         known = self._signer.verify(query_id, self._clock()) != "forged"
@@ -112,7 +113,7 @@ class Explainer:
         ]
 
     def _contributions(self, page: Impression) -> list[dict[str, float] | None]:
-        """Per item shown, feature name -> what it added to the score; None once another ranker than the one that
+        """Per item shown, feature name -> contribution to the score; None when a different ranker from the one that
         ordered this answer is active."""
         ranker = self._ranker()
         if not page.rows or ranker.version != page.ranker or len(page.rows[0]) != len(NAMES):

@@ -1,4 +1,4 @@
-"""What an answer showed: as a log record, and made known to every worker before the answer leaves."""
+"""Impressions: the log record of an answer, visible to every worker before the answer is sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 LOG = "log"
 """Name of the log among the parts that an answer may lack."""
 MIN_SECONDS = 0.1
-"""Time that logging has at least, however little is left of the request's."""
+"""Minimum time for logging, however little of the request's time is left."""
 _log_throttle = LogThrottle()
 
 
@@ -59,8 +59,8 @@ def impression(
 
 
 async def record(log: EventLog, impression: Impression, deadline: Deadline) -> tuple[Degraded, ...]:
-    """Append to the log; returns nothing when the log has it. Otherwise the answer goes out all the same and names the
-    log: it cannot be paged, and feedback on it finds no answer."""
+    """Append to the log; returns () on success. Otherwise the answer is still sent, with the log in `degraded`: it
+    cannot be paged, and feedback on it is not matched to an answer."""
     try:
         async with asyncio.timeout(max(deadline.remaining(), MIN_SECONDS)):
             await log.append(impression)

@@ -20,7 +20,7 @@ from services.types import Answer, ArmChoice, Deadline, Decision, Impression, Qu
 
 
 class Lister:
-    """Lists what matches: for an empty query everything under the filters, popular first; else in the given order."""
+    """Lists matching items: for an empty query everything under the filters, popular first; else in the given order."""
 
     def __init__(
         self,
@@ -37,7 +37,8 @@ class Lister:
         self._clock = clock
 
     async def list(self, query: Query, understanding: Understanding, schema: Schema) -> Answer:
-        """Raises Overloaded when the index does not answer in time: there is nothing else to show."""
+        """The page of the listing that `query` requests. Raises Overloaded when the index does not answer in time:
+        there is nothing else to show."""
         start = time.perf_counter()
         now = self._clock()
         deadline = Deadline.after(query.timeout)
@@ -81,7 +82,7 @@ def _impression(
     found: IndexResult,
     shown: Sequence[Entry],
 ) -> Impression:
-    """The record of a listing: an answer under no decision, which nothing is learned from."""
+    """The record of a listing: an answer without a decision, excluded from learning."""
     return Impression(
         query_id=query_id,
         root_id=query_id,

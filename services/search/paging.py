@@ -1,8 +1,8 @@
 """Later pages of an answer: the same frozen list under the same decision, no repeats and no gaps.
 
 The list of a first answer is frozen in its Impression. What comes after it (the tail: everything else that matches, in
-static order) is computed when somebody first pages that far and is then frozen as well, under a name derived from the
-first answer's id, so that writes to the catalogue between two pages shift nothing.
+static order) is computed when a user first pages that far and is then frozen as well, under a name derived from the
+first answer's id, so that catalogue writes between two pages shift nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_DEPTH = 1000
 
 
 class Pager:
-    """Gives later pages of answers that are in the log."""
+    """Serves later pages of answers that are in the log."""
 
     def __init__(self, stores: SearchStores, signer: Signer, clock: Callable[[], float] = time.time) -> None:
         self._stores = stores
@@ -35,10 +35,10 @@ class Pager:
         self._clock = clock
 
     async def page(self, query: Query, understanding: Understanding, schema: Schema) -> Answer:
-        """The page of `query.page_of`'s list that `query` asks for.
+        """The page of `query.page_of`'s list that `query` requests.
 
-        Raises InvalidRequest when the id is not of this service, has expired, or belongs to another query, filters or
-        sort; Overloaded when the page is not there in time.
+        Raises InvalidRequest when the id was not issued by this service, has expired, or belongs to another query,
+        filters or sort; Overloaded when the page is not ready in time.
         """
         start = time.perf_counter()
         now = self._clock()
@@ -118,7 +118,7 @@ class Pager:
                 await self._stores.log.append(tail)
                 return tail.ranking
             except ValueError:
-                # Two requests raced to page this far, and the other one's list is in the log: both use that.
+                # Two requests raced to page this far, and the other one's list is in the log: both use that one.
                 frozen = await self._stores.log.impression(name, deadline)
         return frozen.ranking if frozen is not None else ()
 

@@ -1,5 +1,5 @@
-"""What the click memory has for a search: of the query as it was typed and as it is spelled correctly, and of
-neighbouring queries as far as the items themselves support that they are meant."""
+"""Recall from the click memory: items of the query as typed and as corrected, and of neighbouring queries where the
+items' own text matches the query."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from services.understanding.language import ENGLISH_STOPWORDS, stem
 from services.understanding.vocabulary import strings
 
 LIMIT = 100
-"""Items that are recalled for a query at most."""
+"""Maximum number of items recalled for a query."""
 CORRECTED = 0.9
 """Similarity of a misspelled query and its correct spelling."""
 MAX_TEXT = 2_000
-"""Characters of a text that are searched for the query's words."""
+"""Maximum number of characters of a text that are searched for the query's words."""
 MAX_WORDS = 16
 MIN_STEM = 3
 """A word whose stem is shorter, or one with a digit, is matched as a whole word, not as the beginning of others."""
@@ -61,14 +61,14 @@ async def recall(
         for entry in found
         if (document := documents.get(entry.object_id)) is not None
         and matches(query.filters, document, schema)
-        # What was clicked or predicted for this very query, in either spelling, needs no support.
+        # Items clicked or predicted for the query itself, in either spelling, need no support.
         and (entry.similarity >= CORRECTED or _supported(words, document, schema))
     )
 
 
 def _search_words(understanding: Understanding) -> list[tuple[re.Pattern[str], float]]:
     """The query's words that the catalogue knows, as patterns with their rarity (0..1): each matches any word that
-    begins as the word and its stem do ("stor" for "stories", whose stem is "stori")."""
+    begins with their common prefix ("stor" for "stories", whose stem is "stori")."""
     known = [
         (token, rare)
         for token, rare in zip(understanding.tokens, understanding.rarity, strict=False)
@@ -79,7 +79,7 @@ def _search_words(understanding: Understanding) -> list[tuple[re.Pattern[str], f
 
 @lru_cache(maxsize=4096)
 def _pattern(word: str) -> re.Pattern[str]:
-    """Matches any word that begins as the word and its stem do, or the very word."""
+    """Matches any word that begins with the common prefix of the word and its stem, or only the word itself."""
     stemmed = stem(word)
     differing = (place for place, (a, b) in enumerate(zip(word, stemmed, strict=False)) if a != b)
     root = word[: next(differing, min(len(word), len(stemmed)))]
@@ -88,7 +88,7 @@ def _pattern(word: str) -> re.Pattern[str]:
 
 
 def _supported(words: Sequence[tuple[re.Pattern[str], float]], document: Document, schema: Schema) -> bool:
-    """Whether the item holds enough of `words`, by their rarity; any item does when they have none."""
+    """Whether the item holds enough of `words`, weighted by rarity; true when their total rarity is 0."""
     total = sum(rare for _, rare in words)
     if total <= 0.0:
         return True

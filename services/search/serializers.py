@@ -1,4 +1,4 @@
-"""Values as JSON, in the form in which the API answers and the log keeps them. Pure."""
+"""Values as JSON, as in API responses and log records. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which requests are the same search: a later page must ask for the same one. Pure."""
+"""Signature of a search, by which a later page is checked to belong to the same search. Pure."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Entry:
     tail: bool = False
     """Whether it comes after the ranked list (services/search/paging.py)."""
     explanation: Mapping[str, float] | None = None
-    """Feature name -> what it added to the score."""
+    """Feature name -> contribution to the score."""
 
 
 def slate(

@@ -1,4 +1,4 @@
-"""What a search reads, and what it knows when its candidates are to be ranked."""
+"""The stores a search uses, and its state before ranking."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from services.types import (
 
 
 class Matching(Protocol):
-    """What an index offers to a search beside its arms (services.backends.base.LexicalIndex)."""
+    """The part of an index that a search uses beside the arms (services.backends.base.LexicalIndex)."""
 
     async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult:
-        """Everything that matches. Raises TimeoutError, or what the engine raises."""
+        """All matching items. Raises TimeoutError, or what the engine raises."""
         ...
 
 
@@ -34,17 +34,17 @@ class Mode(Protocol):
 
     @property
     def value(self) -> PolicyMode:
-        """The last one known here."""
+        """The last mode known to this process."""
         ...
 
     async def follow(self) -> None:
-        """Load the one that another process may have set. Raises StorageFailed or TimeoutError."""
+        """Load the mode, which another process may have set. Raises StorageFailed or TimeoutError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SearchStores:
-    """What a search reads and writes."""
+    """The stores that a search reads and writes."""
 
     index: Matching
     items: ItemStore
@@ -54,7 +54,7 @@ class SearchStores:
 
 @dataclass(frozen=True, slots=True)
 class SearchState:
-    """All that is known of a search when its candidates are to be ranked."""
+    """State of a search before its candidates are ranked."""
 
     context: Context
     deadline: Deadline
@@ -64,7 +64,7 @@ class SearchState:
     options: tuple[ArmOption, ...]
     decision: Decision
     lists: Mapping[str, Sequence[Candidate]]
-    """By arm, of the arms that answered."""
+    """Candidate lists of the arms that answered, by arm."""
     matched: IndexResult
     """Everything that matches: its count, facets, and the first items in static order."""
     pool: list[Pooled]

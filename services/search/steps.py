@@ -1,5 +1,5 @@
-"""The functions that a search is put together from; a simulation replaces some of them. The defaults are those that
-serve."""
+"""The functions that a search is composed of; a simulation replaces some of them. The defaults are those used in
+serving."""
 
 from __future__ import annotations
 

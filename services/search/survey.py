@@ -1,7 +1,7 @@
-"""Surveys: for some answers, after they have left, what every arm would have found at its full depth.
+"""Surveys: for some answers, after they have been sent, every arm is queried at its full depth.
 
-A policy learns from them what counts that it did not choose would have found (services/policies/relevance.py). They
-cost the arms' time, never the searcher's: one survey runs at a time, and while too many wait, new ones are dropped.
+A policy learns from them what other counts would have found (services/policies/relevance.py). They cost the arms' time,
+never the user's: one survey runs at a time, and while too many wait, new ones are dropped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIGITS = 3
 """Decimals that facts are logged with."""
 MAX_WAITING = 16
 SURVEY_SECONDS = 5.0
-"""Longest one survey may take: nobody waits for it."""
+"""Time limit of one survey: nobody waits for it."""
 IDLE_SECONDS = 1.0
 
 _COLUMNS = [NAMES.index(name) for name in FACTS]
@@ -60,7 +60,7 @@ class Surveyor:
         log: EventLog,
         should_survey: Callable[[int], bool],
     ) -> None:
-        """should_survey: whether to survey the answer to the decision that was made with this seed."""
+        """should_survey: seed of a decision -> whether to survey its answer."""
         self._arms = arms
         self._items = items
         self._log = log
@@ -80,7 +80,7 @@ class Surveyor:
         self._offered.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Make surveys until `stop` is set; what waits then is dropped."""
+        """Make surveys until `stop` is set; those still waiting then are dropped."""
         while not stop.is_set():
             if self._waiting:
                 await self._next()
@@ -90,8 +90,8 @@ class Surveyor:
                 await asyncio.wait_for(self._offered.wait(), IDLE_SECONDS)
 
     async def catch_up(self) -> int:
-        """Survey all that waits, and wait for the one under way; returns how many candidates were asked for. Failures
-        are counted and logged, never raised."""
+        """Make all waiting surveys and wait for the one in progress; returns the number of candidates requested.
+        Failures are counted and logged, never raised."""
         candidates = 0
         while self._waiting:
             candidates += await self._next()
@@ -103,7 +103,7 @@ class Surveyor:
             return await self._log_survey(self._waiting.popleft()) if self._waiting else 0
 
     async def _log_survey(self, request: SurveyRequest) -> int:
-        """Returns how many candidates were asked for."""
+        """Survey and append to the log; returns the number of candidates requested."""
         candidates = 0
         try:
             survey = await self.survey(request, Deadline.after(SURVEY_SECONDS))
@@ -117,7 +117,7 @@ class Surveyor:
         return candidates
 
     async def survey(self, request: SurveyRequest, deadline: Deadline) -> Survey | None:
-        """None when an arm that was asked fails: half a survey would teach that it has nothing."""
+        """Query every arm in full; None when one of them fails: half a survey would teach that it has nothing."""
         context = request.context
         counts = {option.name: option.counts[-1] for option in request.options}
         lists, failed = await self._arms.retrieve_unguarded(counts, context, deadline)

@@ -62,7 +62,7 @@ def per_grade(grade: float, values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class _ByGrade:
-    """What all models share. `noise`: attractiveness of grade 0 (and below); `attractiveness`: of grades 1, 2, …; all
+    """Base of all models. `noise`: attractiveness of grade 0 (and below); `attractiveness`: of grades 1, 2, …; all
     within 0..1."""
 
     noise: float = NOISE
@@ -99,19 +99,19 @@ class PositionBased(_ByGrade):
         self._extend(10)
 
     def clicks(self, grades: Sequence[float], uniforms: Sequence[float]) -> tuple[int, ...]:
-        """As in ClickModel."""
+        """See ClickModel."""
         _check_lengths(grades, uniforms)
         self._extend(len(grades))
         chances = zip(self.attraction(grades), self._examined, uniforms, strict=False)
         return tuple(place for place, (attractive, seen, draw) in enumerate(chances) if draw < seen * attractive)
 
     def examination(self, grades: Sequence[float]) -> NDArray[np.float64]:
-        """As in ClickModel."""
+        """See ClickModel."""
         self._extend(len(grades))
         return np.array(self._examined[: len(grades)], dtype=np.float64)
 
     def click_probabilities(self, grades: Sequence[float]) -> NDArray[np.float64]:
-        """As in ClickModel."""
+        """See ClickModel."""
         return self.examination(grades) * np.array(self.attraction(grades), dtype=np.float64)
 
     def _extend(self, size: int) -> None:
@@ -130,7 +130,7 @@ class Cascade(_ByGrade):
     """
 
     def clicks(self, grades: Sequence[float], uniforms: Sequence[float]) -> tuple[int, ...]:
-        """As in ClickModel."""
+        """See ClickModel."""
         _check_lengths(grades, uniforms)
         for place, attractive in enumerate(self.attraction(grades)):
             if uniforms[place] < attractive:
@@ -138,17 +138,17 @@ class Cascade(_ByGrade):
         return ()
 
     def examination(self, grades: Sequence[float]) -> NDArray[np.float64]:
-        """As in ClickModel."""
+        """See ClickModel."""
         return _reached([1.0 - attractive for attractive in self.attraction(grades)])
 
     def click_probabilities(self, grades: Sequence[float]) -> NDArray[np.float64]:
-        """As in ClickModel."""
+        """See ClickModel."""
         return self.examination(grades) * np.array(self.attraction(grades), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What one user did on one slate; places from 0."""
+    """Behaviour of one user on one slate; places from 0."""
 
     clicks: tuple[int, ...]
     last_examined: int
@@ -179,7 +179,7 @@ class DynamicBayesian(_ByGrade):
         object.__setattr__(self, "_satisfying", (0.0, *self.satisfaction))
 
     def clicks(self, grades: Sequence[float], uniforms: Sequence[float]) -> tuple[int, ...]:
-        """As in ClickModel."""
+        """See ClickModel."""
         return self.visit(grades, uniforms).clicks
 
     def visit(self, grades: Sequence[float], uniforms: Sequence[float]) -> Visit:
@@ -203,7 +203,7 @@ class DynamicBayesian(_ByGrade):
         return Visit(tuple(clicked), place, False)
 
     def examination(self, grades: Sequence[float]) -> NDArray[np.float64]:
-        """As in ClickModel."""
+        """See ClickModel."""
         attraction = self.attraction(grades)
         return _reached(
             [
@@ -213,7 +213,7 @@ class DynamicBayesian(_ByGrade):
         )
 
     def click_probabilities(self, grades: Sequence[float]) -> NDArray[np.float64]:
-        """As in ClickModel."""
+        """See ClickModel."""
         return self.examination(grades) * np.array(self.attraction(grades), dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What changes while a simulation runs: items that arrive, user intents that shift, arms that fail and recover. Pure.
+"""Drift during a simulation: items that arrive, user intents that shift, arms that fail and recover. Pure.
 
 Times are indices of searches: a change at `at` applies to the search with that index and all later ones.
 """
@@ -18,7 +18,7 @@ Grades = Mapping[str, float]
 """object_id -> grade."""
 EMPTY: frozenset[str] = frozenset()
 COMMON_WORD_SHARE = 0.2
-"""A word in at least this share of the personal queries says nothing about intent ("good", "movies")."""
+"""A word in at least this share of the personal queries carries no intent ("good", "movies")."""
 
 
 @dataclass(frozen=True, slots=True)

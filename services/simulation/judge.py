@@ -1,7 +1,7 @@
 """The only part of a simulation that knows the relevance grades; it reveals them only as clicks and as metrics.
 
-The grades of a data set are private to one object and attached to no query and no document. What is simulated (the
-service, its policies, the traffic) gets clicks; reports get expected rewards and measures.
+The grades of a data set are private to one object and attached to no query and no document. The simulated parts (the
+service, its policies, the traffic) get clicks; reports get expected rewards and measures.
 tests/simulation/test_judge.py proves from the code that no other part of a simulation reads grades.
 """
 

@@ -66,7 +66,7 @@ class Service(Protocol):
 
 @dataclass(slots=True)
 class RunMetrics:
-    """What happened in a run, one entry per impression."""
+    """Metrics of a run, one entry per impression."""
 
     reward: list[float] = field(default_factory=list)
     """Expected reward of the slate by grades and click model, free of the sampling noise of clicks."""

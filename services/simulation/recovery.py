@@ -1,4 +1,4 @@
-"""How soon a learned policy recovers after an arm fails, and after it returns. Pure."""
+"""Recovery time of a learned policy after an arm fails, and after it returns. Pure."""
 
 from __future__ import annotations
 

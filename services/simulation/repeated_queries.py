@@ -39,8 +39,8 @@ def sample_queries(
 
 
 class RepeatTraffic:
-    """Cycles through `queries` at equal time intervals, each time from a new anonymous session: no user history and no
-    cap on a user's clicks plays a role, only what is remembered about the query."""
+    """Cycles through `queries` at equal time intervals, each time from a new anonymous session: user history and caps
+    on a user's clicks play no role, only the memory of the query."""
 
     def __init__(self, queries: Sequence[DatasetQuery], behaviour: SearchBehaviour | None = None) -> None:
         self._queries = queries

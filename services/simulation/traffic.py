@@ -32,7 +32,7 @@ FILMS_MIX = {"title": 0.35, "typo": 0.15, "topic": 0.15, "facet": 0.20, "persona
 """Share of traffic per slice of the data set films-mixed (from its README)."""
 BLOCK_SIZE = 1024
 MAX_SESSION_SECONDS = 1800.0
-"""From a session's first search to its last."""
+"""Maximum time from a session's first search to its last."""
 DEVICES = (("mobile", 0.5), ("desktop", 0.3), ("tv", 0.12), ("tablet", 0.08))
 PREFERRED_DEVICE_SHARE = 0.8
 """Share of a user's sessions that are on the device they prefer."""
@@ -52,20 +52,21 @@ class SearchBehaviour:
     start: float = 1_767_571_200.0
     """Unix seconds at which the virtual clock starts: Monday, 5 January 2026, midnight UTC."""
     searches_per_day: float = 5000.0
-    """On average."""
+    """Mean number of searches per day."""
     daily_swing: float = 0.6
     """Traffic at time t is 1 + daily_swing × cos(2π (t - peak)) times its mean, t in days UTC; 0: constant all day."""
     peak_hour: float = 20.0
-    """UTC."""
+    """Hour of the day (UTC) with the most traffic."""
     continue_probability: float = 0.5
-    """That a session has one more search."""
+    """Probability that a session has one more search."""
     max_session_searches: int = 8
     mean_pause: float = 90.0
     """Mean seconds between two searches of a session."""
     repeat_probability: float = 0.1
-    """That a further search of a session repeats the previous query."""
+    """Probability that a further search of a session repeats the previous query."""
     reformulate_probability: float = 0.4
-    """That one which does not repeat it shares a word with the previous query, where such a query exists."""
+    """Probability that a further search that does not repeat it shares a word with the previous query, where such a
+    query exists."""
     anonymous_share: float = 0.4
     """Share of sessions without a user id, among those that do not belong to the data set's own users."""
     returning_users: int = 2000
@@ -95,7 +96,7 @@ class Search:
     user_id: str | None
     session_id: str
     context: Mapping[str, Scalar]
-    """As POST /v1/search takes it."""
+    """The `context` of POST /v1/search."""
     follows: int | None = None
     """Index of the previous search in the session; None for the first one."""
 

@@ -1,5 +1,5 @@
-"""Who visits a demo: what they search for next, and which of the hits they click. By the judged queries of a data set;
-without any, they search for titles and click the item that they named."""
+"""Simulated visitors of a demo: their searches and clicks. They follow the judged queries of a data set; without any,
+they search for titles and click the item with that title."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from services.simulation.traffic import Search, SearchBehaviour, Traffic, traffi
 from services.types import Document
 
 SPLIT = "train"
-"""Queries of this split are asked; of all, where there is none of it."""
+"""Visitors use queries of this split, or of all splits where it has none."""
 QUERIES_A_SLICE = 40
-"""Queries of each slice that visitors ask: few enough for each to be asked again within a minute or two."""
+"""Number of queries of each slice that visitors use: few enough for each to recur within a minute or two."""
 TITLES = 100
-"""Titles that are asked for where nothing is judged."""
+"""Number of titles that visitors search for where nothing is judged."""
 WANTED = 2.0
-"""Grade of the item that was named."""
+"""Grade of the item with the title searched for."""
 BEHAVIOUR = SearchBehaviour(repeat_probability=0.2)
 
 
 @dataclass(frozen=True, slots=True)
-class People:
-    """Visitors of one catalogue."""
+class VisitorTraffic:
+    """Searches and clicks of the visitors of one catalogue."""
 
     searches: Iterator[Search]
-    """Without end."""
+    """An endless sequence of searches."""
     judge: Judge
-    """Knows what they click."""
+    """Decides which hits they click."""
 
 
-def people(dataset: Dataset, title: str | None, seed: int) -> People:
+def visitor_traffic(dataset: Dataset, title: str | None, seed: int) -> VisitorTraffic:
     """Visitors of the catalogue of `dataset`, whose items have their name in the field `title`. The same seed gives the
-    same visitors. Raises InvalidRequest when there is nothing to search for."""
+    same searches and clicks. Raises InvalidRequest when there is nothing to search for."""
     judge = _judge(dataset, seed)
     if judge is not None:
         judged = [query for query in dataset.queries() if judge.has_relevant(query.query_id)]
-        asked = [query for query in judged if query.split == SPLIT] or judged
-        if asked:
-            return _people(_favourites(asked), judge, seed)
+        queries = [query for query in judged if query.split == SPLIT] or judged
+        if queries:
+            return _traffic(_most_frequent(queries), judge, seed)
     named = list(_titles(dataset.documents(), title))
     every = max(1, len(named) // TITLES)
-    asked = named[::every][:TITLES]
-    wanted = {query.query_id: {query.query_id: WANTED} for query in asked}
-    return _people(asked, Judge(wanted, PositionBased(), seed), seed)
+    queries = named[::every][:TITLES]
+    wanted = {query.query_id: {query.query_id: WANTED} for query in queries}
+    return _traffic(queries, Judge(wanted, PositionBased(), seed), seed)
 
 
 def _judge(dataset: Dataset, seed: int) -> Judge | None:
-    """None for a data set without queries, or without anything said of what answers them."""
+    """A judge with the data set's grades; None when it has no queries or no judgements."""
     if not dataset.has(QUERIES):
         return None
     try:
@@ -60,12 +60,12 @@ def _judge(dataset: Dataset, seed: int) -> Judge | None:
         return None
 
 
-def _people(asked: Sequence[DatasetQuery], judge: Judge, seed: int) -> People:
-    return People(Traffic(asked, seed, traffic_mix(asked), BEHAVIOUR).since(), judge)
+def _traffic(queries: Sequence[DatasetQuery], judge: Judge, seed: int) -> VisitorTraffic:
+    return VisitorTraffic(Traffic(queries, seed, traffic_mix(queries), BEHAVIOUR).since(), judge)
 
 
-def _favourites(queries: Iterable[DatasetQuery]) -> list[DatasetQuery]:
-    """The QUERIES_A_SLICE queries of each slice that are asked most, in the order of the data set where equal."""
+def _most_frequent(queries: Iterable[DatasetQuery]) -> list[DatasetQuery]:
+    """The QUERIES_A_SLICE most frequent queries of each slice, ties in the order of the data set."""
     slices: dict[str, list[DatasetQuery]] = {}
     for query in queries:
         slices.setdefault(query.slice, []).append(query)

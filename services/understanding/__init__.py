@@ -1,1 +1,1 @@
-"""What a query means: spelling, slots, numbers, language. `pipeline.Understander` is the way in."""
+"""Query understanding: spelling, slots, numbers, language. The entry point is `pipeline.Understander`."""

@@ -10,7 +10,7 @@ from itertools import takewhile
 from services.understanding.language import stem
 
 MAX_NAME_TOKENS = 10
-"""Longer names are not looked up."""
+"""Maximum length of a name that is looked up, in tokens."""
 MAX_CATEGORY_VALUES = 1000
 """A field with at most this many different values may hold categories (genre, colour, size) ..."""
 MIN_CATEGORY_ITEMS = 3.0
@@ -43,7 +43,8 @@ class Gazetteer:
         """Per category field; built when first needed after the field's values changed."""
 
     def add(self, field: str, value: str, tokens: Sequence[str], sign: int = 1, parts: bool = True) -> None:
-        """Count (or with `sign` -1 remove) one item's `value` of `field`; `parts`: single tokens may stand for it."""
+        """Count (or with `sign` -1 remove) one item's `value` of `field`; `parts`: whether single tokens may name
+        it."""
         if not tokens or len(tokens) > MAX_NAME_TOKENS:
             return
         key = " ".join(tokens)

@@ -15,7 +15,7 @@ from services.types import Schema
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A word beside a name that says which field the name is from ("directed by")."""
+    """A word beside a name that indicates the name's field ("directed by")."""
 
     fields: frozenset[str]
     """Stems of field names."""
@@ -24,10 +24,10 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """Words that catalogues do not explain, for one schema."""
+    """Words that are not in the catalogue's data, for one schema."""
 
     synonyms: Mapping[str, tuple[str, ...]]
-    """Phrase (tokens joined with spaces) -> keys of the values that it stands for."""
+    """Phrase (tokens joined with spaces) -> keys of the values that it means."""
     hints: Mapping[str, Hint]
     filler: frozenset[str]
     """Words that request something without naming it ("show me")."""

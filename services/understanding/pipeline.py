@@ -1,4 +1,4 @@
-"""From a query's text to its meaning; all knowledge is counted from the catalogue and past queries."""
+"""Translates a query's text into its meaning; all knowledge is counted from the catalogue and past queries."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Understander:
         self._speller.refresh(changed)
 
     def understand(self, text: str) -> Understanding:
-        """What `text` means, a function of it and of the counts alone. Time is linear in its length."""
+        """The meaning of `text`, a function of it and of the counts alone. Time is linear in its length."""
         normalized = normalize(text)
         pieces = token_spans(normalized)
         tokens = tuple(token for token, _, _ in pieces)

@@ -44,7 +44,7 @@ class Hypothesis:
 
 
 class SlotFinder:
-    """Finds what the tokens of a query may name in one catalogue."""
+    """Finds the values of one catalogue that tokens of a query may name."""
 
     def __init__(
         self, schema: Schema, gazetteer: Gazetteer, numbers: Numbers, vocabulary: Vocabulary, lexicon: Lexicon
@@ -59,7 +59,7 @@ class SlotFinder:
         self._lexicon = lexicon
 
     def informative(self, token: str) -> bool:
-        """Whether a token says what is searched for: neither a stopword nor filler."""
+        """Whether a token carries meaning: neither a stopword nor filler."""
         return token not in ENGLISH_STOPWORDS and token not in self._lexicon.filler
 
     def find(self, tokens: Sequence[str]) -> list[Hypothesis]:
@@ -118,7 +118,8 @@ class SlotFinder:
         return min(1.0, count / share / max(1, self._vocabulary.frequency.get(token, 0)))
 
     def _title_confidence(self, piece: Sequence[str], informative: int, whole: bool) -> float:
-        """`informative`: telling tokens of the query; `whole`: the piece is all of it ("it", "her")."""
+        """Confidence that the piece names a title. `informative`: number of informative tokens in the query; `whole`:
+        whether the piece is the whole query ("it", "her")."""
         weight = sum(map(self.informative, piece))
         if whole or (weight and weight == informative):
             return WHOLE_TITLE_CONFIDENCE if len(piece) > 1 else WHOLE_TITLE_CONFIDENCE - 0.1
@@ -127,7 +128,7 @@ class SlotFinder:
         return WORD_TITLE_CONFIDENCE if len(piece) == 1 else min(0.8, PART_TITLE_CONFIDENCE + 0.1 * (weight - 1))
 
     def _name_confidence(self, piece: Sequence[str], reading: Reading, named: int) -> float:
-        """`named`: items in which the piece is a name, in any field."""
+        """Confidence that the piece names the reading's value. `named`: items in which it is a name, in any field."""
         ambiguity = reading.count / named
         if self._gazetteer.is_category(reading.field):
             return CATEGORY_CONFIDENCE * ambiguity

@@ -19,7 +19,7 @@ from services.understanding.language import ENGLISH_STOPWORDS, general_words, st
 from services.understanding.vocabulary import MAX_WORD_CHARS, Vocabulary
 
 UNSEEN_MASS = 0.01
-"""Mass of an unseen word: how readily an unknown word is left as it is."""
+"""Mass of an unseen word: the larger, the more readily an unknown word is left as it is."""
 GENERAL_MASS = 0.2
 """The same for an everyday English word."""
 SHORT_WORD_FACTOR = 2.0
@@ -31,7 +31,7 @@ MASS_EXPONENT = 0.6
 EDIT_COST = 3.5
 """Minus log-probability of one edit."""
 EASY_EDIT_DISCOUNT = 1.5
-"""How much less a swap, a doubled letter or a neighbouring key costs than another edit."""
+"""Reduction of the cost of an edit that is a swap, a doubled letter or a neighbouring key."""
 FIRST_LETTER_COST = 2.5
 """Further cost of a wrong first letter, which is rare."""
 PAIR_SHARE = 0.6
@@ -68,7 +68,7 @@ class _Distance(AbstractDistanceComparer):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How the tokens of a query may be spelled."""
+    """Possible spellings of the tokens of a query."""
 
     words: tuple[tuple[Alternative, ...], ...]
     best: tuple[str, ...]
@@ -128,7 +128,7 @@ class Speller:
         return lattice
 
     def _unseen(self, token: str) -> float:
-        """Mass of a word that the catalogue may merely not hold yet."""
+        """Mass of a word that may be correct although the catalogue does not have it."""
         if token in self._general:
             return GENERAL_MASS
         return UNSEEN_MASS * SHORT_WORD_FACTOR ** max(0, 6 - len(token))
@@ -197,7 +197,7 @@ class Speller:
         return 10.0 * max(1, self._vocabulary.items)
 
     def _best_path(self, lattice: list[dict[str, float]]) -> list[str]:
-        """Viterbi over the spellings."""
+        """Most likely sequence of spellings (Viterbi)."""
         if not lattice:
             return []
         scores = dict(lattice[0])

@@ -33,7 +33,7 @@ class Vocabulary:
     """Word and word-pair counts.
 
     `frequency`: items that hold the word anywhere; `named`: items with the word in the title or a keyword value;
-    `asked`: past queries with the word; `pairs`: items and past queries with two neighbouring words.
+    `query_counts`: past queries with the word; `pairs`: items and past queries with two neighbouring words.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -43,7 +43,7 @@ class Vocabulary:
         self.items = 0
         self.frequency: Counter[str] = Counter()
         self.named: Counter[str] = Counter()
-        self.asked: Counter[str] = Counter()
+        self.query_counts: Counter[str] = Counter()
         self.pairs: Counter[str] = Counter()
         self._mass: dict[str, float] = {}
 
@@ -81,7 +81,7 @@ class Vocabulary:
     def add_query(self, tokens: list[str], weight: float) -> None:
         """Count a past query, `weight` times."""
         for word in tokens:
-            self.asked[word] += weight  # type: ignore[assignment]
+            self.query_counts[word] += weight  # type: ignore[assignment]
         for left, right in pairwise(tokens):
             self.pairs[f"{left} {right}"] += weight  # type: ignore[assignment]
 
@@ -89,13 +89,15 @@ class Vocabulary:
         """How likely the word is in a search: its weight in titles and names, other text and past queries; 0 when
         unseen."""
         elsewhere = self.frequency.get(word, 0) - self.named.get(word, 0)
-        return self._mass.get(word, 0.0) + TEXT_MASS * elsewhere + QUERY_MASS * self.asked.get(word, 0)
+        return self._mass.get(word, 0.0) + TEXT_MASS * elsewhere + QUERY_MASS * self.query_counts.get(word, 0)
 
     def spellable(self, word: str) -> bool:
         """Whether a misspelled word may be corrected into this one."""
         if len(word) < 3 or len(word) > MAX_WORD_CHARS or not word.isalpha():
             return False
-        return word in self.named or self.frequency.get(word, 0) >= 2 or self.asked.get(word, 0) >= MIN_QUERY_COUNT
+        return (
+            word in self.named or self.frequency.get(word, 0) >= 2 or self.query_counts.get(word, 0) >= MIN_QUERY_COUNT
+        )
 
     def rarity(self, word: str) -> float:
         """Inverse document frequency scaled to 0..1: log((N + 1) / (df + 1)) / log(N + 1)."""

@@ -101,7 +101,7 @@ def rank(store: ModelStore, rows: list[list[float]]) -> list[list[float]]:
 
 
 def decide(model: bytes, price: float, contexts: list[dict[str, float]]) -> dict[str, Any]:
-    """What the stored policy thinks where the static mix does not ask the new arm, as it was before."""
+    """Predictions of the stored policy where the static mix does not use the new arm, as before."""
     policy = VWPolicy(FixedPolicy(dict(FIXED_COUNTS) | {NAME: 0}), exploration=0.0, price=price, model=model)
     options = [ArmOption(profile.name, CANDIDATE_COUNTS) for profile in arm_profiles.ARM_PROFILES]
     earlier = [option for option in options if option.name != NAME]
@@ -159,7 +159,7 @@ def learn_more(model: bytes, price: float, features: dict[str, float]) -> dict[s
 
 
 def answer(folder: Path, settings: dict[str, Any], searches: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the service answers that begins with what it found, before anything more is learned."""
+    """Answers of the service that starts from the stored state, before it learns anything more."""
     with running(folder, **settings | {"exploration": 0.0}) as service:
         metrics = service.request("GET", "/metrics").text
         answers = [service.search(**body) for body in searches]

@@ -139,7 +139,7 @@ def before(folder: Path) -> Before:
 
 @pytest.fixture(scope="module")
 def after(folder: Path, before: Before) -> dict[str, Any]:
-    """What the process with the arm more says."""
+    """Results of the process with the additional arm."""
     task = folder.parent / "task.json"
     given = {"settings": SETTINGS, "searches": SEARCHES, "rows": before.rows.tolist(), "contexts": before.contexts}
     given["surveys"] = [(survey.ranks, survey.facts) for survey in before.surveys_of_contexts]
@@ -220,7 +220,7 @@ def test_what_it_finds_is_learned(after: dict[str, Any]) -> None:
 
 
 def test_the_service_answers_as_before(before: Before, after: dict[str, Any]) -> None:
-    """In learned mode, without exploration: the same counts, hits, scores and explanations."""
+    """Learned mode without exploration gives the same counts, hits, scores and explanations."""
     found = after["as_before"]
     assert found["versions"] == [before.ranker.version, before.snapshot]
     for was, now in zip(before.answers, found["answers"], strict=True):
@@ -277,7 +277,7 @@ def test_surveys_from_before_are_learned_from_and_old_decisions_estimated(
 
 
 def test_a_model_that_knows_more_arms_says_so(after: dict[str, Any]) -> None:
-    """And is refused by a release that does not have them."""
+    """A release without these arms rejects it."""
     model = bytes.fromhex(after["learned"]["model"])
     assert b"planned_arms" in model
     with pytest.raises(ModelInvalid, match="other arms"):

@@ -218,7 +218,7 @@ async def test_the_vector_arm_has_nothing_to_say_to_nothing(
 
 
 class Slow(HashingEncoder):
-    """As a sentence encoder is: not to be run on the event loop."""
+    """An encoder like a sentence encoder: it must not run on the event loop."""
 
     instant = False
 

@@ -23,7 +23,7 @@ from services.understanding.pipeline import Understander
 from tests.servers.opensearch import shared_node
 
 MOST_DIFFERENCE = 0.01
-"""Of mean NDCG@10."""
+"""Largest difference of mean NDCG@10."""
 MOST_ROUNDING = 1e-3
 """Relative difference of scores: the engines take different counts of items for statistics of words."""
 TOGETHER = 8
@@ -141,7 +141,7 @@ def ids(result: IndexResult) -> list[str]:
 
 
 def difference(answers: tuple[IndexResult, IndexResult]) -> float:
-    """Of the scores place by place, relative to the larger one."""
+    """Differences of the scores, rank by rank, relative to the larger one."""
     one, other = ([candidate.score for candidate in result.candidates] for result in answers)
     assert len(one) == len(other)
     return max((abs(a - b) / max(abs(a), abs(b), 1e-9) for a, b in zip(one, other, strict=True)), default=0.0)

@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 KEYS = "k1:" + "0123456789abcdef" * 4
 LATER = time.time() + 7200.0
-"""When every reward window of these tests is over."""
+"""Time at which every reward window of these tests has closed."""
 QUERIES = ("river", "winter lantern", "garden song", "mira holt folk")
 PEOPLE = ("ann", "bob", "cleo")
 FORGOTTEN = "dora"
@@ -85,7 +85,7 @@ class Place:
             yield stores
 
     async def run(self, work: Callable[[Stores], Awaitable[T]]) -> T:
-        """What `work` returns, given the open stores."""
+        """Run `work` with the open stores; returns its result."""
         async with self.use() as stores:
             return await work(stores)
 
@@ -115,7 +115,7 @@ class Past:
     event: dict[str, Any]
     file: Path
     before: dict[str, Any]
-    """What was there when the backup was made."""
+    """The contents at the time of the backup."""
 
 
 async def live(place: Place) -> list[dict[str, Any]]:
@@ -277,7 +277,7 @@ class TestRound:
         assert not report["mismatches"]
 
     async def test_the_learner_goes_on_to_the_same_bytes(self, tmp_path: Path, in_redis: Make) -> None:
-        """From a snapshot in the middle, with windows that are open and a memory that is ahead of the policy."""
+        """A backup from a snapshot in the middle, with open windows and a memory that is ahead of the policy."""
         place, others = in_folder(tmp_path / "one"), [in_folder(tmp_path / "other"), in_redis(tmp_path / "redis")]
         await live(place)
         place.done("backup", tmp_path / "file", "--with-keys")
@@ -477,7 +477,7 @@ class TestBesideAService:
         check_under_load(in_redis(tmp_path / "one"), in_redis(tmp_path / "other"), tmp_path)
 
     async def test_the_learner_waits_while_the_memory_in_redis_is_copied(self, server: RedisServer) -> None:
-        """And nothing else does; when the copy is broken off, or its process has died, it goes on."""
+        """Only the learner waits; when the copy is interrupted, or its process has died, it continues."""
         redis = Redis(server.url, "held")
         memory, learners = RedisMemory(redis, 86400.0), RedisMemory(redis, 86400.0)
         changes = [MemoryChange(shown=(f"k{n}", f"k{n}"), at=float(n)) for n in range(120)]
@@ -665,7 +665,7 @@ class TestPlace:
             assert await stores.items.count() == 0
 
     async def test_kill_9_on_the_way_and_once_more(self, embedded: Past, in_redis: Make, tmp_path: Path) -> None:
-        """In the moment when the old gives way to the new; in Redis, with half of it there."""
+        """Interrupted while the new data replaces the old; in Redis, with half of it written."""
         at = {
             "files": ("app.operations.backups", "_remove"),
             "redis": ("services.backends.redis.items", "RedisItems.set_schema"),

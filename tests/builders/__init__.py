@@ -1,1 +1,1 @@
-"""What many tests build: the records of a log, and a small catalogue."""
+"""Builders shared by many tests: log records and a small catalogue."""

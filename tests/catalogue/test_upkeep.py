@@ -60,7 +60,7 @@ class Index:
 
 
 class Member:
-    """What one process has: a catalogue, its own index in memory, and the shared ones."""
+    """The parts of one process: a catalogue, its own index in memory, and the shared ones."""
 
     def __init__(self, items: SqliteItems, locks: LocalLocks, shared: Sequence[Index]) -> None:
         self.own = Index("own", volatile=True)

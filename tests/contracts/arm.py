@@ -1,4 +1,4 @@
-"""What every arm must do: assertions once, a subclass of ArmContract per arm."""
+"""Contract of every arm: assertions once, a subclass of ArmContract per arm."""
 
 from __future__ import annotations
 

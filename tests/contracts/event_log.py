@@ -1,4 +1,4 @@
-"""What every EventLog must do."""
+"""Contract of every EventLog."""
 
 from __future__ import annotations
 
@@ -363,7 +363,7 @@ class EventLogContract:
             assert await other.append(Tick(1.0)) == 1
 
     async def test_what_is_known_is_of_the_log_up_to_an_end_while_others_write(self, tmp_path: Path) -> None:
-        """Of the events up to the end all, of later ones none: or they would count twice, or never."""
+        """All events up to the end and none of the later ones, which would otherwise count twice, or never."""
         async with self.open(tmp_path) as log:
             stop = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What every ItemStore must do. Subclass and give `store`: an async context manager that opens the same catalogue again
+"""Contract of every ItemStore. Subclass and give `store`: an async context manager that opens the same catalogue again
 each time it is entered."""
 
 from __future__ import annotations

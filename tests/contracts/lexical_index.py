@@ -1,4 +1,4 @@
-"""What every lexical index must do: assertions once, a subclass of LexicalIndexContract per implementation."""
+"""Contract of every lexical index: assertions once, a subclass of LexicalIndexContract per implementation."""
 
 from __future__ import annotations
 

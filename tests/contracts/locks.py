@@ -1,4 +1,4 @@
-"""What every Locks must do."""
+"""Contract of every Locks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every MemoryIndex must do."""
+"""Contract of every MemoryIndex."""
 
 from __future__ import annotations
 

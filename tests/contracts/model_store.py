@@ -1,4 +1,4 @@
-"""What every keeper of model files, and the model store over it, must do."""
+"""Contract of every storage of model files, and of the model store over it."""
 
 from __future__ import annotations
 
@@ -191,7 +191,8 @@ class ModelStoreContract:
     def test_a_damaged_version_is_never_served(
         self, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """At every place that matters of every file: the one before takes over, with one log line a store."""
+        """Damage at every relevant position of every file: the version before takes over, with one log line per
+        store."""
         files = self.open(tmp_path)
         two_versions(files)
         rng = random.Random(1)
@@ -308,7 +309,7 @@ class ModelStoreContract:
 
 @contextmanager
 def running(work: Callable[[], None], stop: threading.Event) -> Iterator[None]:
-    """In a thread, until the context ends and sets `stop`."""
+    """Run in a thread until the context ends, which sets `stop`."""
     thread = threading.Thread(target=work)
     thread.start()
     try:

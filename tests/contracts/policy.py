@@ -1,4 +1,4 @@
-"""What every policy must do."""
+"""Contract of every policy."""
 
 from __future__ import annotations
 

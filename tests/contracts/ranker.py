@@ -1,4 +1,4 @@
-"""What every ranker must do. Subclass, and give `ranker`."""
+"""Contract of every ranker. Subclass, and give `ranker`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every StateStore must do."""
+"""Contract of every StateStore."""
 
 from __future__ import annotations
 

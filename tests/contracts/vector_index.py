@@ -1,4 +1,4 @@
-"""What every vector index must do; the reference is a plain loop over services.schema.filters.matches and cosines."""
+"""Contract of every vector index; the reference is a plain loop over services.schema.filters.matches and cosines."""
 
 from __future__ import annotations
 

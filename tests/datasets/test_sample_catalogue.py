@@ -226,7 +226,7 @@ def test_grades_follow_from_how_it_was_made(sample: Sample) -> None:
 
 
 def test_personal_grades_are_not_in_the_history(sample: Sample) -> None:
-    """What judges a listener's query happened after the history ends, so that it can be predicted, not looked up."""
+    """Events that judge a listener's query happen after the history ends: they have to be predicted, not looked up."""
     genres = {item["id"]: item["genres"] for item in sample.items}
     known = {(event["user_id"], event["object_id"]) for event in sample.history}
     new = total = 0

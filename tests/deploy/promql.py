@@ -24,7 +24,7 @@ def parts(expression: str, separator: str) -> list[str]:
 
 
 def operands(expression: str) -> list[str]:
-    """What an alert compares: without comparisons it always has a value."""
+    """The compared expression of an alert: without comparisons it always has a value."""
     found = []
     for part in parts(expression, r"\s(?:and|unless)\s+(?:on \(\w*\) |on \(\w*\)\s)?"):
         for side in parts(part, r"\s(?:[<>]=?|[!=]=)\s"):

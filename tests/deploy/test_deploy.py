@@ -67,7 +67,7 @@ def filled(value: str) -> str:
 
 
 def script(name: str, key: str = "entrypoint") -> str:
-    """What the shell of a service runs."""
+    """The command that a service's shell runs."""
     *shell, text = SERVICES[name][key]
     assert shell == ["sh", "-euc"]
     return filled(text)
@@ -75,7 +75,7 @@ def script(name: str, key: str = "entrypoint") -> str:
 
 @cache
 def served_paths(name: str) -> frozenset[str]:
-    """What the process of a service answers to."""
+    """The API paths of a service."""
     settings = Settings.load({})
     app = create_app(settings) if name == "gateway" else create_learner_app(settings, learning)
     return frozenset(app.openapi()["paths"])

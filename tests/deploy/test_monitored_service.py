@@ -66,7 +66,7 @@ class Watched:
 
     @property
     def seconds(self) -> float:
-        """For how long it has been watched."""
+        """Seconds since monitoring began."""
         return time.time() - self.since
 
     def course(self, expression: str) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ class Watched:
 
 
 def drive(service: Process, stop: threading.Event) -> None:
-    """What people, shops and operators do, over and over, with their errors."""
+    """Traffic of users, shops and operators, over and over, including their errors."""
     queries = ("winter song", "river song", "lantern folk", "mira holt", "signal 1980", "jazz", "")
     turn = 0
     with ThreadPoolExecutor(3) as pool:

@@ -35,7 +35,7 @@ def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def targets() -> Iterator[tuple[str, str]]:
-    """Where it stands, and the expression, of every query of every panel."""
+    """(location, expression) of every query of every panel."""
     for name, board in BOARDS.items():
         for panel in panels(board):
             for target in panel["targets"]:

@@ -1,4 +1,4 @@
-"""What a machine lacks is installed, or named with the command that brings it; and nothing is touched otherwise."""
+"""Missing packages are installed, or named with the command that installs them; nothing else is touched."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_the_module_for_environments_is_named_by_the_version_of_python() -> None
 
 
 def test_a_python_without_ensurepip_has_no_environments(tmp_path: Path) -> None:
-    """As Debian ships it: `venv` is there, and fails half-way."""
+    """A Python as Debian ships it: `venv` exists, and fails half-way."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ensurepip'] = None\n")
     code = "import sys; from tests.system_packages import main; sys.exit(main(['venv'], 'debian', root=False))"
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}

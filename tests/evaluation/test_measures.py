@@ -146,7 +146,7 @@ class Judgements:
     def reference(
         self, measure: ir_measures.Measure, exponential_gain: bool = False, names: Mapping[str, str] = REFERENCE_NAME
     ) -> dict[str, float]:
-        """By query. The reference's gain is the grade itself, so exponential gain is asked for by judging so."""
+        """Values by query. The reference's gain is the grade itself, so exponential gains are passed as grades."""
         qrels = {
             query: {names[i]: 2**grade - 1 if exponential_gain else grade for i, grade in grades.items()}
             for query, grades in self.grades.items()
@@ -156,7 +156,7 @@ class Judgements:
 
 
 AS_THEY_ARE = {item: item for item in ITEMS}
-"""For the parts of ir-measures that are not trec_eval: they put the smaller id first, as we do."""
+"""Reference for the parts of ir-measures outside trec_eval, which order ties by ascending id, as we do."""
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -207,7 +207,7 @@ class TestAgainstTheReference:
 
     @pytest.mark.parametrize("k", [5, 10])
     def test_capped_recall(self, data: Judgements, k: int) -> None:
-        """From the number of relevant items in the whole list, which is its precision at 100 times 100."""
+        """Recall from the number of relevant items in the whole list: its precision at 100, times 100."""
         found = data.reference(P @ 100)
         relevant = {query: sum(grade > 0 for grade in grades.values()) for query, grades in data.grades.items()}
         theirs = {

@@ -63,7 +63,7 @@ class Shop(Process):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """With tracks, and people who played the tracks of one artist each."""
+    """A service with tracks, and users who each played the tracks of one artist."""
     process = Shop(tmp_path_factory.mktemp("shop") / "var")
     try:
         process.put(*TRACKS)

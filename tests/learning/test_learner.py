@@ -118,7 +118,7 @@ class Rig:
                 await self.log.append(record)
 
     async def clicks(self) -> dict[str, float]:
-        """What the memory has for the query of `make_impression`."""
+        """Items remembered for the query of `make_impression`."""
         found = await self.memory.remembered("story toy", 50, Deadline.after(10.0))
         return {entry.object_id: entry.clicks for entry in found}
 

@@ -1,4 +1,4 @@
-"""What gateways ask of a learner in another process, and what they are told."""
+"""Requests of gateways to a learner in another process, and its responses."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def test_several_predictions_for_an_item_count_once_and_none_against_what_was_do
 def test_a_prediction_fades_as_its_query_is_asked_and_never_comes_before_a_click(
     shown: float, predicted: float
 ) -> None:
-    """As long as it is no larger than one click on a query that was never asked before."""
+    """Holds for predictions of at most the score of one click on a query never searched before."""
     assert expected(predicted, 0.0) == pytest.approx(predicted)
     assert expected(predicted, shown) <= score(1.0, shown) * (1.0 + 1e-12)
     assert expected(predicted, shown + 1.0) <= expected(predicted, shown)

@@ -441,7 +441,7 @@ def clicks() -> tuple[list[Group], list[Group]]:
 
 
 class TestDepth:
-    """Of a model from clicks: what stood far deeper than pages reach was never among what it learned from."""
+    """Depth of a model from clicks: items far below the first pages were never in its training data."""
 
     def test_twice_as_deep_as_pages_reach(self, clicks: tuple[list[Group], list[Group]]) -> None:
         assert train(*clicks, source="log", trees=2).meta["depth"] == 2 * 20

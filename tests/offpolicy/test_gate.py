@@ -1,4 +1,4 @@
-"""What goes live only when the log says that it may, and what is written down about it."""
+"""The promotion gate: what may go live according to the log, and the verdict that is recorded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def log() -> list[LoggedDecision]:
 
 
 class Sometimes:
-    """As another policy decides, but nothing at all where there are many tokens."""
+    """Decides like another policy, but requests nothing where there are many tokens."""
 
     name = "sometimes"
     version = None

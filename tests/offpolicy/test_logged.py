@@ -164,7 +164,7 @@ def test_the_learned_policy_retraces_what_it_logged() -> None:
 
 
 def decisions(policy: Policy, n: int) -> list[LoggedDecision]:
-    """Of a world in which much of lexical helps where there are few tokens, and vector always a little."""
+    """Decisions in a world where a large lexical count helps for short queries, and vector always helps a little."""
     generator = np.random.default_rng(0)
     found = []
     for seed in range(n):

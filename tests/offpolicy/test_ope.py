@@ -44,7 +44,7 @@ class Sample:
 
 
 def truth(policy: Floats, mean: object) -> float:
-    """By going through everything that can happen."""
+    """Exact value by enumeration of all outcomes."""
     total = 0.0
     for context in range(2):
         for action in ACTIONS:
@@ -117,7 +117,7 @@ def interacting_logs() -> list[Sample]:
 
 
 def bias(values: list[float], value: float) -> float:
-    """In standard errors of the mean over logs."""
+    """Bias in standard errors of the mean over logs."""
     return float((np.mean(values) - value) / (np.std(values) / math.sqrt(len(values))))
 
 

@@ -30,7 +30,7 @@ from services.types import Deadline, Query
 from tests.service import TRACKS
 
 BUILT = {TantivyIndex: 1, QdrantEdgeIndex: 2, UnderstandingUpdater: 1, PredictionUpdater: 1}
-"""What builds an index, and the place of the items among the arguments of its `rebuild`."""
+"""The classes that build an index, and the position of the items among the arguments of their `rebuild`."""
 ONCE = {"lexical": 1, "vectors": 1, "taste": 1, "UnderstandingUpdater": 1, "PredictionUpdater": 1}
 HISTORY = [
     HistoryEvent(f"u{person}", TRACKS[(7 * person + 3 * step) % len(TRACKS)]["id"], "play", 1_700_000_000.0 + step)

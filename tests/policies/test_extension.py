@@ -14,7 +14,7 @@ from services.policies.relevance import INPUTS, PRECISION_OF_PRODUCTS, input_nam
 from services.policies.vw_format import context_line
 
 FEWER = KnownArms(tuple(arm for arm in PLAN_ARMS if arm != "vector"), ())
-"""What a model may have known before the vector arm and the explore arm were added."""
+"""Arms of a model from before the vector arm and the explore arm were added."""
 MIX = {"memory": 10, "structured": 25, "personal": 10, "vector": 0, "lexical": 50}
 
 
@@ -23,7 +23,7 @@ def plans_of(arms: KnownArms, **changes: int) -> Plans:
 
 
 def model(centres: int = 3, requests: int = 4) -> dict[str, np.ndarray]:
-    """Of FEWER arms, every number another one."""
+    """A model of FEWER arms in which all numbers differ."""
     plans, inputs = plans_of(FEWER), len(input_names(FEWER))
     rng = np.random.default_rng(0)
     return {

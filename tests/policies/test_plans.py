@@ -201,7 +201,7 @@ def test_old_answers_are_outweighed_by_new_ones() -> None:
 
 
 def test_every_aspect_is_a_feature_of_some_request() -> None:
-    """And every feature that says what kind of request it is, is an aspect."""
+    """Every feature that characterises a kind of request is an aspect."""
     words = ((Alternative("a", 1.0),),)
     understanding = Understanding("a 1", ("a", "1"), words, "b", "en", (Interpretation(0.5, (), ("a",)),), (0.5,), 0.5)
     person = Person("u:1", (("x", 1.0, 0.0),))

@@ -103,7 +103,8 @@ LOOKED = tuple(1.0 / math.log2(2 + place) for place in range(10))
 
 
 def chance(kind: str, rank: int) -> float:
-    """That the item at `rank` of the right arm is wanted: a plain query means one thing, a faceted one many."""
+    """Probability that the item at `rank` of the right arm is wanted: a plain query has one wanted item, a faceted one
+    many."""
     return 0.8 * (rank == 1) if kind == "plain" else 0.9 - 0.04 * rank
 
 
@@ -261,7 +262,7 @@ def test_vw_learns_nothing_without_a_survey() -> None:
 
 
 def test_vw_weighs_a_lesson() -> None:
-    """What is thought of the first item after it was clicked once."""
+    """The first item's probability of being wanted after one click on it."""
 
     def odds_after(weight: float) -> float:
         policy = VWPolicy(FixedPolicy(MIX))

@@ -58,7 +58,7 @@ def test_different_names_stay_different(one: str, other: str) -> None:
 
 
 def test_injection_by_newline_or_namespace_fails(parser: vw.TextFormatParser) -> None:
-    """What a naive line would do: an added action, an added namespace, a label."""
+    """Effects of a line without escaping: an added action, an added namespace, a label."""
     for name in ("a\n|a evil", "a |a evil:9", "a:9 b", "shared |s", "0:-9:1 |a x"):
         assert shape(parser.parse_line(context_line({name: 1.0}))) == {"s": 1}
 

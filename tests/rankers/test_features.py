@@ -218,7 +218,7 @@ class TestItem:
         assert one["person_known"] == 1.0
 
     def test_how_much_is_known_of_the_query_and_of_who_asks(self) -> None:
-        """In every row, so that nothing known of an item is not the same as nothing known at all."""
+        """The column is in every row, so that an item without data differs from a query without data."""
         remembered = (
             Remembered("2", 0.8, 3.0, False, 1.0),
             Remembered("9", 0.8, 4.0, False, 1.0),

@@ -96,7 +96,7 @@ class TestOnnx(RankerContract):
         assert set(ranker.contributions(table)[0]) <= set(NAMES[:5])
 
     def test_a_model_is_given_its_columns_by_name(self) -> None:
-        """As when columns were added since, or stood elsewhere."""
+        """Columns in another order, as after columns were added or moved."""
         table = random_rows(3)
         some = NAMES[7::-3]
         ranker = OnnxRanker(linear_model([1.0, 2.0, 4.0]), meta(3, features=list(some)), "7")

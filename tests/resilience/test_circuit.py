@@ -91,7 +91,7 @@ def test_something_that_dies_under_load_is_noticed_within_twenty_calls(circuit: 
 
 
 def test_half_of_the_calls_failing_opens_and_a_third_does_not(clock: Clock) -> None:
-    """In turn, so that chance plays no part: the share alone tells them apart."""
+    """Outcomes in turn, so that chance plays no part: only the share differs."""
     half, third = Circuit(clock), Circuit(clock)
     for number in range(10 * MIN_CALLS):
         clock.now += 0.1

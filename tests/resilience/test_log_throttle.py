@@ -1,4 +1,4 @@
-"""What may happen at every request is logged now and then."""
+"""Log lines about frequent events are throttled."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from services.types import Deadline
 from tests.metric_values import value_of
 
 SLACK = 3.0
-"""Seconds a busy machine may add: what is told apart is an answer from none."""
+"""Seconds that a busy machine may add: the tests only distinguish an answer from none."""
 
 
 class Engine:
@@ -28,7 +28,7 @@ class Engine:
 
     def __init__(self, *behaviour: str) -> None:
         self.behaviour = list(behaviour)
-        """Of the calls to come; the last one stays."""
+        """Behaviour in the next calls; the last one repeats."""
         self.calls = 0
         self.asked = asyncio.Event()
         self.gone = asyncio.Event()
@@ -265,7 +265,7 @@ async def test_identical_reads_are_one_call_and_each_keeps_its_deadline() -> Non
 
 
 async def test_the_circuit_closes_after_the_engine_is_back() -> None:
-    """By a clock that the test turns."""
+    """Uses a clock that the test advances."""
     async with play():
         now = [0.0]
         async with Engine(*["reset"] * FAILURES_IN_A_ROW, "answer") as engine:

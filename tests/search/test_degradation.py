@@ -51,7 +51,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(autouse=True)
 def closed_circuits(service: Service) -> None:
-    """What one test lets fail must not keep an arm from being asked in the next."""
+    """Failures in one test must not keep an arm from being called in the next."""
     pool = service.system.search.arms
     pool._circuits.update(ArmPool(pool.arms)._circuits)
 
@@ -276,7 +276,7 @@ with with_tracks(Path(sys.argv[1])) as service:
 
 
 def test_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
-    """In a process of its own, because the limit is the process's: no file may grow."""
+    """Run in a process of its own, because the limit applies to the process: no file may grow."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     finished = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path / "data")],

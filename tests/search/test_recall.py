@@ -1,4 +1,4 @@
-"""What the memory has for a search, from a real memory and a real item store."""
+"""Recall for a search, from a real memory and a real item store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FILMS: list[Document] = [
 async def recalled(
     folder: Path, taken: Sequence[tuple[str, str]], asked: str, query: Query | None = None, deleted: str = ""
 ) -> dict[str, Remembered]:
-    """What is recalled for `asked` after everybody `taken` (query, object_id) once."""
+    """Items recalled for the query `asked` after one click on each of `taken` (query, object_id)."""
     memory, items = SqliteMemory(folder / "memory.db", 1e9), SqliteItems(folder / "items.db")
     understander = Understander(SCHEMA)
     understander.add(FILMS)

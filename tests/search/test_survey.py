@@ -47,7 +47,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def surveys(service: Service) -> list[Survey]:
-    """Those in the log once nothing waits."""
+    """The surveys in the log once none is waiting."""
 
     async def read() -> list[Survey]:
         await service.system.surveyor.catch_up()
@@ -252,7 +252,7 @@ def surveyor(log: Any, *arms: Listing, curious: bool = True) -> Surveyor:
 
 
 def answered(query_id: str, *unable: str) -> SurveyRequest:
-    """Of an answer for which the arms in `unable` could not be asked."""
+    """The survey of an answer for which the arms in `unable` were not available."""
     arms = ("lexical", "vector", "memory", "explore")
     options = tuple(ArmOption(arm, (0,) if arm in unable else Listing.counts) for arm in arms)
     return SurveyRequest(query_id, Context(Query("winter song"), READ, 7.0), options, SCHEMA, ("c", "gone", "a"))

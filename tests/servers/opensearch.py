@@ -61,7 +61,7 @@ class OpenSearchNode:
         self.stop()
 
     def start(self) -> None:
-        """On the same port and folder as before, with everything that was acknowledged there."""
+        """Start again on the same port and folder, with all acknowledged writes."""
         assert self._process is None, "it is running"
         classpath = fetch()
         with self._log.open("ab") as log:
@@ -89,7 +89,7 @@ class OpenSearchNode:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """At once, as a power cut would."""
+        """Kill it at once, like a power cut."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
@@ -102,7 +102,7 @@ class OpenSearchNode:
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """For good: its folder goes too."""
+        """Stop it for good and remove its folder."""
         self._end(signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -200,7 +200,7 @@ def _build(cached: Path, lock: int) -> str:
 
 
 def _lines(command: list[str], lock: int) -> Iterator[str]:
-    """What a command prints, as it prints it. Raises RuntimeError with the last of it when the command fails.
+    """Lines of a command's output as they are printed. Raises RuntimeError with the last of it when the command fails.
 
     The command keeps the lock, too: it may outlive us.
     """

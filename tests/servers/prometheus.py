@@ -21,7 +21,7 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy" / "prometheus"
 
 
 def promtool(*arguments: str | Path) -> str:
-    """What promtool prints; it must succeed."""
+    """Output of promtool, which must succeed."""
     command = [program("promtool"), *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60.0)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -72,7 +72,7 @@ class Prometheus:
         return found
 
     def course(self, expression: str, seconds: int) -> list[dict[str, Any]]:
-        """Of the last `seconds`, a value each second, the last one of now."""
+        """Values of the last `seconds`, one per second, the last one of now."""
         end = time.time()
         params = {"query": expression, "start": end - seconds, "end": end, "step": 1}
         found: list[dict[str, Any]] = self.get("/api/v1/query_range", **params)["result"]

@@ -63,7 +63,7 @@ class QdrantStub:
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
-        """On the same folder and port as before."""
+        """Start again on the same folder and port."""
         command = [sys.executable, "-m", "tests.servers.qdrant", "--data", str(self._folder), "--port", str(self.port)]
         command += ["--version", self._version] + (["--api-key", self._api_key] if self._api_key else [])
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -73,7 +73,7 @@ class QdrantStub:
         self.port = int(told.split()[-1])
 
     def kill(self) -> None:
-        """As a crash would end it."""
+        """Kill the process, like a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -87,7 +87,7 @@ class QdrantStub:
 
     @contextmanager
     def fault(self, kind: str, path: str = "", seconds: float = 0.0) -> Iterator[None]:
-        """What requests meet whose path has `path` (a pattern) in it; see Faults."""
+        """Inject faults into requests whose path matches `path` (a pattern); see Faults."""
         self._tell("/_faults", {"kind": kind, "path": path, "seconds": seconds})
         try:
             yield
@@ -193,8 +193,8 @@ class Faults:
 
 
 async def arrived(receive: Receive) -> Receive | None:
-    """What gives the whole body, which has come: a client that goes away later takes no request back. None when it went
-    away before."""
+    """A `receive` that returns the whole body, already read: a client that disconnects later does not withdraw its
+    request. None when it disconnected before."""
     body = bytearray()
     more = True
     while more:

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 VERSION = "1.17.1"
 INDEXED_POINTS = 1000
-"""From here on the engine is told of the payload indexes: each takes it long to make, and fewer points none needs."""
+"""Number of points from which payload indexes are created: each is slow to build, and not needed for fewer points."""
 KINDS = {"keyword": engine.PayloadSchemaType.Keyword, "float": engine.PayloadSchemaType.Float}
 
 

@@ -58,7 +58,7 @@ class RedisServer:
         shutil.rmtree(self.folder)
 
     def kill(self) -> None:
-        """As a crash would end it."""
+        """Kill the process, like a crash."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()

@@ -15,12 +15,12 @@ from tests.commands import eventually
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = "from tests.servers.opensearch import fetch; print('class path', fetch())"
 SECONDS = 300.0
-"""Where nothing was fetched before, it is fetched here."""
+"""Time limit of one call: it downloads the files that are not cached yet."""
 
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """With a cache of our own; what Maven fetched stays where it is."""
+    """A cache of the test's own; files fetched by Maven stay where they are."""
     return {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
 
@@ -37,7 +37,7 @@ def _start(environ: dict[str, str]) -> subprocess.Popen[str]:
 
 
 def _end(process: subprocess.Popen[str]) -> tuple[list[str], str]:
-    """What it reported, and the class path that it found."""
+    """The reported lines and the resulting class path."""
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     *reports, last = out.splitlines()

@@ -148,7 +148,7 @@ class TestDynamicBayesian:
         assert self.MODEL.click_probabilities(grades) == pytest.approx(expected, abs=1e-12)
 
     def test_every_set_of_clicks_comes_as_often_as_it_should(self) -> None:
-        """Not the margins alone: one number per place must draw the whole joint distribution."""
+        """Checks more than the margins: one number per place must draw the whole joint distribution."""
         grades, runs = [1, 0, 2], 60_000
         counted = Counter(
             self.MODEL.clicks(grades, row) for row in np.random.default_rng(23).random((runs, 3)).tolist()

@@ -45,7 +45,7 @@ class TestClicks:
         assert judge.clicks([], "q1", 0) == ()
 
     def test_an_item_has_the_same_luck_under_two_policies(self) -> None:
-        """At the same place, whatever stands around it."""
+        """The same draw at the same place, whatever the other items are."""
         judge = Judge(JUDGMENTS, PositionBased(), seed=5)
         for index in range(300):
             one, other = judge.clicks(["a", "b", "c"], "q1", index), judge.clicks(["x", "b", "y", "a"], "q1", index)
@@ -227,7 +227,7 @@ class TestNobodyElseKnows:
         assert not ways_to_grades(MODULES[module].read_text("utf-8")), f"{module} reads grades; see READERS"
 
     def test_readers_do_read(self) -> None:
-        """So that the list says what is the case."""
+        """The list must match the code."""
         idle = [m for m in READERS if m in MODULES and not ways_to_grades(MODULES[m].read_text("utf-8"))]
         assert not idle
 

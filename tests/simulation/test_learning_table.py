@@ -1,4 +1,4 @@
-"""What a learning table says of runs, by hand."""
+"""Learning tables of runs, checked by hand."""
 
 from __future__ import annotations
 

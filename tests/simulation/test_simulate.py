@@ -420,7 +420,7 @@ class TestRuns:
 
 
 class TestSpared:
-    """What a simulation leaves out changes nothing of what is served."""
+    """Steps that a simulation leaves out do not change what is served."""
 
     async def test_whole_rows_and_highlights_would_give_the_same(
         self, data: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

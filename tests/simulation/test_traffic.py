@@ -48,7 +48,8 @@ def traffic() -> list[Search]:
 
 
 def chi_square(counted: Sequence[float], expected: Sequence[float]) -> float:
-    """Of Pearson, over its degrees of freedom in standard deviations: about normal for many cells."""
+    """Pearson's chi-squared statistic minus its degrees of freedom, in standard deviations: about normal for many
+    cells."""
     value = sum((c - e) ** 2 / e for c, e in zip(counted, expected, strict=True))
     freedom = len(counted) - 1
     return (value - freedom) / math.sqrt(2 * freedom)
@@ -253,7 +254,7 @@ class TestPeople:
         assert near - chance_near > 0.15
 
     def test_a_slip_is_corrected(self) -> None:
-        """From one slice to another: a rare word leads to the only query that shares it."""
+        """Reformulation across slices: a rare word leads to the only query that shares it."""
         queries = [query("y", "typo", "rare slpi"), query("t", "title", "rare slip")]
         queries += [query(f"n{i}", "title", f"word{i} it") for i in range(200)]
         behaviour = SearchBehaviour(reformulate_probability=1.0, repeat_probability=0.0)

@@ -22,7 +22,7 @@ from app.simulation.visitors import Visitors, visitors
 from services.datasets.folder import Dataset, DatasetQuery, Judgment, write_folder
 from services.errors import SettingsInvalid, StorageFailed
 from services.simulation.loop import PAGE_SIZE
-from services.simulation.visitors import QUERIES_A_SLICE, TITLES, people
+from services.simulation.visitors import QUERIES_A_SLICE, TITLES, visitor_traffic
 from services.types import EventStatus, Impression, Interaction
 from tests import service as services
 from tests.builders.catalogue import ARTISTS, TRACKS
@@ -60,7 +60,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestPeople:
     def test_they_ask_judged_queries_and_click_what_is_wanted(self, judged: Path) -> None:
-        guests = people(Dataset.open(judged), "title", seed=3)
+        guests = visitor_traffic(Dataset.open(judged), "title", seed=3)
         searches = list(islice(guests.searches, 300))
         assert {search.query.text for search in searches} == set(ARTISTS)
         slate = [track["id"] for track in TRACKS[:10]]
@@ -71,7 +71,7 @@ class TestPeople:
         assert min(often[place] for place in wanted) > 2 * max(n for p, n in enumerate(often) if p not in wanted)
 
     def test_without_judgments_they_search_for_titles_and_click_what_they_named(self, bare: Path) -> None:
-        guests = people(Dataset.open(bare), "title", seed=3)
+        guests = visitor_traffic(Dataset.open(bare), "title", seed=3)
         asked = {search.query.query_id: search.query.text for search in islice(guests.searches, 500)}
         titles = {track["id"]: track["title"] for track in TRACKS}
         assert 50 < len(asked) <= TITLES
@@ -82,15 +82,19 @@ class TestPeople:
         assert sum(0 in clicked for clicked in clicks) > 400
 
     def test_they_ask_again(self, tmp_path: Path) -> None:
-        """Of many queries they ask the most frequent ones."""
+        """Of many queries, visitors use the most frequent ones."""
         queries = [DatasetQuery(f"q{n}", "train", f"query {n}", weight=float(n)) for n in range(1, 301)]
         write_folder(tmp_path, TRACKS, queries, [Judgment(query.query_id, "t001", 1.0) for query in queries])
-        asked = {search.query.query_id for search in islice(people(Dataset.open(tmp_path), None, 1).searches, 2000)}
+        asked = {
+            search.query.query_id for search in islice(visitor_traffic(Dataset.open(tmp_path), None, 1).searches, 2000)
+        }
         assert asked <= {f"q{n}" for n in range(301 - QUERIES_A_SLICE, 301)}
         assert len(asked) > QUERIES_A_SLICE * 0.9
 
     def test_the_same_seed_gives_the_same_people(self, judged: Path) -> None:
-        one, same, other = (list(islice(people(Dataset.open(judged), None, seed).searches, 50)) for seed in (1, 1, 2))
+        one, same, other = (
+            list(islice(visitor_traffic(Dataset.open(judged), None, seed).searches, 50)) for seed in (1, 1, 2)
+        )
         assert one == same != other
 
 
@@ -107,7 +111,7 @@ def demo(folder: Path, source: Path, running: bool = False, **settings: Any) -> 
 
 
 def traffic(service: Service, running: bool | None = None) -> dict[str, Any]:
-    """Where they stand, after they were told to come or go."""
+    """State of the visitors after a request to start or stop them."""
     if running is None:
         response = service.request("GET", "/pages/traffic")
     else:
@@ -174,7 +178,9 @@ class TestVisits:
 
             async def visit() -> tuple[int, float]:
                 began = time.monotonic()
-                guests = Visitors(service.system, lambda: people(Dataset.open(judged), "title", 1), rate=5.0, rush=20.0)
+                guests = Visitors(
+                    service.system, lambda: visitor_traffic(Dataset.open(judged), "title", 1), rate=5.0, rush=20.0
+                )
                 await guests.start()
                 await asyncio.sleep(1.5)
                 await guests.stop()
@@ -245,7 +251,7 @@ class TestNobodyElse:
         assert not [path for path in paths if not path.startswith(("/v1/", "/livez", "/readyz", "/metrics"))]
 
     def test_the_application_knows_no_simulation(self) -> None:
-        """So that whoever wants visitors must bring them along, as the demo does."""
+        """Visitors have to be passed in, as the demo does."""
         for module in ("app.http.application", "app.http.pages.traffic", "app.process.gateway", "app.cli.serve"):
             assert not [imported for imported in imports(module) if "simulation" in imported]
 

@@ -1,4 +1,4 @@
-"""What the memory is worth: the simulation behind the table, on a tiny data set folder."""
+"""The study of the memory's value: the simulation behind the table, on a tiny data set folder."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class TestCorrection:
         assert paired_bootstrap(corrected, naive).low > 0.01
 
     def test_the_wrong_way_round_it_is_worse(self, corrected: list[float]) -> None:
-        """What the comparison above would say if looks were multiplied rather than divided by."""
+        """Result of the comparison above if examinations were multiplied rather than divided by."""
         broken = reached(lambda position: 1.0 / examination(position))
         assert paired_bootstrap(corrected, broken).low > 0.05
 

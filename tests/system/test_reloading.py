@@ -1,4 +1,4 @@
-"""What the model store says is current is put in force, each kind by itself."""
+"""Versions that are current in the model store are activated, each kind independently."""
 
 from __future__ import annotations
 

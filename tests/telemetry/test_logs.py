@@ -158,7 +158,7 @@ class TestNothingBreaksALine:
         assert "winter" not in stream.getvalue()
 
     def test_what_asyncio_tells_of_a_lost_task_quotes_nothing(self, stream: io.StringIO) -> None:
-        """On a loop of its own: the loop of the tests would report to them what is reported to the log here."""
+        """Uses a loop of its own: pytest's loop would report the errors to the test instead of the log."""
         configured(stream, log_format="json")
 
         async def fail() -> None:

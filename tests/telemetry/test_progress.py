@@ -30,7 +30,7 @@ with Progress() as progress:
 
 
 def on_terminal(source: str) -> str:
-    """What `source` draws on a terminal of 100 columns."""
+    """Output of `source` on a terminal of 100 columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     with subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stderr=theirs) as process:

@@ -28,7 +28,7 @@ VENDOR = {
 }
 """Name in a URL -> package of the extra `pages`, and path in it."""
 ARM_STYLES = "arms.css"
-"""Not a file: made of the arms' profiles."""
+"""Name of the generated style sheet with the arms' colours."""
 COMPRESSION_LEVEL = 6
 
 
@@ -44,7 +44,7 @@ class Asset:
 
 @lru_cache(maxsize=64)
 def own(name: str) -> Asset | None:
-    """A file of ours; None when there is none of that name."""
+    """A file of this package; None when there is none of that name."""
     if name == ARM_STYLES:
         return _asset(MEDIA_TYPES[".css"], arm_styles().encode())
     path = STATIC / name

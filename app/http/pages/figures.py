@@ -14,7 +14,7 @@ QUANTILES = (0.5, 0.99)
 
 
 def figures() -> dict[str, Any]:
-    """Since the process started: times in seconds, memory in bytes (None where the platform does not provide it)."""
+    """Figures since the process started: times in seconds, memory in bytes (None where the platform has none)."""
     return {
         "arms": _arms(),
         "search_seconds": _stage("total"),
@@ -36,7 +36,7 @@ def totals(counter: Counter, label: str) -> dict[str, float]:
 
 
 def buckets(histogram: Histogram, label: str) -> dict[str, list[tuple[float, float]]]:
-    """Per value of the label, (upper bound, how many observations up to it), ascending."""
+    """Per value of the label, (upper bound, number of observations up to it), ascending."""
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for sample in (sample for metric in histogram.collect() for sample in metric.samples):
         if sample.name.endswith("_bucket"):

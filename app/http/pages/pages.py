@@ -83,7 +83,7 @@ async def vendor(request: Request, name: str) -> Response:
 
 @router.get("/pages/fields")
 async def fields(request: Request) -> Response:
-    """What the search page offers for this catalogue: fields to show, facet, limit and sort by."""
+    """Fields that the search page uses for this catalogue: to show, facet, limit and sort by."""
     system: System = request.app.state.system
     return json_response(offered(system.search.active.schema))
 

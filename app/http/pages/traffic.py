@@ -1,5 +1,5 @@
-"""Simulated visitors, of a demo only: whether they are there, and their coming and going. Elsewhere there is nothing
-here: no request can make a service learn from people who do not exist."""
+"""Routes that start, stop and report the simulated visitors of a demo. Elsewhere they answer 404: no request can make a
+service learn from simulated users."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ data = APIRouter(include_in_schema=False)
 
 
 class Visiting(Protocol):
-    """What `ltrr demo` brings along."""
+    """The simulated visitors of `ltrr demo`."""
 
     async def start(self) -> None:
-        """Raises InvalidRequest when there is nothing to search for."""
+        """Start them. Raises InvalidRequest when there is nothing to search for."""
         ...
 
     async def stop(self) -> None:
@@ -28,7 +28,7 @@ class Visiting(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """As JSON."""
+        """Their state as JSON values."""
         ...
 
 
@@ -50,13 +50,13 @@ async def put_traffic(request: Request) -> Response:
 
 
 def state(request: Request) -> dict[str, Any] | None:
-    """None where there are no simulated visitors and never will be."""
+    """State of the simulated visitors; None outside a demo."""
     visiting: Visiting | None = request.app.state.visiting
     return None if visiting is None else visiting.state()
 
 
 def _visiting(request: Request) -> Visiting:
-    """Raises NotFound outside a demo."""
+    """The simulated visitors. Raises NotFound outside a demo."""
     visiting: Visiting | None = request.app.state.visiting
     if visiting is None:
         raise NotFound("simulated visitors are a part of `ltrr demo` alone")

@@ -14,7 +14,7 @@ from app.telemetry import logs
 from services.types import Deadline
 
 TIMEOUT = 0.2
-"""Seconds: a completion after the next key press is useless."""
+"""Timeout in seconds: a completion after the next key press is useless."""
 
 router = APIRouter(tags=["search"])
 

@@ -19,6 +19,6 @@ router = APIRouter(tags=["explain"])
     responses=problems(401, 404),
 )
 async def explain(request: Request, query_id: str) -> Response:
-    """From the event log alone: nothing is searched again."""
+    """Explain an answer from the event log alone: nothing is searched again."""
     system: System = request.app.state.system
     return json_response(await system.explain.explain(query_id))

@@ -13,14 +13,14 @@ from app.telemetry.metrics_export import Exposition
 
 
 class Watched(Protocol):
-    """What serves or learns, as its probes see it."""
+    """The service or the learner, as seen by its probes."""
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
         """(ready, part -> "ok" or the kind of its failure)."""
         ...
 
     async def observe(self) -> object:
-        """Bring the gauges up to date."""
+        """Update the gauges."""
         ...
 
 

@@ -38,7 +38,7 @@ ObjectId = Path(min_length=1, max_length=128)
     openapi_extra=_ITEMS_BODY,
 )
 async def put_items(request: Request) -> Response:
-    """NDJSON or an array, of any length. Each item gets its own status."""
+    """Add or replace items: NDJSON or an array, of any length. Each item gets its own status."""
     system: System = request.app.state.system
     results = await system.catalogue.put_stream(_not_empty(request.stream()))
     return json_response(
@@ -57,7 +57,7 @@ async def put_items(request: Request) -> Response:
     openapi_extra=_ITEM_BODY,
 )
 async def put_item(request: Request, object_id: str = ObjectId) -> Response:
-    """The id in the body, if any, must be the one in the path."""
+    """Add or replace one item. The id in the body, if any, must be the one in the path."""
     system: System = request.app.state.system
     document = read_json(await request.body(), "the body")
     if not isinstance(document, dict):
@@ -82,7 +82,7 @@ async def get_item(request: Request, object_id: str = ObjectId) -> Response:
 
 @writes.delete(PATH, summary="Delete one item", response_model=ItemDeleted, responses=problems(401, 404))
 async def delete_item(request: Request, object_id: str = ObjectId) -> Response:
-    """Searches no longer find it when this answers."""
+    """Delete one item. Searches no longer find it once this has returned."""
     system: System = request.app.state.system
     if not await system.catalogue.delete([object_id]):
         raise NotFound("no item has this id")

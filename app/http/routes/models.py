@@ -36,7 +36,7 @@ async def list_models(request: Request) -> Response:
     openapi_extra=json_body(Promotion, required=False),
 )
 async def promote(request: Request, kind: ModelName, version: ModelName, force: Force = False) -> Response:
-    """A version that did not pass its gate is refused unless forced."""
+    """Make a version active. One that did not pass its gate is rejected unless forced."""
     system: System = request.app.state.system
     promotion = parse(Promotion, await request.body() or b"{}")
     await system.models.promote(kind, version, promotion.reason, force=promotion.force or force)
@@ -50,7 +50,7 @@ async def promote(request: Request, kind: ModelName, version: ModelName, force: 
     responses=problems(401, 404, 409),
 )
 async def rollback(request: Request, kind: ModelName) -> Response:
-    """Passes no gate."""
+    """Go back to the version before the active one, without any gate."""
     system: System = request.app.state.system
     version = await system.models.rollback(kind)
     return json_response({"kind": kind, "version": version, "status": "promoted"})

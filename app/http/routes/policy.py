@@ -13,7 +13,7 @@ router = APIRouter(tags=["policy"])
 
 @router.get("/v1/policy", summary="The active mode", response_model=PolicyMode, responses=ADMIN_RESPONSES)
 async def get_policy(request: Request) -> Response:
-    """learned, static or shadow."""
+    """The current mode: learned, static or shadow."""
     system: System = request.app.state.system
     return json_response({"mode": await system.mode()})
 

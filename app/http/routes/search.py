@@ -74,7 +74,7 @@ def _json(name: str, text: str) -> Any:
     openapi_extra=json_body(SearchRequest),
 )
 async def search(request: Request) -> Response:
-    """Hits with facets, what was understood and what was decided."""
+    """Hits with facets, the query's understanding and the policy's decision."""
     return await _answer(request, parse(SearchRequest, await request.body()))
 
 

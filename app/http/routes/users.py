@@ -1,4 +1,4 @@
-"""DELETE /v1/users/{user_id}: forget a person."""
+"""DELETE /v1/users/{user_id}: forget a user."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ router = APIRouter(tags=["users"])
     responses=ADMIN_RESPONSES,
 )
 async def forget(request: Request, user_id: str = Path(min_length=1, max_length=MAX_ID_CHARS)) -> Response:
-    """Blanks the person in the log; histories and memory follow when the learner reads on."""
+    """Blank the user in the log; histories and memory follow when the learner has read the record."""
     system: System = request.app.state.system
     return json_response({"user_id": user_id, "log_records": await system.forget_user(user_id)})

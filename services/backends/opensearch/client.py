@@ -28,7 +28,7 @@ logging.getLogger("opensearch").setLevel(logging.CRITICAL)
 
 
 class EngineTrouble(Exception):
-    """Connections refused or broken off, gateway errors, shards that do not answer."""
+    """Connection refused or lost, gateway error, or shards that do not answer."""
 
 
 class IndexMissing(StorageFailed):
@@ -71,7 +71,7 @@ class OpenSearchClient:
         options: Mapping[str, str] | None = None,
     ) -> Any:
         """One request, sent once; the JSON object of the answer. Raises TimeoutError, EngineTrouble, IndexMissing,
-        Garbage, and StorageFailed when refused, never the client's own errors: they quote what was sent."""
+        Garbage, and StorageFailed when rejected, never the client's own errors: they quote the request."""
         try:
             answer = await self._client.transport.perform_request(
                 method, path, params=dict(options or {}), body=body, timeout=seconds, headers=outgoing_headers()

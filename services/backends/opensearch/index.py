@@ -38,11 +38,11 @@ from services.types import Deadline, Document, Schema
 T = TypeVar("T")
 
 MAX_CONNECTIONS = 32
-"""Of one process; further calls wait their turn, within their deadline."""
+"""Maximum number of connections of one process; further calls wait, within their deadline."""
 WRITE_SECONDS = 30.0
-"""For one request that writes."""
+"""Timeout of one write request."""
 MAINTENANCE_SECONDS = 5.0
-"""For one request about the indexes themselves."""
+"""Timeout of one request that manages indexes."""
 BULK_ITEMS = 500
 BULK_BYTES = 1_000_000
 """At most this much in one bulk request, but for a single item that is larger: more would hold up the event loop."""
@@ -96,7 +96,7 @@ class OpenSearchIndex:
         return self._layout.schema
 
     def follow(self, schema: Schema) -> None:
-        """Another process has rebuilt the index, or is about to, under this schema."""
+        """Use this schema, under which another process has rebuilt the index or is about to."""
         if schema != self._layout.schema:
             self._layout = Layout(schema)
 
@@ -116,7 +116,7 @@ class OpenSearchIndex:
         return fingerprint != self._layout.fingerprint
 
     async def search(self, query: IndexQuery, deadline: Deadline) -> IndexResult:
-        """Raises TimeoutError, StorageFailed."""
+        """See LexicalIndex.search. Raises TimeoutError, StorageFailed."""
         layout = self._layout
         body = Translator(layout).search(query)
         return await self._search(layout, body, deadline, lambda answer: reading.result(query, layout, answer))
@@ -133,7 +133,7 @@ class OpenSearchIndex:
         return await self._search(layout, body, deadline, lambda answer: reading.titles(key, limit, answer))
 
     async def documents(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
-        """The items themselves, those that are there; whatever schema the active index has."""
+        """The documents of the given items that exist, whatever schema the active index has."""
         if not object_ids:
             return {}
         body = {"ids": [clean(object_id) for object_id in dict.fromkeys(object_ids)]}
@@ -146,7 +146,7 @@ class OpenSearchIndex:
         return await self._remote.read(ask, deadline)
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        """Raises StorageFailed; then some of it may have been done: apply it again."""
+        """See LexicalIndex.apply. Raises StorageFailed; then a part may have been applied: apply it again."""
         layout = self._layout
         async with self._writing:
             # All before any is sent: an item that cannot be indexed stops the whole.
@@ -157,7 +157,7 @@ class OpenSearchIndex:
                 await self._bulk(self._write_alias(layout), body, count, {"refresh": refresh, "require_alias": "true"})
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        """Raises StorageFailed; then the old index stays active."""
+        """See LexicalIndex.rebuild. Raises StorageFailed; then the old index stays active."""
         layout = Layout(schema)
         async with self._writing:
             await self._finish_cleaning()
@@ -184,7 +184,7 @@ class OpenSearchIndex:
                 self._cleaning = asyncio.create_task(self._clean(old))
 
     async def ping(self, deadline: Deadline) -> None:
-        """Raises TimeoutError or StorageFailed when the engine does not answer."""
+        """Check that the engine answers. Raises TimeoutError or StorageFailed when it does not."""
         await self.version(deadline)
 
     async def version(self, deadline: Deadline) -> str:

@@ -1,6 +1,6 @@
-"""How an item is stored in the OpenSearch index: which engine field holds which part of it.
+"""Layout of the OpenSearch index: which engine field holds which part of an item.
 
-It holds what the embedded index holds (see lexical_rules.py), so that both find the same and rank alike. Text is
+It has the same content as the embedded index (see lexical_rules.py), so that both find and rank the same. Text is
 tokenised and stemmed here and reaches the engine as tokens separated by spaces, which it leaves as they are: both sides
 of a match always agree, whatever the engine's version.
 """
@@ -48,11 +48,11 @@ from services.types import Document, Role, Schema
 LAYOUT_VERSION = 1
 """Changes whenever the contents of an index do: an index of another version is rebuilt."""
 ITEM = "item"
-"""The whole item as it was given: stored, never parsed by the engine."""
+"""The whole item as written: stored, never parsed by the engine."""
 MAX_TOKEN_CHARS = 120
 """Characters of a token that count; the engine's analyser cuts tokens of 255 into several."""
 K1, B = 1.2, 0.75
-"""Of BM25, as in the embedded engine."""
+"""Parameters of BM25, as in the embedded engine."""
 
 _TOKENS = {"type": "text", "analyzer": "whitespace", "index_options": "freqs"}
 _VALUE = {"type": "keyword", "doc_values": False}
@@ -108,7 +108,7 @@ class Layout:
         }
 
     def entry(self, document: Document) -> dict[str, Any]:
-        """What the engine indexes of an item."""
+        """The engine's document for an item."""
         entry: dict[str, Any] = {ITEM: document, ID: clean(str(document["id"]))}
         words: list[str] = []
         for field, repeats in self._spoken:

@@ -58,7 +58,7 @@ MAX_LOOKUPS = 160
 """Tokens searched for; further spellings are left out. Each takes up to three of the 1,024 clauses that the engine
 allows."""
 MAX_COUNTED_VALUES = 1000
-"""For a facet, so that equal counts can be ordered by value."""
+"""Number of values counted for a facet, so that equal counts can be ordered by value."""
 
 EVERYTHING: Query = {"match_all": {}}
 NOTHING: Query = {"match_none": {}}

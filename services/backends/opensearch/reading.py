@@ -1,5 +1,5 @@
-"""Answers of OpenSearch, checked and turned into values of this service. Nothing in an answer is trusted: what does not
-have the expected form raises StorageFailed, and an incomplete answer is a failure. Pure."""
+"""Parses and validates OpenSearch's responses. Nothing in a response is trusted: an unexpected form raises
+StorageFailed, and an incomplete response is a failure. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Incomplete(Exception):
 
 
 def result(query: IndexQuery, layout: Layout, answer: Any) -> IndexResult:
-    """Raises TimeoutError when the engine ran out of time, Incomplete, Garbage."""
+    """The result in a search response. Raises TimeoutError when the engine ran out of time, Incomplete, Garbage."""
     hits = _hits(answer)
     if query.sort is None and (query.text is not None or query.slots is not None):
         candidates = tuple(Candidate(_id(hit), _key(hit)) for hit in hits)

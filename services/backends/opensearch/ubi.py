@@ -24,7 +24,7 @@ from services.types import Deadline
 
 T = TypeVar("T")
 Entry = tuple[str, Mapping[str, Any]]
-"""Id and document."""
+"""(id, document)."""
 
 QUERIES, EVENTS = "ubi_queries", "ubi_events"
 APPLICATION = "application"
@@ -36,7 +36,7 @@ READ_SECONDS = 10.0
 WRITE_SECONDS = 30.0
 BULK_DOCUMENTS = 500
 BULK_BYTES = 1_000_000
-"""Per request, unless a single document is larger."""
+"""Maximum size of a bulk request, unless a single document is larger."""
 REMOVE_BATCH = 1000
 
 _KEYWORD = {"type": "keyword"}
@@ -82,7 +82,7 @@ _SETTINGS = {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1"}}
 
 
 class MappingUnfit(StorageFailed):
-    """An index that was there before maps a field so that people could not be found in it, and so not be forgotten."""
+    """An existing index maps a field so that users could not be found in it, and hence not be forgotten."""
 
     def __init__(self, index: str, field: str) -> None:
         super().__init__(f"{index} maps {field} so that its values cannot be found; reindex it as a keyword")
@@ -93,12 +93,12 @@ class OpenSearchUbi:
 
     def __init__(self, url: str, *, ca: Path | None = None) -> None:
         self._client = OpenSearchClient(url, ca, MAX_CONNECTIONS)
-        # A circuit of its own: searches must not be stopped by what the mirror runs into.
+        # A circuit of its own: failures of the mirror must not stop searches.
         self._remote = Remote("opensearch_ubi", (EngineTrouble,))
 
     async def put(self, queries: Sequence[Entry], events: Sequence[Entry]) -> Counter[str]:
-        """Write documents, each in place of the one of the same id. How many OpenSearch refused, per type of error;
-        those would be refused again. Raises StorageFailed: then some may be there, put all of them again."""
+        """Write documents, replacing those with the same id; returns how many were permanently rejected, per type of
+        error. Raises StorageFailed: then some may have been written; put all of them again."""
         for index in (QUERIES, EVENTS):
             await self._prepared(index)
         bodies = await asyncio.to_thread(lambda: list(_bulks(_puts({QUERIES: queries, EVENTS: events}))))
@@ -108,7 +108,8 @@ class OpenSearchUbi:
         return refused
 
     async def forget(self, application: str, user_id: str) -> int:
-        """Remove the documents of a person; how many. Raises StorageFailed: then some may be left, call it again."""
+        """Remove the documents of a user; returns their number. Raises StorageFailed: then some may be left; call it
+        again."""
         removed = 0
         for index in (QUERIES, EVENTS):
             fields = await self._prepared(index)
@@ -188,7 +189,7 @@ def _names(index: str, mappings: Iterable[Any], path: str) -> set[str | None]:
 
 
 def _exact(index: str, fields: Any, path: str) -> str | None:
-    """Under which name the exact values of a field are found; None when it is not mapped. Raises MappingUnfit."""
+    """Name of the field with the exact values of `path`; None when it is not mapped. Raises MappingUnfit."""
     field: Any = {"properties": fields}
     for part in path.split("."):
         if field.get("type") == "flat_object":
@@ -234,8 +235,8 @@ def _line(value: Any) -> bytes:
 
 
 def _refused(answer: Any, wanted: int) -> Counter[str]:
-    """Types of errors for which documents were refused for good. Raises StorageFailed when one may be taken later, as
-    when a disk is full or a queue is."""
+    """Types of errors for which documents were permanently rejected. Raises StorageFailed when one may be accepted
+    later, as when a disk or a queue is full."""
     items = answer.get("items")
     if not isinstance(items, list) or len(items) != wanted:
         raise Garbage("the outcome of writes")

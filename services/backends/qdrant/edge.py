@@ -96,8 +96,8 @@ class QdrantEdgeIndex:
     async def nearest(
         self, vector: Sequence[float], filters: Filters, limit: int, deadline: Deadline
     ) -> list[Candidate]:
-        """By cosine, ties by object id. A zero vector is near nothing. Raises TimeoutError, StorageFailed, and
-        ValueError for a vector of another size."""
+        """Nearest neighbours by cosine, ties by object id; none for a zero vector. Raises TimeoutError, StorageFailed,
+        and ValueError for a vector of another size."""
         shard = self._shard  # taken before the first await: a vector and the shard it was made for stay together
         wanted = checked(vector, shard.size)
         if limit <= 0 or not any(wanted):
@@ -110,14 +110,14 @@ class QdrantEdgeIndex:
         return await self._read(lambda: shard.vectors(object_ids), deadline)
 
     async def apply(self, upserts: Sequence[Point], deletes: Sequence[str]) -> None:
-        """Visible to searches and on disk when it returns. An item with a zero vector has none. Raises StorageFailed,
-        and ValueError for a vector of another size."""
+        """Write vectors; visible to searches and on disk when it returns. An item with a zero vector has none. Raises
+        StorageFailed, and ValueError for a vector of another size."""
         async with self._changing:
             shard = self._shard
             await asyncio.shield(self._write(lambda: shard.apply(upserts, deletes)))
 
     async def rebuild(self, schema: Schema, size: int, points: Iterable[Point], version: str | None = None) -> None:
-        """The new index becomes active exactly on return, so that the caller can switch the encoder in step with it.
+        """Rebuild the index; it becomes active exactly on return, so that the caller can switch the encoder with it.
         Raises StorageFailed; then, and when cancelled, the old one stays active. `apply` waits meanwhile."""
         async with self._changing:
             if self._discarded is not None:
@@ -170,7 +170,7 @@ class QdrantEdgeIndex:
             return await asyncio.get_running_loop().run_in_executor(self._reader, _guarded, self._path, work)
 
     def _write(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """To be shielded: a caller that gives up does not stop a write half way."""
+        """Queue a write. Shield the future: a caller that gives up must not stop a write half-way."""
         if self._closed:
             raise StorageFailed("the vector index is closed")
         written = asyncio.get_running_loop().run_in_executor(self._writer, _guarded, self._path, work)
@@ -272,12 +272,12 @@ class _Shard:
 
     @property
     def unindexed_bytes(self) -> int:
-        """Of the vectors that every search reads one by one."""
+        """Size of the vectors outside the graph, which every search reads one by one."""
         info = self._shard.info()
         return max(0, int(info.points_count) - int(info.indexed_vectors_count)) * self.size * 4
 
     def nearest(self, vector: list[float], filters: Filters, limit: int) -> list[Candidate]:
-        """By cosine, best first, ties by object id."""
+        """Nearest neighbours by cosine, best first, ties by object id."""
         wanted = clauses(filters, self._fields)
         if wanted is None:
             return []
@@ -320,7 +320,7 @@ class _Shard:
         self._shard.flush()
 
     def index_fields(self) -> None:
-        """Filters work without, but read every item."""
+        """Create payload indexes; without them filters read every item."""
         for field in self._fields.values():
             kind = engine.PayloadSchemaType.Keyword if field.role is Role.KEYWORD else engine.PayloadSchemaType.Float
             self._shard.update(engine.UpdateOperation.create_field_index(key(field), kind))

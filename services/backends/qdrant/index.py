@@ -54,18 +54,18 @@ Ask = Callable[[AsyncQdrantClient, int, str], Coroutine[Any, Any, T]]
 
 PREVIOUS = "former"
 PREVIOUS_SECONDS = 60.0
-"""How long the previous generation stays after a rebuild: until every process has the new encoder."""
+"""Seconds that the previous generation stays after a rebuild, until every process has the new encoder."""
 WRITE_SECONDS = 10.0
 READ_SECONDS = 5.0
 SWITCH_SECONDS = 10.0
 BUILD_SECONDS = 60.0
-"""For one request of a rebuild."""
+"""Timeout of one request of a rebuild."""
 OPTIMIZE_SECONDS = 600.0
-"""How long a rebuild waits for the graph; after that it becomes active without, and searches are slow until it is
-built."""
+"""Seconds that a rebuild waits for the graph; after that the index becomes active without it, and searches are slow
+until it is built."""
 POLL_SECONDS = 0.5
 COUNT_SECONDS = 60.0
-"""How long a count of points is used; it decides whether searches are exact."""
+"""Seconds that a count of points is used; it decides whether searches are exact."""
 
 
 class OutOfStep(Unavailable):
@@ -131,8 +131,8 @@ class QdrantIndex:
     async def nearest(
         self, vector: Sequence[float], filters: Filters, limit: int, deadline: Deadline
     ) -> list[Candidate]:
-        """By cosine, ties by object id. A zero vector is near nothing. Raises TimeoutError, StorageFailed (Unavailable,
-        OutOfStep), and ValueError for a vector of another size."""
+        """Nearest neighbours by cosine, ties by object id; none for a zero vector. Raises TimeoutError, StorageFailed
+        (Unavailable, OutOfStep), and ValueError for a vector of another size."""
         layout = self._open()  # taken before the first await: a vector and the layout it was made for stay together
         wanted = checked(vector, layout.size)
         under = clauses(filters, layout.fields)
@@ -150,7 +150,7 @@ class QdrantIndex:
         return list(await self._read(search, layout, deadline, question))
 
     async def vectors(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, list[float]]:
-        """Raises as `nearest`."""
+        """See VectorIndex.vectors. Raises as `nearest`."""
         layout = self._open()
         if deadline.remaining() <= 0:
             raise TimeoutError
@@ -161,9 +161,9 @@ class QdrantIndex:
         return await self._read(Stored(layout.vector, points), layout, deadline)
 
     async def apply(self, upserts: Sequence[Point], deletes: Sequence[str]) -> None:
-        """Visible to searches and in the server's log when it returns. An item with a zero vector has none. Raises
-        StorageFailed (OutOfStep when the server has another encoder's vectors), and ValueError for a vector of another
-        size."""
+        """Write vectors; visible to searches and in the server's log when it returns. An item with a zero vector has
+        none. Raises StorageFailed (OutOfStep when the server has another encoder's vectors), and ValueError for a
+        vector of another size."""
         async with self._changing:
             layout = self._open()
             try:
@@ -197,7 +197,7 @@ class QdrantIndex:
                 self._spawn(self._retire(current))
 
     async def close(self) -> None:
-        """The server stays open: it is shared."""
+        """Finish background work. The server stays open: it is shared."""
         self._closed = True
         async with self._changing:
             behind = list(self._background)
@@ -241,7 +241,7 @@ class QdrantIndex:
         return self._layout
 
     def _count_now_and_then(self) -> None:
-        """Other processes write too."""
+        """Update the number of points from time to time: other processes write too."""
         if time.monotonic() - self._counted > COUNT_SECONDS:
             self._counted = time.monotonic()
             self._spawn(self._count_points())
@@ -261,7 +261,7 @@ class QdrantIndex:
     async def _put(
         self, collection: str, layout: Layout, upserts: Iterable[Point], deletes: Sequence[str], seconds: float
     ) -> int:
-        """How many points were sent."""
+        """Send points and deletions; returns the number of points sent."""
         gone = [point_id(object_id) for object_id in deletes]
         waiting = iter(upserts)
         sent = 0
@@ -328,7 +328,7 @@ class QdrantIndex:
         await self._server.write(lambda c, s: c.update_collection_aliases(steps, timeout=s), SWITCH_SECONDS)
 
     async def _sweep(self) -> str | None:
-        """Remove all generations but the active one; its name, or None when there is none."""
+        """Remove all generations but the active one; returns its name, or None when there is none."""
         known = await self._server.read(lambda c, _: c.get_aliases(), Deadline.after(READ_SECONDS))
         current = {alias.alias_name: alias.collection_name for alias in known.aliases}.get(self._alias)
         held = await self._server.read(lambda c, _: c.get_collections(), Deadline.after(READ_SECONDS))
@@ -338,7 +338,7 @@ class QdrantIndex:
         return current
 
     async def _remove(self, collection: str) -> None:
-        """With the aliases that point to it."""
+        """Remove a collection with the aliases that point to it."""
         try:
             await self._server.write(lambda c, s: c.delete_collection(collection, timeout=s), BUILD_SECONDS)
         except Refused as refused:

@@ -1,4 +1,4 @@
-"""What Qdrant stores for an item, embedded or over the network: the point's id, its payload, and filters on it.
+"""Representation of an item in Qdrant, embedded or remote: the point's id, its payload, and filters on it.
 
 payload  id         the object id
          f<hex>     values of a filterable field, its name in hexadecimal: texts, or numbers (dates as Unix seconds)
@@ -23,7 +23,7 @@ EXTRA_NEIGHBOURS = 8
 INDEXED_BYTES = 40_000_000
 """Vectors of more bytes than this get an HNSW graph (20,000 of 512 dimensions; reading them one by one takes 2 ms)."""
 M, EF_CONSTRUCT = 16, 100
-"""Of the HNSW graph: links per node, and neighbours examined when a node is added."""
+"""Parameters of the HNSW graph: links per node, and neighbours examined when a node is added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def key(field: Field) -> str:
 
 
 def payload(document: Document, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """What the engine keeps beside an item's vector."""
+    """The payload that the engine stores beside an item's vector."""
     held: dict[str, Any] = {ID: document["id"]}
     for field in fields.values():
         held[key(field)] = [_clean(value) if isinstance(value, str) else value for value in values(document, field)]
@@ -76,7 +76,7 @@ def clauses(filters: Filters, fields: Mapping[str, Field]) -> list[Clause] | Non
 
 
 def checked(vector: Sequence[float], size: int) -> list[float]:
-    """Raises ValueError for a vector of another size."""
+    """The vector as a list. Raises ValueError for a vector of another size."""
     if len(vector) != size:
         raise ValueError(f"a vector of {size} numbers is wanted, not {len(vector)}")
     return list(map(float, vector))

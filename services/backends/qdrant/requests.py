@@ -43,7 +43,7 @@ OVERSAMPLING: dict[Quantization, float | None] = {"none": None, "scalar": 2.0, "
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a generation was built for."""
+    """The schema, size and encoder that a generation was built for."""
 
     version: str
     size: int
@@ -106,7 +106,7 @@ class Stored:
 
 
 def search_params(count: int | None, size: int, quantization: Quantization) -> models.SearchParams:
-    """How to search `count` points (None: unknown): few are searched exactly."""
+    """Parameters for searching `count` points (None: unknown): few are searched exactly."""
     if count is not None and count * size * 4 <= INDEXED_BYTES:
         return models.SearchParams(exact=True)
     oversampling = OVERSAMPLING[quantization]

@@ -31,7 +31,7 @@ NAME = "qdrant"
 MIN_VERSION = (1, 14)
 MAX_CONNECTIONS = 64
 IDLE_SECONDS = 4.0
-"""How long an idle connection is kept; the server closes its own after five."""
+"""Seconds that an idle connection is kept; the server closes its own after five."""
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 _TIMEOUT_STATUS = 408
@@ -81,19 +81,19 @@ class QdrantServer:
         return self._remote.state
 
     async def read(self, call: Call[T], deadline: Deadline, key: Hashable | None = None) -> T:
-        """As Remote.read. Raises TimeoutError, Unavailable, Refused."""
+        """See Remote.read. Raises TimeoutError, Unavailable, Refused."""
         return await self._remote.read(lambda seconds: self._send(call, seconds), deadline, key)
 
     async def write(self, call: Call[T], seconds: float) -> T:
-        """As Remote.write. Raises StorageFailed, of which Unavailable and Refused are kinds."""
+        """See Remote.write. Raises StorageFailed, of which Unavailable and Refused are kinds."""
         return await self._remote.write(lambda given: self._send(call, given), seconds)
 
     async def version(self, deadline: Deadline) -> str:
-        """Raises TimeoutError, StorageFailed."""
+        """The server's version. Raises TimeoutError, StorageFailed."""
         return (await self.read(lambda client, _: client.info(), deadline)).version
 
     async def problems(self, deadline: Deadline) -> list[str]:
-        """Problems of this server that its operator should know, one sentence each. Raises as `version`."""
+        """Problems of this server that its operator should know about, one sentence each. Raises as `version`."""
         found = [unsuitable(await self.version(deadline))]
         if self._plain_key:
             found.append("the API key of Qdrant is sent over an unencrypted connection: use an https URL")

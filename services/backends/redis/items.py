@@ -1,4 +1,4 @@
-"""The ItemStore on Redis: the catalogue as JSON, numbered changes, and which of them each index has taken in.
+"""The ItemStore on Redis: the catalogue as JSON, numbered changes, and which of them each index has applied.
 
 Several processes write. Each caches the documents it used last, and drops those that `changes` reports; what it wrote
 itself it drops at once. lua/items_put.lua describes the layout.
@@ -26,7 +26,7 @@ _MIN_COMPRESSED_BYTES = 512
 """Bytes; a shorter body would hardly become any shorter."""
 _COMPRESSION_LEVEL = 3
 _KEEP_DELETIONS_SECONDS = 86400.0
-"""How long deletions stay among the changes at least: processes that follow them confirm nothing."""
+"""Minimum time that deletions stay among the changes: processes that follow them confirm nothing."""
 
 
 class RedisItems:
@@ -47,8 +47,8 @@ class RedisItems:
     # --- documents ---
 
     async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
-        """In the order given. The documents are shared with other callers and must not be changed. A request that the
-        cache can answer does not reach the server."""
+        """The items with these ids that exist, in the order given. The documents are shared with other callers and must
+        not be changed. A request that the cache can answer does not reach the server."""
         found: dict[str, Document | None] = {}
         missing = []
         for object_id in dict.fromkeys(object_ids):
@@ -59,7 +59,7 @@ class RedisItems:
                 missing.append(object_id)
         if missing:
             news = self._news
-            # A read that began before the latest news is not shared: it may bring what was before them.
+            # A read that began before the latest changes is not shared: it may return the state before them.
             bodies = await self._redis.read(
                 lambda client: cast(Any, client.hmget(f"{self._prefix}bodies", missing)),
                 deadline,
@@ -67,13 +67,13 @@ class RedisItems:
             )
             read = {one: _parsed(body) for one, body in zip(missing, bodies, strict=True) if body is not None}
             found.update(read)
-            if news == self._news:  # else what was read may be older than what was written meanwhile
+            if news == self._news:  # else the read may be older than a write meanwhile
                 self._cache.update(read)
         return {object_id: document for object_id, document in found.items() if document is not None}
 
     async def put(self, documents: Sequence[Document]) -> None:
-        """Durable when it returns; of two documents with one id the last stays. An item that already is what it should
-        become is no change. Raises StorageFailed: then any of them may have been stored."""
+        """Store items; durable when it returns. Of two documents with one id the last stays. Writing an unchanged item
+        is not a change. Raises StorageFailed: then any of them may have been stored."""
         for start in range(0, len(documents), _BATCH_ITEMS):
             chunk = documents[start : start + _BATCH_ITEMS]
             rows = await asyncio.to_thread(_rows, chunk)
@@ -81,7 +81,7 @@ class RedisItems:
                 await self._change("items_put", [value for row in part for value in row], [one for one, _ in part])
 
     async def delete(self, object_ids: Sequence[str]) -> int:
-        """How many of these items were there; each is removed by an atomic script call of up to 500."""
+        """Delete items; returns the number that existed. Each script call removes up to 500 atomically."""
         ids = [object_id for object_id in dict.fromkeys(object_ids) if object_id.isprintable()]
         deleted = 0
         for start in range(0, len(ids), _BATCH_ITEMS):
@@ -90,12 +90,12 @@ class RedisItems:
         return deleted
 
     async def count(self) -> int:
-        """How many items there are."""
+        """Number of items."""
         return int(await self._redis.read(lambda client: cast(Any, client.hlen(f"{self._prefix}bodies"))))
 
     async def scan(self) -> AsyncIterator[Document]:
-        """A page at a time: items written meanwhile may or may not be among them. What is in memory is as new as what
-        the scan gives."""
+        """Every document, read page by page: items written meanwhile may or may not be included. The cache is as new as
+        the scan."""
         self._forget(list(self._cache))
         last = ""
         while page := await self._read_script("items_page", last, _BATCH_ITEMS, _BATCH_BYTES):
@@ -120,7 +120,7 @@ class RedisItems:
         return int(number), await asyncio.to_thread(_documents, bodies), deletes
 
     async def confirmed(self, index: str) -> int | None:
-        """What `index` last confirmed; None when never under the active schema."""
+        """The number that `index` last confirmed; None when it never did under the active schema."""
         value = await self._redis.read(lambda client: cast(Any, client.hget(f"{self._prefix}confirmed", index)))
         return None if value is None else int(value)
 
@@ -136,7 +136,8 @@ class RedisItems:
         return None if value is None else from_json(orjson.loads(value))
 
     async def set_schema(self, schema: Schema) -> None:
-        """A schema that differs from the one stored takes every confirmation back: all indexes need a rebuild."""
+        """Store the schema. One that differs from the stored schema revokes all confirmations: all indexes need a
+        rebuild."""
         await self._write("items_schema", [orjson.dumps(to_json(schema))])
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Work that only one process may do at a time, agreed on in Redis.
+"""Locks and leases in Redis, for work that only one process may do at a time.
 
 A lock is a key with a random token and an expiry, renewed while it is held; a lease is a lock that is held for long and
 whose holders are numbered. Both rest on clocks that run at the same speed, not on clocks that show the same time.
@@ -22,14 +22,14 @@ from services.backends.redis.server import Redis
 from services.errors import StorageFailed
 
 LOCK_SECONDS = 10.0
-"""How long others wait for a holder that died."""
+"""Lifetime of a lock: seconds that others wait for a holder that died."""
 SAFE_SHARE = 0.8
 """Share of its lifetime after which a lock that could not be renewed counts as lost; others get it only after all of
 it."""
 RENEWALS = 4
 """Attempts to renew within a lock's lifetime."""
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 0.01, 0.25
-"""Between two attempts to take a held lock: doubling, each less a random part."""
+"""Bounds of the pause between two attempts to take a held lock: doubling, each less a random part."""
 CALL_SECONDS = 2.0
 
 
@@ -44,9 +44,9 @@ class RedisLocks:
 
     @asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[None]:
-        """Waits until nobody else holds `name`. Raises StorageFailed when the server cannot say who holds it, also
-        from the body: when the lock cannot be renewed in time, the body is broken off (as by a cancellation) before
-        anybody else can get the lock."""
+        """Wait until nobody else holds `name`, then hold it. Raises StorageFailed when the server cannot say who holds
+        it, also from the body: when the lock cannot be renewed in time, the body is interrupted (as by a cancellation)
+        before anybody else can get the lock."""
         async with self._local.hold(name):
             key, token = self._redis.key("lock", name), secrets.token_hex(16)
             held = asyncio.timeout(None)
@@ -70,7 +70,7 @@ class RedisLocks:
                     await _call(self._redis, CALL_SECONDS, "lock_release", [key], token)
 
     async def _acquire(self, key: str, token: str) -> float:
-        """Until when the lock is ours, by the event loop's clock."""
+        """Take the lock; returns the time until which it is ours, by the event loop's clock."""
         loop = asyncio.get_running_loop()
         wait, milliseconds = MIN_WAIT_SECONDS, round(1000 * self._seconds)
         while True:
@@ -110,7 +110,7 @@ class Lease:
         self._key = redis.key("lease", name)
         self.epoch_key = redis.key("lease", name, "epoch")
         self.epoch = 0
-        """Number of our epoch; 0 before the first."""
+        """Number of this holder's epoch; 0 before the first."""
         self._until = 0.0
         self._renewing: asyncio.Task[None] | None = None
 
@@ -120,7 +120,7 @@ class Lease:
         return time.monotonic() < self._until
 
     async def acquire(self) -> int:
-        """Wait until nobody else holds the lease and take it; the number of the epoch. Raises StorageFailed."""
+        """Wait until nobody else holds the lease and take it; returns the number of the epoch. Raises StorageFailed."""
         await self._stop()
         wait, milliseconds = MIN_WAIT_SECONDS, round(1000 * self._seconds)
         while True:
@@ -135,7 +135,7 @@ class Lease:
         return self.epoch
 
     async def wait_lost(self) -> None:
-        """Returns when the lease is not ours any more."""
+        """Wait until the lease is lost."""
         if self._renewing is not None:
             await asyncio.wait([self._renewing])
 
@@ -150,14 +150,14 @@ class Lease:
         return 0 if value is None else int(value)
 
     async def release(self) -> None:
-        """Let others have it at once; if the server is away, when it expires."""
+        """Release the lease at once; if the server is away, it expires."""
         await self._stop()
         if self.epoch:
             with suppress(StorageFailed):
                 await _call(self._redis, CALL_SECONDS, "lock_release", [self._key], self.epoch)
 
     async def _renew(self) -> None:
-        """Runs for as long as the lease is ours."""
+        """Renew the lease for as long as it is ours."""
         while self.held:
             await asyncio.sleep(min(SAFE_SHARE * self._seconds / RENEWALS, self._until - time.monotonic()))
             sent_at = time.monotonic()

@@ -1,7 +1,7 @@
 """The EventLog in Redis: the order is a Stream, one entry a record, with the id `<offset>-0`.
 
 An entry holds the record's kind, its time and its query id; the record itself (services/backends/log_codec.py) is in
-the hash `…log:records` under its offset. So a person's records are blanked in place: what is deleted inside of a stream
+the hash `…log:records` under its offset. So a user's records are blanked in place: an entry deleted inside a stream
 stays in its memory and its files until everything around it is gone. Another reader of the stream finds the
 record of an entry by `HGET …log:records <offset>`, and as long as its consumer group has not read an entry, it is not
 dropped.
@@ -9,9 +9,9 @@ dropped.
 Everything that belongs together is one script, which Redis carries out and writes to its append-only file as a whole.
 With `appendfsync always` it is on disk before we get the reply; several writes that arrive together share one fsync.
 
-Processes keep answers in memory, and one of them may forget a person while another holds an answer to that person, or
-is about to log what came of it. So the script that appends looks whether the answer behind a record was blanked. If it
-was, nothing is appended; the process blanks the record as well and sends it again.
+Processes keep answers in memory, and one of them may forget a user while another holds an answer to that user, or is
+about to log an event on it. So the script that appends checks whether the answer that a record belongs to was blanked.
+If it was, nothing is appended; the process blanks the record as well and sends it again.
 
 Keys, all under `{namespace}:log`: the stream itself, `:end` (offset and time of the last record, offset of the last
 Forget), `:records`, `:users` (offset -> user), `:people:<user>` (their offsets), `:blanked` (offset -> pseudonym),
@@ -46,10 +46,10 @@ from services.errors import RecordDamaged
 from services.types import Deadline, EventStatus, Impression, Interaction
 
 RECENT_SECONDS = 60.0
-"""How long an impression is answered from memory at most: another process may have blanked it meanwhile, which this one
-learns when it next appends anything."""
+"""Maximum time that an impression is served from memory: another process may have blanked it meanwhile, which this one
+notices at its next append."""
 _FORGET_BATCH = 200
-"""Records blanked in one step: other writers wait for no more than these."""
+"""Records blanked in one step, for which other writers have to wait."""
 _READ_BATCH = 1000
 
 
@@ -76,7 +76,8 @@ class RedisLog:
         self._copy = LogCopy(redis, self._log, self._remember)
 
     async def append(self, record: Record) -> int:
-        """Raises ValueError when the record cannot be encoded or its query_id was logged before, StorageFailed.
+        """Append a record. Raises ValueError when it cannot be encoded or its query_id was logged before,
+        StorageFailed.
 
         After StorageFailed the record may be in the log all the same. An Impression may be appended again: ValueError
         then says that it was. Anything else that is appended again may be there twice: harmless for Tick and Forget.
@@ -86,10 +87,10 @@ class RedisLog:
         return await self._append(record)
 
     async def accept(self, interactions: Sequence[tuple[Interaction, str]]) -> list[EventStatus]:
-        """After StorageFailed some or all may have been accepted all the same, if the connection was lost on the way;
-        sending them again is safe, as their event ids are known.
+        """See EventLog.accept. After StorageFailed some or all may have been accepted all the same, if the connection
+        was lost; sending them again is safe, as their event ids are known.
 
-        Feedback on an answer whose person was forgotten since it was looked up is stored without the person."""
+        Feedback on an answer whose user was forgotten since it was looked up is stored without the user."""
         if not interactions:
             return []
         _, results = await self._send([_Outgoing(event, encode(event), digest) for event, digest in interactions])
@@ -99,9 +100,9 @@ class RedisLog:
         ]
 
     async def impression(self, query_id: str, deadline: Deadline) -> Impression | None:
-        """From memory it is as new as the last append or accept of this process, and RECENT_SECONDS old at most: a
-        person forgotten through another process since then may still be in it. Raises TimeoutError, RecordDamaged,
-        StorageFailed."""
+        """See EventLog.impression. A cached one is as new as the last append or accept of this process, and at most
+        RECENT_SECONDS old: a user forgotten through another process since then may still be in it. Raises TimeoutError,
+        RecordDamaged, StorageFailed."""
         known = self._recent.get(query_id)
         if known is not None:
             return known
@@ -109,7 +110,7 @@ class RedisLog:
         return next((record for record in found if isinstance(record, Impression)), None)
 
     async def interactions(self, query_id: str, deadline: Deadline) -> list[Interaction]:
-        """Raises TimeoutError, RecordDamaged, StorageFailed."""
+        """See EventLog.interactions. Raises TimeoutError, RecordDamaged, StorageFailed."""
         found = await self._find(INTERACTION, query_id, deadline)
         return [record for record in found if isinstance(record, Interaction)]
 
@@ -140,8 +141,8 @@ class RedisLog:
         return [(int(fields[b"offset"]), fields[b"reason"].decode()) for _, fields in entries]
 
     async def consumed(self, consumer: str, offset: int) -> None:
-        """`consumer` is the name of a consumer group of the stream, so that `XINFO GROUPS` shows its lag. Records stay
-        as long as any group on the stream, ours or not, has them yet to read or to acknowledge."""
+        """See EventLog.consumed. `consumer` is the name of a consumer group of the stream, so that `XINFO GROUPS` shows
+        its lag. Records stay as long as any group on the stream, ours or not, has yet to read or acknowledge them."""
         retention = "" if self._retention is None else repr(self._retention)
         for _ in range(MAX_TRIM_STEPS):
             if await self._run("log_consumed", [consumer, offset, retention, TRIM_BATCH]) < TRIM_BATCH:
@@ -157,8 +158,8 @@ class RedisLog:
         await self._redis.write(destroy)
 
     async def forget(self, user_id: str, at: float) -> int:
-        """Blank the person in past records (see services.backends.log_codec.forgotten) and append a Forget; how many
-        were blanked.
+        """Blank the user in past records (see services.backends.log_codec.forgotten) and append a Forget; returns the
+        number of blanked records.
 
         Works in short steps, so that others can write in between; after a failure half-way, call it again. Raises
         StorageFailed.
@@ -175,7 +176,7 @@ class RedisLog:
             return blanked
 
     async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
-        """Goes through the keys of the whole server (SCAN), a thousand at a time."""
+        """See EventLog.known. Scans the keys of the whole server (SCAN), a thousand at a time."""
         return await self._copy.known(take)
 
     async def entries(self, after: int, until: int) -> list[Entry]:
@@ -187,18 +188,18 @@ class RedisLog:
         return await self._copy.consumers()
 
     async def put_known(self, known: Sequence[Known | Counted]) -> None:
-        """Take what `known` of another log handed out."""
+        """Store what `known` of another log returned."""
         await self._copy.put_known(known)
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
-        """A record that is there already stays as it is, so that a call may be repeated."""
+        """See EventLog.put_entries. Existing records stay as they are, so that a call may be repeated."""
         await self._copy.put_entries(entries)
 
     async def close(self) -> None:
         """Nothing to do: the caller that opened the connection closes it."""
 
     async def _append(self, record: Record, alone: str = "") -> int:
-        """The offset. With `alone`, raises _Left when records of that user are left."""
+        """Append; returns the offset. With `alone`, raises _Left when records of that user are left."""
         (sent,), (result,) = await self._send([_Outgoing(record, encode(record))], alone)
         if result == b"known":
             raise ValueError("an impression of this query_id is in the log already")
@@ -208,7 +209,7 @@ class RedisLog:
         return offset
 
     async def _send(self, records: Sequence[_Outgoing], alone: str = "") -> tuple[Sequence[_Outgoing], list[Any]]:
-        """The records as they were appended at last, and for each what log_append.lua says of it."""
+        """The records as finally appended, and the reply of log_append.lua for each."""
         while True:
             arguments = [argument for record in records for argument in record.arguments()]
             word, last_forget, *results = await self._run("log_append", [self._remember, alone, *arguments])
@@ -219,7 +220,7 @@ class RedisLog:
                 raise _Left
             if word == b"done":
                 return records, results
-            self._recent.clear()  # Some person is being forgotten just now.
+            self._recent.clear()  # A user is being forgotten just now.
             records = [
                 record.blanked(pseudonym.decode()) if pseudonym else record
                 for record, pseudonym in zip(records, results, strict=True)
@@ -252,7 +253,7 @@ class RedisLog:
         bodies: Any = await self._redis.read(lambda c: c.hmget(f"{self._log}:records", offsets))
         first = offsets[0]
         if None in bodies:
-            # Dropped by retention since the first look, or lost: what is still in the stream was lost.
+            # Dropped by retention since the first look, or lost: entries still in the stream are lost records.
             oldest: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
             first = offset_of(oldest[0][0])
         rows = [
@@ -274,12 +275,12 @@ class _Outgoing:
     record: Record
     body: bytes
     digest: str | None = None
-    """Of an event that must not count twice."""
+    """Digest of an event that must not count twice."""
     blank: bool = False
-    """Nothing of a person is left in the record."""
+    """Whether the record holds no data of a user any more."""
 
     def arguments(self) -> list[str | bytes | int]:
-        """Of log_append.lua."""
+        """Arguments of log_append.lua."""
         record, query_id, user_id = self.record, None, None
         if isinstance(record, Impression | Interaction):
             query_id, user_id = record.query_id, record.user_id
@@ -295,7 +296,7 @@ class _Outgoing:
         return [*described, *event, "" if self.blank else _answer(record)]
 
     def blanked(self, pseudonym: str) -> _Outgoing:
-        """The same record without the person."""
+        """The same record without the user."""
         record = forgotten(self.record, pseudonym)
         return replace(self, record=record, body=encode(record), blank=True)
 
@@ -305,7 +306,7 @@ class _Left(Exception):
 
 
 def _answer(record: Record) -> str:
-    """The query id of the answer from which `record` has something of a person; "" when it has nothing from one."""
+    """The query id of the answer from which `record` has data of a user; "" when it has none."""
     if isinstance(record, Interaction) and record.user_id is not None:  # Of a blanked answer it has none.
         return record.query_id or ""
     if isinstance(record, Impression) and record.root_id != record.query_id:

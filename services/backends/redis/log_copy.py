@@ -63,7 +63,7 @@ class LogCopy:
             offsets = [offset_of(name) for name, _ in found]
             bodies, users = await self._redis.read(lambda c, of=offsets: self._bodies(c, of))  # type: ignore[misc]
             first = offsets[0]
-            if None in bodies:  # dropped by retention since the first look, or lost: what is in the stream was lost
+            if None in bodies:  # dropped by retention since the first look, or lost: entries in the stream are lost
                 oldest: Any = await self._redis.read(lambda c: c.xrange(self._log, count=1))
                 first = offset_of(oldest[0][0])
             rows = [
@@ -113,7 +113,7 @@ class LogCopy:
         return int(await self._redis.read(lambda c: c.hget(f"{self._log}:end", "offset")) or 0)
 
     async def _known_at(self, cursor: int) -> tuple[int, list[Known | Counted]]:
-        """What is found from `cursor` on, and the next one."""
+        """(next cursor, entries found from `cursor` on)."""
         pattern = f"{self._log}:[ec]*"
         found: Any = await self._redis.read(lambda c: c.scan(cursor, match=pattern, count=KNOWN_BATCH))
         cursor, keys = found
@@ -127,7 +127,7 @@ class LogCopy:
         begins = len(f"{self._log}:event:")
         return [
             Known(key[begins:], digest.decode(), left / 1000.0)
-            for key, digest, left in await self._told("get", keys)
+            for key, digest, left in await self._values_with_expiry("get", keys)
             if digest is not None and left > 0
         ]
 
@@ -135,13 +135,13 @@ class LogCopy:
         begins = len(f"{self._log}:counted:")
         return [
             Counted(key[begins:], *_parted(action.decode()), left / 1000.0)
-            for key, actions, left in await self._told("smembers", keys)
+            for key, actions, left in await self._values_with_expiry("smembers", keys)
             for action in actions
             if left > 0
         ]
 
-    async def _told(self, command: str, keys: Sequence[str]) -> list[tuple[str, Any, int]]:
-        """(key, what `command` gives, milliseconds to live) of each."""
+    async def _values_with_expiry(self, command: str, keys: Sequence[str]) -> list[tuple[str, Any, int]]:
+        """(key, reply to `command`, milliseconds to live) of each key."""
         if not keys:
             return []
 
@@ -167,7 +167,7 @@ class LogCopy:
 
 
 def offset_of(name: bytes) -> int:
-    """Of the entry of that id."""
+    """The offset in the id of a stream entry."""
     return int(name.partition(b"-")[0])
 
 
@@ -183,7 +183,7 @@ def _parted(action: str) -> tuple[str, str]:
 
 
 def _interactions(entries: Sequence[Entry]) -> list[Interaction]:
-    """Those that can be read."""
+    """The interactions among the entries that can be decoded."""
     found = []
     for entry in entries:
         if entry.kind == INTERACTION:

@@ -1,4 +1,4 @@
-"""The MemoryIndex on Redis: what SqliteMemory keeps in tables, in sorted sets and hashes.
+"""The MemoryIndex on Redis: the content of SqliteMemory's tables in sorted sets and hashes.
 
 Every change is one run of a Lua script (lua/memory_*.lua; memory_common.lua describes the layout): changes and the
 offset of the log that they bring are one step for every reader, and in the append-only file. The server does nothing
@@ -30,9 +30,9 @@ from services.types import Deadline, Person, Remembered
 _BATCH_ITEMS = 100
 """Items per run of a script: reads get in between."""
 _HOLD_MILLISECONDS = 10_000
-"""After which the learner continues when the process that copied the memory died."""
+"""Time after which the learner continues when the process that copied the memory has died."""
 _COPYING = -2
-"""What the script answers while the memory is being copied."""
+"""Reply of the script while the memory is being copied."""
 _SHARED = ("memory_common", "memory_neighbours", "memory_totals")
 _APPLY = (*_SHARED, "memory_forget_user", "memory_apply")
 _PREDICT = (*_SHARED, "memory_predict")
@@ -92,7 +92,7 @@ class RedisMemory:
         )
 
     async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
-        """The latest `limit` entries of a person's history, newest first."""
+        """The latest `limit` entries of a user's or session's history, newest first."""
         if limit < 1:
             return Person(person)
         rows = await self._redis.read(
@@ -101,7 +101,8 @@ class RedisMemory:
         return Person(person, tuple((row[_PAIR.size :].decode(), *_PAIR.unpack_from(row)) for row in rows))
 
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
-        """For a prefix that thousands of texts have, only texts among the most asked of all are found."""
+        """See MemoryIndex.popular_queries. For a prefix of thousands of texts, only the most frequent texts of all are
+        searched."""
         at, found = await self._read_script("memory_popular", (prefix, limit), deadline)
         return [(text.decode(), self._now(row, float(at))) for text, row in _pairs(found)]
 
@@ -118,15 +119,15 @@ class RedisMemory:
         )
 
     def _now(self, row: bytes, now: float) -> float:
-        """What a stored weight is worth at `now`."""
+        """A stored weight decayed to `now`."""
         weight, at = _PAIR.unpack_from(row)
         return float(weight * decay(now - at, self._half_life))
 
     # --- writing: what the log says ---
 
     async def apply(self, changes: Sequence[MemoryChange], offset: int) -> None:
-        """Raises TypeError or ValueError, having applied nothing, when a change holds something else than texts that
-        can be written as UTF-8 and finite numbers."""
+        """See MemoryIndex.apply. Raises TypeError or ValueError, having applied nothing, when a change holds anything
+        but valid UTF-8 texts and finite numbers."""
         seen = -1 if self._seen is None else self._seen
         encoded = [_encoded(change) for change in changes]
         state, committed = await self._change(_APPLY, offset=offset, seen=seen, changes=encoded)
@@ -146,7 +147,7 @@ class RedisMemory:
             await self._change(_PREDICT, items=items)
 
     async def forget_items(self, object_ids: Sequence[str]) -> None:
-        """Histories keep their entries: they say what a person did, and a catalogue often takes an item back."""
+        """See MemoryIndex.forget_items. Histories keep their entries, because deleted items often return."""
         for start in range(0, len(object_ids), _BATCH_ITEMS):
             left = object_ids[start : start + _BATCH_ITEMS]
             while left:
@@ -155,7 +156,7 @@ class RedisMemory:
     # --- for backups ---
 
     async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
-        """While they are read, `apply` raises StorageFailed: only the learner waits."""
+        """See MemoryIndex.rows. While they are read, `apply` raises StorageFailed: only the learner waits."""
         key, token = self._copying, secrets.token_hex(8)
         if not await self._redis.write(lambda c: c.set(key, token, nx=True, px=_HOLD_MILLISECONDS)):
             raise StorageFailed("the memory is being copied for another backup")
@@ -185,7 +186,7 @@ class RedisMemory:
         """Nothing to do: the caller that opened the connection closes it."""
 
     async def _change(self, script: tuple[str, ...], **request: object) -> Any:
-        """What the script returns for the limits and `request`, as one atomic step."""
+        """Run the script with the limits and `request` as one atomic step; returns its reply."""
         run, body = self._redis.script(*script), orjson.dumps({"limits": self._script_limits, **request})
         return await self._redis.write(
             lambda client: cast(Any, run(keys=[self._prefix, self._copying], args=[body], client=client))
@@ -210,7 +211,7 @@ def _pairs(row: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _encoded(change: MemoryChange) -> dict[str, Any]:
-    """A change as the script takes it. Checked here, since a script that fails half-way is not rolled back."""
+    """A change in the script's format. Checked here, because a script that fails half-way is not rolled back."""
     encoded: dict[str, Any] = {"at": _number(change.at)}
     if change.shown is not None:
         key, text = change.shown

@@ -158,7 +158,7 @@ class Redis:
         except _CONNECTION_ERRORS:
             raise
         except RedisError as error:
-            # By its type alone: its text may quote what was sent.
+            # By its type alone: its text may quote the request.
             raise StorageFailed(f"redis: {type(error).__name__}") from None
 
     async def _info(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class Redis:
 
 
 class _Pool(ConnectionPool):
-    """Without a limit of its own: waiting in a queue of the pool loses wake-ups when waiters are cancelled."""
+    """A pool without a limit: waiting in a queue of the pool loses wake-ups when waiters are cancelled."""
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Connect `connection`, or connect it again when it died while it was idle."""

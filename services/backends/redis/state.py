@@ -22,14 +22,14 @@ class RedisState:
         return (await self.get_many([key]))[key]
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, Any | None]:
-        """All of them as they were at one moment; None for those that were never set."""
+        """The values of all `keys` at one moment; None for those that were never set."""
         if not keys:
             return {}
         values: Any = await self._redis.read(lambda c: c.hmget(self._key, list(keys)))
         return {key: None if value is None else orjson.loads(value) for key, value in zip(keys, values, strict=True)}
 
     async def set(self, key: str, value: Any) -> None:
-        """In effect for every process when it returns. Raises ValueError for what is not JSON."""
+        """Set a value, visible to every process when this returns. Raises ValueError for a value that is not JSON."""
         try:
             body = orjson.dumps(value)
         except orjson.JSONEncodeError as error:

@@ -97,7 +97,7 @@ class Database:
             connection.execute("PRAGMA busy_timeout=5000")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            # What is deleted or rewritten is overwritten: people who are forgotten leave nothing in free pages.
+            # Deleted and rewritten data is overwritten: forgotten users leave nothing in free pages.
             connection.execute("PRAGMA secure_delete=ON")
         except sqlite3.Error:
             connection.close()
@@ -145,7 +145,7 @@ class Database:
                 connection.execute("RELEASE part")
             connection.execute("COMMIT")
         except Exception as error:
-            # After a failed write or fsync it is unknown what is on disk: the file is read again, the cache not
+            # After a failed write or fsync the content of the disk is unknown: the file is read again, the cache not
             # trusted.
             self._reopen()
             failed = StorageFailed(f"{self._path.name}: {error}")

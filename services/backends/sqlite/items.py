@@ -1,4 +1,4 @@
-"""The ItemStore in one SQLite file: the catalogue as JSON, and which changes each index has yet to take in.
+"""The ItemStore in one SQLite file: the catalogue as JSON, and which changes each index has yet to apply.
 
 Every put or delete that changes something gets the next sequence number; `changes` keeps the last one of each item, so
 that an index which fell behind (a crash between the store and the index) gets each item once, in its latest state.
@@ -54,7 +54,8 @@ class SqliteItems:
         self._count: int | None = None
 
     async def get(self, object_ids: Sequence[str], deadline: Deadline) -> dict[str, Document]:
-        """In the order given. The documents are shared with other callers and must not be changed."""
+        """The items with these ids that exist, in the order given. The documents are shared with other callers and must
+        not be changed."""
         found: dict[str, Document | None] = {}
         missing = []
         for object_id in dict.fromkeys(object_ids):
@@ -67,23 +68,23 @@ class SqliteItems:
             writes = self._writes
             read = await self._database.read(lambda connection: _documents(connection, missing), deadline)
             found.update(read)
-            if writes == self._writes:  # else what was read may be older than what was written meanwhile
+            if writes == self._writes:  # else the read may be older than a write meanwhile
                 self._cache.update(read)
         return {object_id: document for object_id, document in found.items() if document is not None}
 
     async def put(self, documents: Sequence[Document]) -> None:
-        """Durable when it returns; of two documents with one id the last stays. An item that already is what it should
-        become is no change."""
+        """Store items; durable when it returns. Of two documents with one id the last stays. Writing an unchanged item
+        is not a change."""
         rows = [(str(document["id"]), orjson.dumps(dict(document))) for document in documents]
         await self._change(lambda connection: _put(connection, rows), [object_id for object_id, _ in rows])
 
     async def delete(self, object_ids: Sequence[str]) -> int:
-        """How many of these items were there; one transaction."""
+        """Delete items in one transaction; returns the number that existed."""
         ids = [object_id for object_id in dict.fromkeys(object_ids) if object_id.isprintable()]
         return await self._change(lambda connection: _delete(connection, ids), ids)
 
     async def count(self) -> int:
-        """How many items there are; counted once, then kept until the next write."""
+        """Number of items; counted once, then cached until the next write."""
         if self._count is None:
             writes = self._writes
             count = await self._database.read(lambda c: int(c.execute("SELECT count(*) FROM items").fetchone()[0]))
@@ -93,7 +94,7 @@ class SqliteItems:
         return self._count
 
     async def scan(self) -> AsyncIterator[Document]:
-        """A page at a time: items written meanwhile may or may not be among them."""
+        """Every document, read page by page: items written meanwhile may or may not be included."""
         last = ""
         while page := await self._database.read(lambda connection, after=last: _page(connection, after)):  # type: ignore[misc]
             for last, document in page:  # noqa: B007
@@ -107,7 +108,8 @@ class SqliteItems:
         return None if value is None else from_json(orjson.loads(value[0]))
 
     async def set_schema(self, schema: Schema) -> None:
-        """A schema that differs from the one stored takes every confirmation back: all indexes need a rebuild."""
+        """Store the schema. One that differs from the stored schema revokes all confirmations: all indexes need a
+        rebuild."""
         body = orjson.dumps(to_json(schema))
         await self._database.write(lambda connection: _set_schema(connection, body))
 
@@ -116,7 +118,7 @@ class SqliteItems:
         return await self._database.read(_sequence)
 
     async def confirmed(self, index: str) -> int | None:
-        """What `index` last confirmed; None when never under the active schema."""
+        """The number that `index` last confirmed; None when it never did under the active schema."""
         return await self._database.read(lambda connection: _confirmed(connection, index))
 
     async def changes(self, after: int) -> tuple[int, list[Document], list[str]]:

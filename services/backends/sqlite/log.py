@@ -1,4 +1,4 @@
-"""The EventLog in one SQLite file: the log itself, and what is needed to count every event once.
+"""The EventLog in one SQLite file: the log itself, and the data needed to count every event once.
 
 All writing happens on the one writer thread of `Database`, a transaction a call, so offsets have no gaps and the
 duplicate check and the append are one step. Times in the log never decrease: a record's `at` is raised to that of the
@@ -70,7 +70,7 @@ CREATE TABLE IF NOT EXISTS dead (
 CREATE TABLE IF NOT EXISTS consumers (name TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
 """
 _FORGET_BATCH = 200
-"""Records blanked in one transaction: other writers wait for no more than these."""
+"""Records blanked in one transaction, for which other writers have to wait."""
 
 
 class SqliteLog:
@@ -90,8 +90,8 @@ class SqliteLog:
         self._retention = retention
 
     async def append(self, record: Record) -> int:
-        """Raises ValueError when the record cannot be encoded or its query_id was logged before. Feedback appended here
-        rather than by `accept` is not checked for duplicates."""
+        """Append a record. Raises ValueError when it cannot be encoded or its query_id was logged before. Feedback
+        appended here rather than by `accept` is not checked for duplicates."""
         try:
             offset, stored = await self._database.write(lambda connection: _append(connection, record))
         except sqlite3.IntegrityError as error:
@@ -113,7 +113,7 @@ class SqliteLog:
         return await self._database.write(work)
 
     async def impression(self, query_id: str, deadline: Deadline) -> Impression | None:
-        """Raises TimeoutError, RecordDamaged, StorageFailed."""
+        """See EventLog.impression. Raises TimeoutError, RecordDamaged, StorageFailed."""
         known = self._recent.get(query_id)
         if known is not None:
             return known
@@ -128,7 +128,7 @@ class SqliteLog:
         return await self._database.read(work, deadline)
 
     async def interactions(self, query_id: str, deadline: Deadline) -> list[Interaction]:
-        """Raises TimeoutError, RecordDamaged, StorageFailed."""
+        """See EventLog.interactions. Raises TimeoutError, RecordDamaged, StorageFailed."""
         rows = await self._database.read(
             lambda connection: connection.execute(
                 "SELECT offset, body, at FROM log WHERE kind = 2 AND query_id = ? ORDER BY offset", (query_id,)
@@ -181,12 +181,12 @@ class SqliteLog:
                 return
 
     async def forget_consumer(self, consumer: str) -> None:
-        """Trimming no longer waits for `consumer`."""
+        """Stop retaining records for `consumer`."""
         await self._database.write(lambda c: c.execute("DELETE FROM consumers WHERE name = ?", (consumer,)))
 
     async def forget(self, user_id: str, at: float) -> int:
-        """Blank the person in past records (see services.backends.log_codec.forgotten) and append a Forget; how many
-        were blanked.
+        """Blank the user in past records (see services.backends.log_codec.forgotten) and append a Forget; returns the
+        number of blanked records.
 
         Works in short transactions, so that others can write in between; after a crash half-way, call it again.
         """
@@ -198,12 +198,12 @@ class SqliteLog:
             self._recent.forget(user_id)
             if last:
                 break
-        # What was blanked also leaves the write-ahead log.
+        # Blanked data is also removed from the write-ahead log.
         await self._database.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
         return blanked
 
     async def known(self, take: Callable[[Sequence[Known | Counted]], None]) -> int:
-        """Short reads up to a mark: a long one would keep what `forget` blanked in the write-ahead log."""
+        """See EventLog.known. Short reads up to a mark: a long one would keep blanked data in the write-ahead log."""
         end, at, last_event, last_counted = await self._database.read(_mark)
         since = at - self._remember
         kinds: dict[str, Callable[..., Known | Counted]] = {"events": Known, "counted": Counted}
@@ -230,7 +230,7 @@ class SqliteLog:
         return dict(await self._database.read(lambda c: c.execute("SELECT name, offset FROM consumers").fetchall()))
 
     async def put_known(self, known: Sequence[Known | Counted]) -> None:
-        """Take what `known` of another log handed out; what is there already stays."""
+        """Store what `known` of another log returned; existing entries stay."""
         since = time.time() - self._remember
         events = [(one.event_id, one.digest, since + one.left) for one in known if isinstance(one, Known)]
         counted = [
@@ -262,7 +262,7 @@ class SqliteLog:
 
 
 def _mark(connection: sqlite3.Connection) -> tuple[int, float, int, int]:
-    """Where the log and what counts its events stand at one moment: (offset, time, last event, last counted)."""
+    """Ends of the log and of its deduplication tables at one moment: (offset, time, last event, last counted)."""
     return cast(
         "tuple[int, float, int, int]",
         connection.execute(
@@ -327,7 +327,7 @@ def _accept(connection: sqlite3.Connection, interaction: Interaction, digest: st
 
 
 def _prune(connection: sqlite3.Connection, remember: float, most: int) -> None:
-    """Drop what is older than `remember`, a few rows a call. Rows are in the order of time: the oldest come first."""
+    """Drop entries older than `remember`, a few rows per call. Rows are in time order: the oldest come first."""
     until = _end(connection)[1] - remember
     for table in ("events", "counted"):
         connection.execute(
@@ -337,7 +337,8 @@ def _prune(connection: sqlite3.Connection, remember: float, most: int) -> None:
 
 
 def _forget(connection: sqlite3.Connection, user_id: str, pseudonym: str, at: float) -> tuple[int, bool]:
-    """Blank some records of the user; (how many, whether these were the last, so that the Forget was appended)."""
+    """Blank some records of the user; returns (their number, whether these were the last, so that the Forget was
+    appended)."""
     rows = connection.execute(
         "SELECT offset, body FROM log WHERE user_id = ? LIMIT ?", (user_id, _FORGET_BATCH)
     ).fetchall()
@@ -361,7 +362,7 @@ def _note(connection: sqlite3.Connection, consumer: str, offset: int) -> None:
 
 
 def _trim(connection: sqlite3.Connection, retention: float) -> int:
-    """Drop some of the oldest records that no consumer needs any more; how many. The last one is never old."""
+    """Drop some of the oldest records that no consumer needs any more; returns their number. The last one stays."""
     _, at = _end(connection)
     (done,) = connection.execute("SELECT min(offset) FROM consumers").fetchone()
     oldest = connection.execute(

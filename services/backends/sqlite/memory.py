@@ -1,7 +1,6 @@
-"""The MemoryIndex in one SQLite file: Q2E scores per query, predicted ones beside them, and people's histories.
+"""The MemoryIndex in one SQLite file: Q2E scores per query, predicted ones beside them, and users' histories.
 
-What a change of the log does to the tables is in memory_changes.py; here is what reads them, and what the catalogue
-writes.
+Changes from the log are applied to the tables by memory_changes.py; this module reads them, and writes predictions.
 """
 # ruff: noqa: S608 - names of tables and columns are literals of this file; values are always parameters
 
@@ -51,7 +50,7 @@ class SqliteMemory:
         return await self._database.read(lambda connection: self._remembered(connection, key, limit), deadline)
 
     async def person(self, person: str, limit: int, deadline: Deadline) -> Person:
-        """The latest `limit` entries of a person's history, newest first."""
+        """The latest `limit` entries of a user's or session's history, newest first."""
 
         def work(connection: sqlite3.Connection) -> Person:
             rows = connection.execute(
@@ -65,7 +64,7 @@ class SqliteMemory:
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
         # A short prefix has many texts: walk down all texts by rank until enough begin with it. A long one has few:
         # go through those (the + keeps SQLite from using the rank index).
-        """Past queries (normalised text) that begin with `prefix`, most asked first, with how often (decayed)."""
+        """Past queries (normalised text) that begin with `prefix`, most frequent first, with their decayed counts."""
         order = "rank" if len(prefix) < _MIN_SELECTIVE_CHARS else "+rank"
 
         def work(connection: sqlite3.Connection) -> list[tuple[str, float]]:
@@ -142,7 +141,7 @@ class SqliteMemory:
                 )
 
     async def forget_items(self, object_ids: Sequence[str]) -> None:
-        """Histories keep their entries: they say what a person did, and a catalogue often takes an item back."""
+        """See MemoryIndex.forget_items. Histories keep their entries, because deleted items often return."""
 
         def work(connection: sqlite3.Connection) -> None:
             for object_id in object_ids:
@@ -161,7 +160,7 @@ class SqliteMemory:
     # --- for backups ---
 
     async def rows(self) -> AsyncGenerator[list[MemoryRow], None]:
-        """On a connection of its own, whose view of the file stays as it is while others write."""
+        """See MemoryIndex.rows. Reads on a connection of its own, with a snapshot of the file while others write."""
         connection: sqlite3.Connection | None = None
         try:
             connection = await asyncio.to_thread(

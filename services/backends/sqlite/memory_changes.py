@@ -1,11 +1,11 @@
-"""What one change does to the tables of the memory: totals, who they come from, and people's histories.
+"""Applies one change to the tables of the memory: totals, contributions to them, and users' histories.
 
-Every weight is stored as it was at a moment (`at`, log time) and decays from there when it is next touched or read, so
-nothing has to be swept. Each change is worked out from the stored state and the change alone, never from the clock or
-from how changes were grouped: the same log gives the same tables, bit by bit.
+Every weight is stored with its time (`at`, log time) and decays from there when it is next touched or read, so nothing
+has to be swept. The effect of a change depends on the stored state and the change alone, never on the clock or on how
+changes were grouped: the same log gives the same tables, bit by bit.
 
-What one principal contributes is stored beside the totals, so that it can be capped and taken out again. Where that
-would grow without end (very many people on one query), the oldest contribution loses its name and stays in the total.
+Contributions of a principal are stored beside the totals, so that they can be capped and removed again. Where these
+would grow without bound (very many users on one query), the oldest contribution loses its name and stays in the total.
 """
 # ruff: noqa: S608 - names of tables and columns are literals of this file; values are always parameters
 
@@ -143,7 +143,7 @@ class Changes:
         at: float,
         used: int,
     ) -> float:
-        """Add to what `principal` has given at `place`, up to the cap; how much that changed the total.
+        """Add to the contribution of `principal` at `place`, up to the cap; returns the change of the total.
 
         Contributions of an unknown principal ("") are neither stored by name nor capped together.
         """
@@ -178,7 +178,8 @@ class Changes:
         return stored + weight * decay(since - at, self.half_life), since
 
     def put_text(self, connection: sqlite3.Connection, text: str, key: str, asked: float, at: float) -> None:
-        """`rank` orders texts by what they weigh at any one moment: log2 of the weight, with its time in half-lives."""
+        """Store a text. `rank` orders texts by their weight at any moment: log2 of the weight plus time in
+        half-lives."""
         rank = math.log2(max(asked, NEGLIGIBLE_WEIGHT)) + at / self.half_life
         connection.execute("INSERT OR REPLACE INTO texts VALUES (?, ?, ?, ?, ?)", (text, key, asked, at, rank))
 
@@ -201,7 +202,7 @@ class Changes:
                 connection.execute("DELETE FROM contributions WHERE key = ? AND object_id = ?", (key, name))
 
     def _forget(self, connection: sqlite3.Connection, principal: str) -> None:
-        """Take out what `principal` contributed; a query or score without any other contributor is deleted."""
+        """Remove the contributions of `principal`; a query or score without any other contributor is deleted."""
         touched: set[str] = set()
         for key, object_id, weight, at in connection.execute(
             "SELECT key, object_id, weight, at FROM contributions WHERE principal = ?", (principal,)
@@ -225,7 +226,7 @@ class Changes:
             "SELECT text, weight, at FROM askers WHERE principal = ?", (principal,)
         ).fetchall():
             found = connection.execute("SELECT key, asked, at FROM texts WHERE text = ?", (text,)).fetchone()
-            if found is None:  # forgotten with another person who contributed all that was left of it
+            if found is None:  # removed with another user, the only other contributor
                 continue
             key, *row = found
             touched.add(key)
@@ -272,12 +273,12 @@ def count_rows(connection: sqlite3.Connection, table: str, change: int) -> int:
 
 
 def link(connection: sqlite3.Connection, key: str) -> None:
-    """Make `key` findable from its neighbours: done for those that have an item to give."""
+    """Make `key` findable from its neighbours, because it has an item."""
     connection.executemany("INSERT OR IGNORE INTO neighbours VALUES (?, ?)", [(v, key) for v in variants(key)])
 
 
 def unlink(connection: sqlite3.Connection, key: str) -> None:
-    """Undo `link` when `key` has no item left to give."""
+    """Undo `link` when `key` has no item any more."""
     for table in ("scores", "predictions"):
         if connection.execute(f"SELECT 1 FROM {table} WHERE key = ? LIMIT 1", (key,)).fetchone():
             return

@@ -30,7 +30,7 @@ class SqliteState:
         return None if value is None else orjson.loads(value)
 
     async def set(self, key: str, value: Any) -> None:
-        """Durable when it returns. Raises ValueError for what is not JSON."""
+        """Set a value; durable when this returns. Raises ValueError for a value that is not JSON."""
         try:
             body = orjson.dumps(value)
         except orjson.JSONEncodeError as error:

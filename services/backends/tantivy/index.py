@@ -69,11 +69,11 @@ class TantivyIndex:
         return await self._read(lambda reading: reading.titles(prefix, limit), deadline)
 
     async def apply(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
-        """Raises StorageFailed; then nothing was changed."""
+        """See LexicalIndex.apply. Raises StorageFailed; then nothing was changed."""
         await self._write(lambda: self._generation.apply(upserts, deletes))
 
     async def rebuild(self, schema: Schema, documents: Iterable[Document]) -> None:
-        """Raises StorageFailed; then the old index stays active."""
+        """See LexicalIndex.rebuild. Raises StorageFailed; then the old index stays active."""
         await self._write(lambda: self._rebuild(schema, documents))
 
     async def stale(self) -> bool:
@@ -175,11 +175,11 @@ class _Generation:
         self.index.config_reader("manual")
         self._writer = self.index.writer(WRITER_HEAP_BYTES, 1)
         self.index.reload()
-        # Kept: making one takes longer than most searches.
+        # Kept open: creating one takes longer than most searches.
         self.searcher = self.index.searcher()
 
     def apply(self, upserts: Iterable[Document], deletes: Iterable[str]) -> None:
-        """All of it in one commit, or nothing."""
+        """Apply everything in one commit, or nothing."""
         try:
             for document in upserts:
                 entry = self.layout.document(document)

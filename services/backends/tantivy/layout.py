@@ -1,8 +1,8 @@
-"""How an item is stored in the tantivy index: which engine field holds which part of it.
+"""Layout of the tantivy index: which engine field holds which part of an item.
 
-Engine fields have names of their own, so that a catalogue may call its fields anything. Text reaches the engine as the
-tokens of services.text.tokenize, and what the engine does to them (stemming) is done to a query by the same analyser:
-both sides always agree.
+Engine fields have names of their own, so that a catalogue may use any field names. Text reaches the engine as the
+tokens of services.text.tokenize, and the engine's analyser (stemming) is applied to queries as well: both sides always
+agree.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Layout:
         self.engine = builder.build()
 
     def register(self, index: tantivy.Index) -> None:
-        """Tell the engine the analysers that the fields name."""
+        """Register the analysers that the fields name with the engine."""
         whole = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.raw()).build()
         index.register_tokenizer("whole", whole)
         index.register_fast_field_tokenizer("whole", whole)
@@ -94,7 +94,7 @@ class Layout:
         index.register_tokenizer("trigrams", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.ngram(3, 3)).build())
 
     def document(self, document: Document) -> tantivy.Document:
-        """What the engine indexes of an item."""
+        """The engine's document for an item."""
         entry = tantivy.Document()
         entry.add_text(ID, clean(str(document["id"])))
         words: list[str] = []

@@ -29,7 +29,7 @@ from services.backends.tantivy.query import Translator
 from services.types import Candidate, Deadline, FacetCount, Role, Scalar
 
 MAX_COUNTED_VALUES = 1000
-"""For a facet, so that equal counts can be ordered by value."""
+"""Number of values counted for a facet, so that equal counts can be ordered by value."""
 MAX_TIES = 10_000
 """Hits of equal score that are ordered by id; beyond these, the engine's own order remains."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -38,17 +38,17 @@ _THEME_WEIGHTS = tuple(theme.weight for theme in _THEMES)
 
 @dataclass(slots=True)
 class Artist:
-    """An artist, and what its albums and tracks are drawn from."""
+    """An artist and the parameters from which its albums and tracks are drawn."""
 
     name: str
     genres: tuple[str, ...]
-    """Its own first, then those that it also plays."""
+    """The main genre first, then others that the artist plays."""
     language: str
     began: int
     fame: float
-    """1 for most, up to 60."""
+    """Popularity factor: 1 for most artists, up to 60."""
     talent: int
-    """0 to 100; moves the ratings of all it made."""
+    """0 to 100; shifts the ratings of all the artist's items."""
     themes: tuple[Theme, ...]
 
 

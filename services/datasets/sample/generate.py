@@ -68,7 +68,7 @@ description = { role = "text", weight = 1 }
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was written."""
+    """Numbers of items and queries written."""
 
     items: Mapping[str, int]
     """Items of each type."""
@@ -108,7 +108,7 @@ def _table(path: Path, names: tuple[str, ...], rows: Iterable[tuple[object, ...]
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    """Gzip without name and time of writing, so that equal text is equal bytes."""
+    """Write gzip without file name and time, so that equal text gives equal bytes."""
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=6, mtime=0) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())

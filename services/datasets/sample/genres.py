@@ -1,4 +1,4 @@
-"""Genres, moods and instruments of the sample catalogue, and what goes with what."""
+"""Genres, moods and instruments of the sample catalogue, and which of them go together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Genre:
-    """A genre, and what its artists and recordings are drawn from."""
+    """A genre and the parameters from which its artists and recordings are drawn."""
 
     name: str
     moods: tuple[str, ...]
@@ -15,7 +15,7 @@ class Genre:
     first: int
     """First year of its recordings."""
     piece: str
-    """What one recording is called."""
+    """Word for one recording."""
     near: tuple[str, ...]
     """Genres that its artists also play."""
     weight: int = 3
@@ -92,7 +92,7 @@ MOODS: dict[str, tuple[str, ...]] = {
     "Sleep": ("sleepy", "hushed", "weightless"),
     "Road Trip": ("wide-open", "windows-down", "rolling"),
 }
-"""Mood -> how sentences say it."""
+"""Mood -> wordings in sentences."""
 
 INSTRUMENTS: dict[str, tuple[str, ...]] = {
     "Piano": ("a lone piano", "soft piano chords", "an old upright piano"),
@@ -113,7 +113,7 @@ INSTRUMENTS: dict[str, tuple[str, ...]] = {
     "Pedal Steel": ("a weeping pedal steel", "a distant pedal steel"),
     "Accordion": ("a street-corner accordion", "a sighing accordion"),
 }
-"""Instrument -> how sentences say it."""
+"""Instrument -> wordings in sentences."""
 LOUD: dict[str, tuple[str, ...]] = {
     "Guitar": ("a wall of guitars", "a snarling guitar", "two duelling guitars"),
     "Drums": ("galloping drums", "thundering drums"),

@@ -17,15 +17,15 @@ class Item:
 
     document: dict[str, Any]
     theme: str | None = None
-    """What it is about; a key of words.THEMES."""
+    """Subject of the item; a key of words.THEMES."""
     title: str = ""
     """The title without "(Live)", "Volume 2" and the like: versions of one work share it."""
     version: bool = False
-    """Whether it is such a version."""
+    """Whether the item is such a version of a work."""
 
     @property
     def id(self) -> str:
-        """Its id in the catalogue, such as "track-0123"."""
+        """Id in the catalogue, such as "track-0123"."""
         return str(self.document["id"])
 
     @property
@@ -40,7 +40,7 @@ class Item:
 
     @property
     def decade(self) -> int:
-        """First year of its decade."""
+        """First year of the item's decade."""
         return int(self.document["year"]) // 10 * 10
 
 

@@ -18,7 +18,7 @@ START, END = 1_767_225_600, 1_782_864_000
 HISTORY_SHARE = 0.7
 """Share of that time that is history; the events after it judge the personal queries."""
 _MIN_EVENTS, _MAX_EVENTS = 36, 100
-"""Per listener."""
+"""Number of events per listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _events(draws: Draws, listener: Listener, shelves: dict[str, list[Item]], it
 
 
 def _appeal(listener: Listener, item: Item) -> float:
-    """How likely the listener plays an item of a favourite genre."""
+    """Relative probability that the listener plays an item of a favourite genre."""
     appeal: float = 1.0 + min(10.0, item.document["plays"] / 20_000)
     appeal *= item.document["rating"] - 1.0
     appeal *= 3.0 if item.decade in listener.decades else 1.0

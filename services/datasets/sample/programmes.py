@@ -36,7 +36,7 @@ _CLASSICS: tuple[tuple[str, dict[str, object], str | None], ...] = (
     ("Gym Hour", {"moods": "Workout"}, None),
     ("Beats to Study By", {"moods": "Focus", "genres": "Lo-Fi"}, None),
 )
-"""Playlists that people look for by name: title, what they hold, theme."""
+"""Playlists that users search by name: title, properties of their tracks, theme."""
 _PLAYLIST_TITLES = (
     *("{mood} {genre}", "{genre} for {when}", "{mood} {genre} {decade}s", "{genre} of the {decade}s"),
     *("{when_}: {genre}", "Essential {genre}", "{mood} {decade}s", "Hidden Gems of {genre}", "{theme} {genre}"),
@@ -249,5 +249,5 @@ def _common(holds: Sequence[Item], field: str) -> list[str]:
 
 
 def _year(draws: Draws, decade: object) -> int:
-    """A playlist is of its decade, or of our time."""
+    """Year of a playlist: in its decade, or recent."""
     return min(LAST_YEAR, decade + draws.below(10)) if isinstance(decade, int) else draws.between(2015, LAST_YEAR)

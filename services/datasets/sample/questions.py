@@ -1,4 +1,4 @@
-"""Queries of the sample catalogue and their judgements, which follow from how it was made."""
+"""Queries of the sample catalogue and their judgements, which follow from how it was generated."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from services.text import fold, normalize
 TITLE_COUNT, TYPO_COUNT, PERSONAL_COUNT = 190, 120, 120
 FACET_COUNT = 130
 _BEST_RANKS, _MAX_JUDGED, _MAX_JUDGED_TOPIC = 10, 40, 200
-"""Of all that match, the best-rated have grade 2; further ones grade 1; no more are judged. Of a topic more are: one
-song about rain is as good an answer as the next."""
+"""Number of best-rated matches with grade 2, and number of judged matches, the others with grade 1. For a topic more
+are judged: one song about rain is as good an answer as the next."""
 _NEIGHBOUR_KEYS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wqretuyoipsadfhgjlkxzvcbmn", strict=True))
 
 
@@ -32,7 +32,7 @@ class Question:
     grades: dict[str, int]
     """Item id -> grade 0, 1 or 2."""
     about: str = ""
-    """The text that decides the split, if another one: a typo belongs to the split of its title."""
+    """The text that decides the split, if different: a typo belongs to the split of its title."""
     user_id: str = ""
     weight: float = 1.0
     split: str = field(init=False)
@@ -43,7 +43,7 @@ class Question:
 
     @property
     def id(self) -> str:
-        """Stable for the same slice, listener and text."""
+        """Query id, the same for equal slice, listener and text."""
         digest = sha256(f"{self.slice}\t{self.user_id}\t{self.text}".encode()).hexdigest()
         return f"{self.slice}-{digest[:8]}"
 
@@ -103,7 +103,7 @@ def _alike(item: Item, other: Item) -> bool:
 
 
 def _weight(item: Item) -> float:
-    """How often a title is searched: grows with the square root of its plays."""
+    """Frequency of searches for a title: grows with the square root of its plays."""
     return 1 + isqrt(int(item.document["plays"])) // 20
 
 

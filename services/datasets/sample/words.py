@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """What songs are about."""
+    """A subject of songs."""
 
     name: str
     nouns: tuple[str, ...]
@@ -94,7 +94,7 @@ THEMES: dict[str, Theme] = dict(
 )  # fmt: skip
 
 LANGUAGES = ("Spanish", "French", "German", "Portuguese")
-"""In the order of `Theme.foreign`."""
+"""Languages, in the order of `Theme.foreign`."""
 FOREIGN_TITLES: dict[str, tuple[str, ...]] = {
     "Spanish": ("{x}", "Sin {x}", "{x} y {y}", "Canción de {x}", "Otra Vez {x}", "{x} Azul", "Entre {x} y {y}"),
     "French": ("{x}", "Sans {x}", "{x} et {y}", "Chanson pour {x}", "Encore {x}", "Entre {x} et {y}"),

@@ -37,7 +37,7 @@ class GeneratedQuery(NamedTuple):
 
     text: str
     key: str
-    """Its memory key."""
+    """Memory key of the query."""
     kind: str
 
 

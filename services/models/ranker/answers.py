@@ -1,13 +1,13 @@
-"""Groups of answers to the same query, with each item's expected examinations and what it earned. Pure.
+"""Groups of answers to the same query, with each item's expected examinations and total gain. Pure.
 
-One answer says little: most of what is wanted is not clicked, and some of what is clicked is not wanted. Summed over
+One answer is weak evidence: most wanted items are not clicked, and some clicked ones are not wanted. Summed over
 answers, clicks over examinations estimate an item's worth once examined, whatever its position: the inverse propensity
 estimate (Joachims et al., "Unbiased learning-to-rank with biased feedback", WSDM 2017), self-normalised.
 
 An item's row must be older than the clicks learned with it: memory counts clicks too, so that a row computed after the
 clicks would leak the label. A new group therefore starts whenever the number of answers to its query has doubled, and
 it keeps each item's row as first shown in it. Answers to one user stay in one group: in a second one, the rows would
-mark as seen what they had wanted, and what is left would look new and unwanted.
+mark wanted items as seen, and the remaining ones would look new and unwanted.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class QueryGroup:
         return np.stack([stats.row for stats in self.items.values()])
 
     def worth(self) -> NDArray[np.float64]:
-        """What each item earned, [items], clipped at 0 from below."""
+        """Total gain of each item, [items], clipped at 0 from below."""
         return np.array([max(stats.worth, 0.0) for stats in self.items.values()])
 
     def examinations(self) -> NDArray[np.float64]:

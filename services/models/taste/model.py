@@ -1,4 +1,4 @@
-"""Taste encoder: unit vectors of items and users from who liked what and from item quality. Serving only.
+"""Taste encoder: unit vectors of items and users from users' histories and from item quality. Serving only.
 
 An item's vector holds its factors of the matrix users x items (PureSVD: Cremonesi, Koren & Turrin, "Performance of
 recommender algorithms on top-n recommendation tasks", RecSys 2010), its quality, and one more number that makes all

@@ -28,7 +28,7 @@ def train(history: Iterable[tuple[str, str, float]], seed: int = SEED) -> TasteE
     users = {user: row for row, user in enumerate(sorted({user for user, _ in strongest}))}
     items = {item: column for column, item in enumerate(sorted({item for _, item in strongest}))}
     if min(len(users), len(items)) < 2:
-        raise ModelInvalid("taste: at least two people and two items with a history are needed")
+        raise ModelInvalid("taste: at least two users and two items with a history are needed")
     rows = [users[user] for user, _ in strongest]
     columns = [items[item] for _, item in strongest]
     shape = (len(users), len(items))

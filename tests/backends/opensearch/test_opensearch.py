@@ -114,7 +114,7 @@ async def test_a_node_that_hangs_costs_no_more_than_the_deadline(namespace: str)
 
 
 async def until(work: Callable[[], Awaitable[T]]) -> T:
-    """What `work` returns once it is let through again."""
+    """Result of `work` once the circuit admits it again."""
     last = Deadline.after(30.0)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What the tests of the vector index on a Qdrant server share."""
+"""Shared parts of the tests of the vector index on a Qdrant server."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ async def test_connections_that_died_while_idle_fail_no_call() -> None:
 async def test_a_connection_that_was_dropped_unheard_is_replaced_before_it_is_used(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As behind a firewall that forgot it: open on our side, and nobody answers."""
+    """A connection dropped by a firewall: open on our side, but nobody answers."""
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.05)
     silent = False
     passed = 0

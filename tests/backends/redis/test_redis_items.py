@@ -60,7 +60,7 @@ class TestRedisItemsWithATinyCache(TestRedisItems):
 
 
 class TestFallbackItems(TestRedisItems):
-    """With a primary that is well, it is that primary."""
+    """With a healthy primary, it behaves like that primary."""
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[ItemStore]:  # type: ignore[override]

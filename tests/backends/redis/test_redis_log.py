@@ -484,7 +484,7 @@ HERS = {name: PERSON[name] for name in ("user_id", "session_id", "client_id")}
 
 
 async def traces(redis: Redis) -> list[tuple[str, bytes]]:
-    """What is left of the person on the server but for the records that say whom to forget: (key, value)."""
+    """Remaining data of the user on the server, apart from the records of whom to forget: (key, value)."""
 
     async def dump(c: Any) -> list[tuple[str, bytes]]:
         found: list[tuple[str, bytes]] = []

@@ -113,7 +113,7 @@ def pair(key: str, object_id: str) -> str:
 
 
 async def check(redis: Redis) -> dict[str, Any]:
-    """That every way to look something up agrees with what there is to find; all contents."""
+    """Check that every index of the memory agrees with its data; returns all contents."""
     found = await contents(redis)
     scores, predictions = of_kind(found, "s:"), of_kind(found, "p:")
     assert by_member(scores) == of_kind(found, "o:")

@@ -9,7 +9,7 @@ const BUSY_PAUSE = 1500; // the same while simulated visitors search
 const MODELS_EVERY = 5; // looks
 
 const MODES = {
-  learned: { words: "The learned policy decides how many candidates each arm is asked for.", ask: "From the next request on, the learned policy decides again." },
+  learned: { words: "The learned policy decides how many candidates to take from each arm.", ask: "From the next request on, the learned policy decides again." },
   shadow: { words: "Static counts are served; what the learned policy would have chosen is logged beside them.", ask: "Requests get the static counts; the learned policy only looks on." },
   static: { words: "Kill switch on: every request gets the static counts. Memory, ranker and learning go on.", ask: "From the next request on, every request gets the static counts. Memory, ranker and learning go on." },
 };
@@ -152,7 +152,7 @@ function drawArms(arms) {
     const rate = requests ? failed / requests : 0;
     return [el("span", { class: "badge" }, armDot(arm), arm), number(requests), ms(seconds[0]), ms(seconds[1]), failed ? `${number(failed)} (${percent(rate)})` : "none"];
   });
-  table("arms", ["Arm", "#Asked", "#p50", "#p99", "#Failures"], rows, "No arm has been asked since the service started.");
+  table("arms", ["Arm", "#Retrievals", "#p50", "#p99", "#Failures"], rows, "No arm has been queried since the service started.");
 }
 
 function drawFeedback(statuses, actions) {
@@ -230,7 +230,7 @@ async function act(path, question, words) {
   if (await sure(question, words, "Yes, do it")) await post(path, false);
 }
 
-/** A promotion that its gate refuses (409) is asked about once more, with the gate's own words. */
+/** A promotion that its gate refuses (409) is confirmed by the operator, with the gate's own words. */
 async function post(path, force) {
   try {
     const answer = await call(path, { method: "POST", body: path.endsWith("/promote") ? { force } : undefined, key: key() });

@@ -103,7 +103,7 @@ function foundBy(hit, answer) {
 
 const explained = new Map();
 
-/** The features that changed this item's score most, from GET /v1/explain, which tells only those who hold the key. */
+/** The features that changed this item's score most, from GET /v1/explain, which needs the admin key. */
 async function contributions(queryId, objectId) {
   if (!explained.has(queryId)) {
     explained.set(queryId, call(`/v1/explain/${encodeURIComponent(queryId)}`, { key: adminKey.get() }));

@@ -31,7 +31,7 @@ async function search() {
   const { signal } = asking;
   const results = byId("results");
   results.setAttribute("aria-busy", "true");
-  drawAsked();
+  drawQuery();
   try {
     const answer = await call("/v1/search", { method: "POST", body: request({}), signal });
     first = answer;
@@ -79,7 +79,7 @@ function go(next) {
 
 // --- drawing ---
 
-function drawAsked() {
+function drawQuery() {
   const box = byId("q");
   if (document.activeElement !== box || !box.value.trim()) box.value = state.q;
   byId("clear").hidden = !box.value;
