@@ -62,9 +62,9 @@ class SqliteMemory:
         return await self._database.read(work, deadline)
 
     async def popular_queries(self, prefix: str, limit: int, deadline: Deadline) -> list[tuple[str, float]]:
+        """Past queries (normalised text) that begin with `prefix`, most frequent first, with their decayed counts."""
         # A short prefix has many texts: walk down all texts by rank until enough begin with it. A long one has few:
         # go through those (the + keeps SQLite from using the rank index).
-        """Past queries (normalised text) that begin with `prefix`, most frequent first, with their decayed counts."""
         order = "rank" if len(prefix) < _MIN_SELECTIVE_CHARS else "+rank"
 
         def work(connection: sqlite3.Connection) -> list[tuple[str, float]]:
