@@ -6,36 +6,41 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from app.cli import backup, convert, demo, doctor, evaluate, index, learn, models, replay, serve, simulate, train
 from app.settings import Settings
 from app.telemetry import logs
 from services.errors import LtrrError, SettingsInvalid
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-COMMANDS = (demo, serve, learn, index, train, evaluate, simulate, models, replay, doctor, backup, convert)
-"""One module per command, each with `register(subparsers)` and a handler."""
+COMMANDS = (
+    *("demo", "serve", "learn", "index", "train", "evaluate", "simulate", "models", "replay", "doctor", "backup"),
+    "convert",
+)
+"""Modules of app.cli, one a command, each with `register(subparsers)` and a handler."""
 SERVICES = ("demo", "serve", "learn")
 """Commands that run until they are stopped."""
 
 
-def usage() -> argparse.ArgumentParser:
-    """The command-line parser with all commands."""
+def usage(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of `command`, or of all commands when there is none of this name. Modules of other commands are not
+    imported: that would double the start of most."""
     parser = argparse.ArgumentParser(
         prog="ltrr",
         description="Search that learns from clicks what to retrieve and how to order it.",
         epilog="Settings come from ltrr.toml and LTRR_* variables; `ltrr serve --settings` lists them all.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.register(subparsers)
+    for name in (command,) if command in COMMANDS else COMMANDS:
+        import_module(f"app.cli.{name}").register(subparsers)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit codes: 0 done, 2 wrong use, 1 failed."""
-    args = usage().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    args = usage(given[0] if given else None).parse_args(given)
     with logs.logging_to():
         return _run(args)
 

@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ from app.__main__ import main
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
+TLS = ssl.create_default_context()
+"""For `verify` of many clients: each would read the certificates of all authorities, though nothing here uses TLS."""
 PATIENCE = 60.0
 """Seconds after which something that does not happen fails its test."""
 
@@ -97,7 +100,7 @@ class Process:
     def __init__(self, folder: Path, *arguments: str | Path, **settings: object) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, verify=TLS)
         self._output = (folder.parent / f"{folder.name}-{port}.out").open("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "app", *map(str, arguments or ("serve",))],

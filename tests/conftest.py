@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Before numpy is imported: processes of tests share few cores, and threads that wait for others burn them."""
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 ROOT = Path(__file__).resolve().parents[1]

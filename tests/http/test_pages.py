@@ -24,7 +24,7 @@ from app.http.pages.figures import quantile
 from app.http.pages.pages import offered
 from services.datasets.folder import write_folder
 from services.types import Field, Role, Schema
-from tests.commands import eventually
+from tests.commands import TLS, eventually
 from tests.system_packages import program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ def serving(folder: Path, *command: str, **settings: str) -> Iterator[str]:
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz").status_code == 200
+        return httpx.get(f"{url}/readyz", verify=TLS).status_code == 200
     except httpx.TransportError:
         return False
 

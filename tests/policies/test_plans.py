@@ -188,11 +188,11 @@ def test_a_click_speaks_for_its_item_and_a_look_without_one_against() -> None:
 
 
 def test_old_answers_are_outweighed_by_new_ones() -> None:
-    model = taught(np.full(60, 0.6), 20 * DRIFT_EVERY, {})
+    model = taught(np.full(60, 0.6), 6 * DRIFT_EVERY, {})
     sure = np.trace(model.covariance)
     rng = np.random.default_rng(2)
     request_features = featurize({}, survey())
-    for _ in range(20 * DRIFT_EVERY):
+    for _ in range(10 * DRIFT_EVERY):
         model.learn(request_features, range(10), LOOKED, (rng.random(10) < LOOKED * NOISE).astype(float))
     assert expected(model, {})[:10].mean() < 0.2
     assert np.trace(model.covariance) < 3 * sure

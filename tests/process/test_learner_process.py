@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.commands import PATIENCE, ROOT, environment, eventually, failed, free_port
+from tests.commands import PATIENCE, ROOT, TLS, environment, eventually, failed, free_port
 from tests.servers.redis import RedisServer
 
 KEY = "letmein"
@@ -39,7 +39,7 @@ class Learner:
             )
 
     def get(self, path: str, key: str = KEY) -> httpx.Response:
-        return httpx.get(self.url + path, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE)
+        return httpx.get(self.url + path, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE, verify=TLS)
 
     def lease(self) -> str | None:
         assert self.process.poll() is None, self.output.read_text()

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 
-from tests.commands import ROOT, free_port
+from tests.commands import ROOT, TLS, free_port
 from tests.servers.opensearch import OpenSearchNode
 from tests.servers.qdrant import QdrantStub
 from tests.servers.redis import RedisServer
@@ -41,7 +41,7 @@ class Learner:
         while time.monotonic() < until:
             assert self._process.poll() is None, "the learner ended at its start"
             try:
-                if httpx.get(f"{self._url}/readyz").status_code == 200:
+                if httpx.get(f"{self._url}/readyz", verify=TLS).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -50,7 +50,7 @@ class Learner:
 
     def ready(self) -> dict[str, str]:
         """The checks of its readiness."""
-        checks: dict[str, str] = httpx.get(f"{self._url}/readyz").json()["checks"]
+        checks: dict[str, str] = httpx.get(f"{self._url}/readyz", verify=TLS).json()["checks"]
         return checks
 
     def kill(self) -> None:

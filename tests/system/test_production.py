@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.builders.catalogue import TRACKS
-from tests.commands import PATIENCE, Process, done, eventually, free_port, ltrr
+from tests.commands import PATIENCE, TLS, Process, done, eventually, free_port, ltrr
 from tests.servers.stack import Learner, Stack, stack
 
 WORKERS = 2
@@ -55,7 +55,7 @@ def everywhere(process: Process, query: str, **fields: Any) -> list[dict[str, An
     body = {"query": query, "timeout_ms": 10_000} | fields
     answers = []
     for _ in range(ENOUGH):
-        with httpx.Client(base_url=process.url, timeout=PATIENCE) as client:
+        with httpx.Client(base_url=process.url, timeout=PATIENCE, verify=TLS) as client:
             response = client.post("/v1/search", json=body)
             assert response.status_code == 200, response.text
             answers.append(response.json())
@@ -107,7 +107,7 @@ def test_an_answer_of_one_worker_is_known_to_the_other(service: Process) -> None
         assert not {hit["object_id"] for hit in answer["hits"]} & {hit["object_id"] for hit in first["hits"]}
     statuses = []
     for _ in range(ENOUGH):
-        with httpx.Client(base_url=service.url, timeout=PATIENCE) as client:
+        with httpx.Client(base_url=service.url, timeout=PATIENCE, verify=TLS) as client:
             event = {"query_id": first["query_id"], "object_id": first["hits"][0]["object_id"], "action_name": "click"}
             sent = client.post("/v1/feedback", json=event | {"event_id": f"same-{first['query_id'][-8:]}"})
             statuses.append(sent.json()["results"][0]["status"])
@@ -130,7 +130,7 @@ def test_the_kill_switch_is_in_force_everywhere_when_it_answers(service: Process
         assert service.call("PUT", "/v1/policy", json={"mode": mode}) == {"mode": mode}
         assert {answer["decision"]["mode"] for answer in everywhere(service, "", learn=False)} == {mode}
         assert {answer["decision"]["mode"] for answer in everywhere(service, "garden signal", learn=False)} == {mode}
-        told = [httpx.get(f"{service.url}/v1/policy").json()["mode"] for _ in range(ENOUGH)]
+        told = [httpx.get(f"{service.url}/v1/policy", verify=TLS).json()["mode"] for _ in range(ENOUGH)]
         assert set(told) == {mode}
 
 
@@ -193,7 +193,7 @@ def test_the_catalogue_is_replaced_while_people_search(service: Process, engines
     stop = threading.Event()
 
     def search() -> None:
-        with httpx.Client(base_url=service.url, timeout=PATIENCE) as client:
+        with httpx.Client(base_url=service.url, timeout=PATIENCE, verify=TLS) as client:
             while not stop.is_set():
                 response = client.post(
                     "/v1/search", json={"query": "winter song", "timeout_ms": 10_000, "learn": False}
