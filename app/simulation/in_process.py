@@ -22,6 +22,7 @@ from app.system.system import System
 from app.system.wiring import opened
 from app.telemetry.progress import Progress
 from services.arms.base import Arm
+from services.backends.files import copy_sparse
 from services.datasets.folder import Dataset, state
 from services.errors import StorageFailed
 from services.learning.learner import Learner
@@ -93,14 +94,19 @@ async def _prepare(settings: Settings, data: Path, folder: Path, train: TrainEnc
         await system.learner.publish()
 
 
+def copy_prepared(prepared: Path, folder: Path) -> None:
+    """Replace `folder` by a copy of `prepared`, without the recorded lists, which runs share."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"), copy_function=copy_sparse)
+
+
 @asynccontextmanager
 async def open_copy(
     settings: Settings, prepared: Path, folder: Path, world: World, policy: Policy | None = None
 ) -> AsyncIterator[tuple[System, InProcessService]]:
     """A service on a temporary copy, `folder`, of the folder `prepared`; recorded lists stay in `prepared` for other
     runs. `policy` replaces the learned policy."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
+    copy_prepared(prepared, folder)
     try:
         async with open_existing(settings, prepared, folder, world, policy) as (system, service):
             world.has_ranker = not isinstance(system.search.active.ranker, PassthroughRanker)

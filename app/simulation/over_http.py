@@ -20,7 +20,7 @@ from app.offline.sandbox import EMBEDDED, SEARCH_TIMEOUT
 from app.operations.client import Client, ServiceRefused
 from app.process.gateway import serve
 from app.settings import Settings
-from app.simulation.in_process import LISTS
+from app.simulation.in_process import copy_prepared
 from app.telemetry import logs
 from services.datasets.folder import DatasetQuery
 from services.errors import StorageFailed, Unavailable
@@ -38,8 +38,7 @@ HOST = "127.0.0.1"
 async def open_served_copy(settings: Settings, prepared: Path, folder: Path, mode: str) -> AsyncIterator[HttpService]:
     """A serving process on a temporary copy, `folder`, of the folder `prepared`, with a mode of PUT /v1/policy. Raises
     Unavailable when it does not start."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
+    copy_prepared(prepared, folder)
     own = settings.model_copy(
         update={
             "data_dir": folder,

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from app.offline.sandbox import EMBEDDED
 from app.settings import Settings
-from app.simulation.in_process import LISTS, World, open_existing
+from app.simulation.in_process import World, copy_prepared, open_existing
 from app.simulation.runs import RunSpec
+from services.backends.files import copy_sparse
 from services.datasets.folder import Dataset
 from services.errors import InvalidRequest
 from services.simulation.click_models import click_model
@@ -49,9 +50,8 @@ async def with_ranker(settings: Settings, spec: RunSpec, train: TrainRanker, pro
     done = ranked / "ranked"
     if done.exists() and done.read_text() == description:
         return ranked
-    for folder in (ranked, work):
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(prepared, work, ignore=shutil.ignore_patterns(f"{LISTS}*"))
+    shutil.rmtree(ranked, ignore_errors=True)
+    copy_prepared(prepared, work)
     dataset = Dataset.open(spec.data)
     judge = Judge.from_dataset(
         dataset, click_model(spec.click_model, noise=spec.noise), SEED, weights=settings.action_weights
@@ -67,7 +67,7 @@ async def with_ranker(settings: Settings, spec: RunSpec, train: TrainRanker, pro
     refused = await train(settings.model_copy(update={"data_dir": work} | EMBEDDED))
     if refused is not None:
         raise InvalidRequest(f"the ranker is not better than the fused order ({refused}); try more impressions")
-    shutil.copytree(prepared, ranked)
+    shutil.copytree(prepared, ranked, copy_function=copy_sparse)
     shutil.copytree(work / "models" / "ranker", ranked / "models" / "ranker")
     shutil.rmtree(work)
     done.write_text(description)

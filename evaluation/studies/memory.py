@@ -34,7 +34,7 @@ from app.cli.simulate import seeds
 from app.cli.train import SEED, train_encoders, train_model
 from app.offline.sandbox import EMBEDDED, PolicySearch
 from app.settings import Settings
-from app.simulation.in_process import LISTS, World, open_existing, prepare
+from app.simulation.in_process import World, copy_prepared, open_existing, prepare
 from app.system.model_kinds import QUERY_PREDICTOR
 from app.system.policies import fixed_policy
 from app.system.system import System
@@ -135,8 +135,7 @@ async def one_run(
     groups = {name: queries[:: args.every] for name, queries in groups.items()}
 
     prepared, folder = work / "prepared", work / f"memory-{seed}"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(f"{LISTS}*"))
+    copy_prepared(prepared, folder)
     async with open_existing(settings, prepared, folder, World(seed), fixed_policy(settings)) as (_, service):
         searched = partial(progress.done, f"searches, seed {seed}")
         await simulate(service, user_traffic, judge, args.impressions, progress=searched)

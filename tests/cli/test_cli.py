@@ -19,6 +19,7 @@ import pytest
 
 from app.__main__ import COMMANDS, main
 from services.backends.base import Record
+from services.backends.files import copy_sparse
 from services.backends.log_codec import decode, encode
 from services.backends.sqlite.items import SqliteItems
 from services.backends.sqlite.log import SqliteLog
@@ -32,7 +33,6 @@ from tests.commands import PATIENCE, ROOT, Process, done, environment, eventuall
 
 ITEMS = 1000
 EVENTS = 600
-NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,13 @@ def indexed(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(indexed: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(indexed, tmp_path / "var")
+    return shutil.copytree(indexed, tmp_path / "var", copy_function=copy_sparse)
 
 
 @pytest.fixture(scope="module")
 def service(indexed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """One that learns quickly, with the music in it."""
-    folder = shutil.copytree(indexed, tmp_path_factory.mktemp("served") / "var")
+    folder = shutil.copytree(indexed, tmp_path_factory.mktemp("served") / "var", copy_function=copy_sparse)
     with serving(folder, attribution_seconds=0.5, snapshot_seconds=0.3, exploration=0.3) as process:
         process.folder = folder  # type: ignore[attr-defined]
         yield process
@@ -101,7 +101,7 @@ def current(folder: Path, kind: str) -> str | None:
 
 
 class TestUse:
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", COMMANDS)
     def test_every_command_explains_itself(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
@@ -112,7 +112,7 @@ class TestUse:
 
     def test_the_help_of_all_names_every_command_and_what_it_does(self, tmp_path: Path) -> None:
         lines = ltrr(tmp_path, "--help").stdout.splitlines()
-        for name in NAMES:
+        for name in COMMANDS:
             assert any(line.split()[:1] == [name] and len(line.split()) > 2 for line in lines)
 
     @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from app.system.model_kinds import RANKER
 from app.system.policies import fixed_policy
 from app.system.stores import model_store
 from app.telemetry.progress import Progress
+from services.backends.files import copy_sparse
 from services.datasets.folder import Dataset, DatasetQuery, HistoryEvent, Judgment, write_folder
 from services.errors import InvalidRequest
 from services.policies.base import Outcome
@@ -157,7 +158,7 @@ def command(data: Path, folder: Path, *more: str) -> tuple[str | Path, ...]:
 
 def simulated_with(data: Path, prepared: Path, folder: Path, *more: str) -> dict[str, Any]:
     """Results of a short simulation."""
-    shutil.copytree(prepared, folder / "work" / "prepared")
+    shutil.copytree(prepared, folder / "work" / "prepared", copy_function=copy_sparse)
     done = called(folder / "var", *command(data, folder, *more, "--json"))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -168,7 +169,7 @@ def simulated_with(data: Path, prepared: Path, folder: Path, *more: str) -> dict
 def ended(data: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """(folder of the results, results, what was printed beside them)."""
     folder = tmp_path_factory.mktemp("command")
-    shutil.copytree(prepared, folder / "work" / "prepared")
+    shutil.copytree(prepared, folder / "work" / "prepared", copy_function=copy_sparse)
     done = called(folder / "var", *command(data, folder, "--rows", "static,LTRR", "--jobs", "2", "--json"))
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout), done.stderr
@@ -549,7 +550,7 @@ class TestChanges:
         with gzip.open(changed / "catalogue.jsonl.gz", "ab") as file:
             file.write(b'{"id": "new", "title": "One more"}\n')
         assert not is_finished(replace(spec, data=changed), STATIC, 1)
-        folder = shutil.copytree(spec.prepared, tmp_path / "prepared")
+        folder = shutil.copytree(spec.prepared, tmp_path / "prepared", copy_function=copy_sparse)
         before = (folder / "prepared").read_text()
         with Progress() as progress:
             await prepare(SETTINGS, changed, folder, train_encoders, progress)
