@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,11 @@ def shared() -> Path:
 def anyio_backend() -> str:
     """Tests and fixtures that are coroutine functions run on asyncio, as the service does."""
     return "asyncio"
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests need not be gone through whenever garbage is collected."""
+    gc.freeze()
 
 
 # --- `make test` runs two processes (pytest -n 2 --dist loadscope): a group of tests stays in one of them, and each
