@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from services.errors import ModelInvalid
+from services.onnx_session import onnx_session
 from services.rankers.base import Rows
 from services.rankers.features import NAMES
 
@@ -19,9 +19,6 @@ FORMAT = 1
 """Version of the metadata that training writes and this class reads: format, features, reference, depth."""
 MAX_MODEL_BYTES = 32 * 2**20
 """Maximum size of a model file; a thousand trees of 31 leaves take about 3 MB."""
-
-_EXTERNAL = b"\x0a\x08location"
-"""Protobuf encoding of the key "location" of a tensor's external data: the runtime would open that path."""
 
 
 class OnnxRanker:
@@ -46,7 +43,10 @@ class OnnxRanker:
         self._reference = _reference(meta.get("reference"), self._width, version)
         if len(model) > MAX_MODEL_BYTES:
             raise ModelInvalid(f"ranker {version}: {len(model)} bytes, more than {MAX_MODEL_BYTES}")
-        self._session = _session(model, version)
+        try:
+            self._session = onnx_session(model)
+        except ModelInvalid as error:
+            raise ModelInvalid(f"ranker {version}: {error}") from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[1:] != [self._width]:
             raise ModelInvalid(f"ranker {version}: input is not one float32 table of {self._width} columns")
@@ -114,19 +114,3 @@ def _reference(values: object, width: int, version: str) -> Rows:
     if reference.shape != (width,) or not np.isfinite(reference).all():
         raise ModelInvalid(f"ranker {version}: `reference` is not {width} finite numbers")
     return reference
-
-
-def _session(model: bytes, version: str) -> onnxruntime.InferenceSession:
-    """One thread, no spinning: the runtime's defaults use every core of the host and burn one while idle."""
-    if _EXTERNAL in model:
-        raise ModelInvalid(f"ranker {version}: keeps data in other files")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 4  # problems with a model are in the exception; the runtime must not write to stderr
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's own exceptions have no common base but this
-        raise ModelInvalid(f"ranker {version}: not a model that can run ({type(error).__name__})") from error

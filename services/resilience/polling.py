@@ -44,12 +44,12 @@ async def poll(
                 on_failure(error)
             reported = identity(error)
         if pause > 0:
-            await _wait(stop, None if failed else wake, pause)
+            await wait_for_any(stop, *([] if failed or wake is None else [wake]), seconds=pause)
 
 
-async def _wait(stop: asyncio.Event, wake: asyncio.Event | None, seconds: float) -> None:
-    """Wait until `stop` or `wake` is set, at most `seconds`."""
-    waiting = [asyncio.create_task(event.wait()) for event in (stop, wake) if event is not None]
+async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> None:
+    """Wait until one of `events` is set, at most `seconds`."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:

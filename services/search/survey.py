@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from services.backends.base import EventLog, ItemStore
 from services.policies.base import FACTS, PLAN_ARMS, part
 from services.rankers.features import NAMES, rows
 from services.rankers.fusion import FUSION_WEIGHTS, adapt, fuse, slot_coverage
+from services.resilience.polling import wait_for_any
 from services.search.arm_pool import ArmPool
 from services.types import ArmOption, Context, Deadline, Schema, Survey
 
@@ -32,7 +32,6 @@ DIGITS = 3
 MAX_WAITING = 16
 SURVEY_SECONDS = 5.0
 """Time limit of one survey: nobody waits for it."""
-IDLE_SECONDS = 1.0
 
 _COLUMNS = [NAMES.index(name) for name in FACTS]
 
@@ -86,8 +85,7 @@ class Surveyor:
                 await self._next()
                 continue
             self._offered.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._offered.wait(), IDLE_SECONDS)
+            await wait_for_any(stop, self._offered)
 
     async def catch_up(self) -> int:
         """Make all waiting surveys and wait for the one in progress; returns the number of candidates requested.

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
-from services.errors import SettingsInvalid
+from services.errors import ModelInvalid, SettingsInvalid
 from services.models.text_encoder.features import Matrix, Vector, title_of, unit
+from services.onnx_session import onnx_session
 from services.schema.values import values
 from services.text import normalize
 from services.types import Document, Role, Schema
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _MODELS = ("model_int8.onnx", "model.onnx")
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _BATCH = 32
-_EXTERNAL = b"\x0a\x08location"
-"""Protobuf encoding of the key "location" of a tensor's external data, a path that the runtime would open."""
 _MAX_CHARS = 1200
 """Characters of an item's text that are encoded; about as many tokens as the model reads."""
 
@@ -111,17 +109,10 @@ def _tokenizer(path: Path, longest: int) -> Tokenizer:
 
 
 def _session(folder: Path, content: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    # One thread that sleeps between calls: more would spin on cores that the service needs.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if _EXTERNAL in content:
-        raise SettingsInvalid(f"{folder}: the model keeps weights in other files; export it as one file")
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of several private classes
-        raise SettingsInvalid(f"{folder}: the model does not load ({type(error).__name__})") from error
+        session = onnx_session(content)
+    except ModelInvalid as error:
+        raise SettingsInvalid(f"{folder}: the model {error}") from error
     if {one.name for one in session.get_inputs()} != _INPUTS:
         raise SettingsInvalid(f"{folder}: the model's inputs must be {', '.join(sorted(_INPUTS))}")
     return session
