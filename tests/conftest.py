@@ -36,8 +36,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-# --- `make test` runs two processes (pytest -n 2 --dist loadscope): a group of tests stays in one of them, and each
-# process takes the next group that is left ---
+# --- `make test` runs three processes (pytest -n 3 --dist loadscope), as tests also wait: a group of tests stays in one
+# of them, and each process takes the next group that is left ---
 
 SLOWEST = (
     "opensearch",
@@ -58,7 +58,7 @@ SLOWEST = (
     "backup/test_backup.py",
     "studies/test_memory_study.py",
 )
-"""Groups that take longest, longest first: those that begin last are short, so both processes end together."""
+"""Groups that take longest, longest first: those that begin last are short, so all processes end together."""
 
 
 class GroupScheduling(LoadScopeScheduling):
