@@ -17,7 +17,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -m tests.system_packages venv
 	@echo "creating $(VENV) from requirements.lock (1.3 GB on disk when done; takes a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true # some packages ship files of other Pythons
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -30,13 +31,13 @@ programs: ## look for the programs that tests start; root on Debian or Ubuntu ge
 engines: programs install ## fetch OpenSearch, too
 	@$(BIN)/python -m tests.servers.opensearch
 
-test: engines ## run all tests in three processes (or ARGS="tests/http -x": arguments of pytest)
-	$(BIN)/pytest -n 3 --dist loadscope $(ARGS)
+test: engines ## run all tests in four processes (or ARGS="tests/http -x": arguments of pytest)
+	$(BIN)/pytest -n 4 --dist loadscope $(ARGS)
 
 lint: install ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-logo
 
 format: install ## format and fix what can be fixed

@@ -9,7 +9,7 @@ or two arms in use, and the static mix beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,14 @@ _TIE_STEP = 1e-9
 
 def library(arms: int) -> NDArray[np.int32]:
     """[plans, arms]: every combination of counts with one or two arms in use, in ascending order."""
-    some = [plan for plan in product(CANDIDATE_COUNTS, repeat=arms) if 0 < sum(map(bool, plan)) <= IN_USE]
-    return np.array(some, dtype=np.int32)
+    used = [counts for counts in CANDIDATE_COUNTS if counts]
+    plans = {
+        tuple(dict(zip(places, counts, strict=True)).get(arm, 0) for arm in range(arms))
+        for size in range(1, IN_USE + 1)
+        for places in combinations(range(arms), size)
+        for counts in product(used, repeat=size)
+    }
+    return np.array(sorted(plans), dtype=np.int32)
 
 
 class Plans:
