@@ -8,10 +8,12 @@ import os
 import resource
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, values
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from services import metrics
@@ -42,8 +44,24 @@ def render() -> bytes:
     registry = REGISTRY
     if values.ValueClass._multiprocess:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        _WorkersCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
+
+
+class _WorkersCollector(MultiProcessCollector):
+    """The library's collector fails on a file that a starting worker has created and not yet filled."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in Path(self._path).glob("*.db") if _size(path)]
+        merged: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class Exposition:

@@ -78,6 +78,13 @@ def test_each_worker_tells_what_it_needs(tmp_path: Path) -> None:
             assert told()[f'ltrr_process_cpu_seconds_total{{worker="{worker}"}}'] > 0
 
 
+def test_a_file_that_a_worker_has_just_created_is_passed_over(tmp_path: Path) -> None:
+    with plain(tmp_path, 2) as gateway:
+        (folder,) = gateway.temporary.iterdir()
+        (folder / "counter_9.db").touch()
+        assert gateway.metric("ltrr_workers") == 2
+
+
 def test_every_gauge_says_what_it_is_over_several_workers() -> None:
     """The default would be one series for each process that ever was."""
     for name, metric in vars(metrics).items():
