@@ -31,8 +31,8 @@ programs: ## look for the programs that tests start; root on Debian or Ubuntu ge
 engines: programs install ## fetch OpenSearch, too
 	@$(BIN)/python -m tests.servers.opensearch
 
-test: engines ## run all tests in four processes (or ARGS="tests/http -x": arguments of pytest)
-	$(BIN)/pytest -n 4 --dist loadscope $(ARGS)
+test: engines ## run all tests in three processes (or ARGS="tests/http -x": arguments of pytest)
+	$(BIN)/pytest -n 3 --dist loadscope $(ARGS)
 
 lint: install ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

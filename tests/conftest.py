@@ -36,7 +36,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-# --- `make test` runs four processes (pytest -n 4 --dist loadscope), as tests also wait: a group of tests stays in one
+# --- `make test` runs three processes (pytest -n 3 --dist loadscope), as tests also wait: a group of tests stays in one
 # of them, and each process takes the next group that is left ---
 
 SLOWEST = (

@@ -34,6 +34,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltrr
 PATIENCE = 60.0
 """Seconds that a node may take to start or to stop."""
 PROGRESS_SECONDS = 5.0
+BRIEF_JAVA = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Options of a JVM that starts sooner; nothing in tests runs long enough for the others to pay."""
 
 
 class OpenSearchNode:
@@ -70,8 +72,7 @@ class OpenSearchNode:
                     str(JAVA),
                     f"-Xms{self._heap}m",
                     f"-Xmx{self._heap}m",
-                    "-XX:+UseSerialGC",
-                    "-XX:TieredStopAtLevel=1",  # starts faster; what tests ask never runs hot
+                    *BRIEF_JAVA,
                     "--enable-native-access=ALL-UNNAMED",
                     "-cp",
                     classpath,
@@ -189,7 +190,13 @@ def _build(cached: Path, lock: int) -> str:
             reported = time.monotonic()
     say(f"{files} files fetched; compiling its launcher")
     # The Eclipse compiler is one of the libraries: the Java that pip brings runs programs and compiles none.
-    compiler = [str(JAVA), "-cp", libraries.read_text().strip(), "org.eclipse.jdt.internal.compiler.batch.Main"]
+    compiler = [
+        str(JAVA),
+        *BRIEF_JAVA,
+        "-cp",
+        libraries.read_text().strip(),
+        "org.eclipse.jdt.internal.compiler.batch.Main",
+    ]
     source = str(SOURCES / "OpenSearchNode.java")
     for _ in _lines([*compiler, "-21", "-d", str(folder), "-cp", libraries.read_text().strip(), source], lock):
         pass
@@ -206,7 +213,12 @@ def _lines(command: list[str], lock: int) -> Iterator[str]:
     """
     last: deque[str] = deque(maxlen=40)
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock]
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        pass_fds=[lock],
+        env={"MAVEN_OPTS": " ".join(BRIEF_JAVA)} | os.environ,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
