@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Kept even where the environment says otherwise: every command would compile the whole product again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install programs engines demo test lint format bench loop loop-production outage dashboards simulate simulate-ranker simulate-memory lock clean
@@ -17,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -m tests.system_packages venv
 	@echo "creating $(VENV) from requirements.lock (1.3 GB on disk when done; takes a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true # some packages ship files of other Pythons
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
