@@ -129,6 +129,7 @@ def logged(service: Service) -> list[Any]:
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visiting, "RUSH", 40.0)
     monkeypatch.setattr(visiting, "THINK_SECONDS", 0.05)
+    monkeypatch.setattr(visiting, "PATIENCE", 30.0)  # a disk that stalls is no failure of theirs
     monkeypatch.setattr(Visitors.__init__, "__defaults__", (40.0, 40.0))
 
 
