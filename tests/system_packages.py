@@ -1,12 +1,13 @@
-"""The programs that tests start and pip cannot bring: where they are, and what brings the missing ones.
+"""What tests need and pip cannot bring, programs above all: where it is, and what brings what is missing.
 
-`python3 -m tests.system_packages [NEED…]` checks all programs, or the needs that are named (`venv` among them). Root on
+`python3 -m tests.system_packages [NEED…]` checks all of it, or the needs that are named (`venv` among them). Root on
 Debian or Ubuntu gets what is missing; anybody else is told the command that brings it. It runs before there is an
 environment, so it keeps to the standard library, and to syntax of Pythons that are too old for everything else.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -16,6 +17,13 @@ from collections.abc import Iterable, Sequence
 
 OLDEST_PYTHON = (3, 11)
 PROGRAMS = ("chromium", "redis-server", "prometheus", "promtool", "mvn", "openssl")
+NEEDS = (*PROGRAMS, "openmp")
+"""The programs, and the library that LightGBM shares with the system."""
+OPENMP = (
+    "libgomp.so.1",
+    "/opt/homebrew/opt/libomp/lib/libomp.dylib",
+    "/usr/local/opt/libomp/lib/libomp.dylib",
+)
 OTHER_NAMES = {
     "chromium": (
         "chromium-browser",
@@ -32,6 +40,7 @@ DEBIAN = {
     "promtool": (APT, "prometheus"),
     "mvn": (APT, "maven"),
     "openssl": (APT, "openssl"),
+    "openmp": (APT, "libgomp1"),
     "venv": (APT, f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"),
 }
 PACKAGES = {
@@ -40,6 +49,7 @@ PACKAGES = {
     "fedora": {
         "chromium": ("dnf install", "/usr/bin/chromium-browser"),  # dnf finds the package of a file
         **{program: ("dnf install", f"/usr/bin/{program}") for program in PROGRAMS[1:]},
+        "openmp": ("dnf install", "libgomp"),
     },
     "macos": {
         "chromium": ("brew install --cask", "google-chrome"),
@@ -48,6 +58,7 @@ PACKAGES = {
         "promtool": ("brew install", "prometheus"),
         "mvn": ("brew install", "maven"),
         "openssl": ("brew install", "openssl"),
+        "openmp": ("brew install", "libomp"),
     },
 }
 """(system, need) -> (install command, packages)."""
@@ -68,7 +79,8 @@ def program(name: str) -> str:
 
 def absent(needs: Iterable[str]) -> list[str]:
     """The needs that this machine does not meet."""
-    return [need for need in needs if not (_has_venv() if need == "venv" else find(need))]
+    others = {"venv": _has_venv, "openmp": _has_openmp}
+    return [need for need in needs if not (others[need]() if need in others else find(need))]
 
 
 def system(release: str = "/etc/os-release") -> str:
@@ -148,5 +160,15 @@ def _has_venv() -> bool:
     return all(importlib.util.find_spec(module) for module in ("venv", "ensurepip"))
 
 
+def _has_openmp() -> bool:
+    for library in OPENMP:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return True
+    return False
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or PROGRAMS, system(), root=os.geteuid() == 0))
+    sys.exit(main(sys.argv[1:] or NEEDS, system(), root=os.geteuid() == 0))

@@ -33,6 +33,10 @@ async def train_ranker(settings: Settings, data: Path | None, seed: int) -> Trai
         raise SettingsInvalid(
             f"train ranker: {error.name} is not installed; it comes with the extra `train`"
         ) from error
+    except OSError as error:
+        raise SettingsInvalid(
+            f"train ranker: LightGBM needs OpenMP of the system: libgomp1 on Debian, libomp by Homebrew ({error})"
+        ) from error
     if data is not None:
         training, validation = await _judged(settings, data)
         return await asyncio.to_thread(train.train, training, validation, source="labels", seed=seed)

@@ -389,7 +389,10 @@ async def read(body: bytes, size: int, longest: int = 40) -> list[Line]:
 
 
 class TestLines:
-    @given(st.lists(st.one_of(st.integers(), st.text(max_size=5), st.none()), max_size=8), st.integers(1, 30))
+    @given(
+        st.lists(st.one_of(st.integers(-(2**63), 2**64 - 1), st.text(max_size=5), st.none()), max_size=8),
+        st.integers(1, 30),
+    )
     async def test_lines_are_the_same_however_they_are_cut(self, entries: list[Any], size: int) -> None:
         body = "\n".join(json.dumps(entry) for entry in entries).encode()
         assert [(line.number, line.value) for line in await read(body, size, 1000)] == list(enumerate(entries, 1))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system_packages import APT, PACKAGES, PROGRAMS, absent, advice, commands, find, main, program, system
+from tests import system_packages
+from tests.system_packages import APT, NEEDS, PACKAGES, PROGRAMS, absent, advice, commands, find, main, program, system
 
 ROOT = Path(__file__).resolve().parents[2]
 APT_GET = """#!/bin/sh
@@ -127,9 +128,16 @@ def test_a_browser_may_have_another_name(folder: Path) -> None:
     assert absent(PROGRAMS) == [name for name in PROGRAMS if name != "chromium"]
 
 
-def test_every_program_can_be_had_on_every_system() -> None:
+def test_every_need_can_be_met_on_every_system() -> None:
     for name, packages in PACKAGES.items():
-        assert set(PROGRAMS) <= set(packages), name
+        assert set(NEEDS) <= set(packages), name
+
+
+def test_a_library_that_is_missing_is_brought(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert absent(["openmp"]) == [], "the tests of the ranker would fail"
+    monkeypatch.setattr(system_packages, "OPENMP", ("libabsent.so.1",))
+    assert main(["openmp"], "debian", root=True) == 2
+    assert _calls(folder) == ["1 update -qq", "1 install -y --no-install-recommends -q libgomp1"]
 
 
 def test_the_module_for_environments_is_named_by_the_version_of_python() -> None:
