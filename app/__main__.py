@@ -15,7 +15,17 @@ from services.errors import LtrrError, SettingsInvalid
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
 COMMANDS = (
-    *("demo", "serve", "learn", "index", "train", "evaluate", "simulate", "models", "replay", "doctor", "backup"),
+    "demo",
+    "serve",
+    "learn",
+    "index",
+    "train",
+    "evaluate",
+    "simulate",
+    "models",
+    "replay",
+    "doctor",
+    "backup",
     "convert",
 )
 """Modules of app.cli, one a command, each with `register(subparsers)` and a handler."""
@@ -25,7 +35,7 @@ SERVICES = ("demo", "serve", "learn")
 
 def usage(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of `command`, or of all commands when there is none of this name. Modules of other commands are not
-    imported: that would double the start of most."""
+    imported: every command would start as slowly as the slowest."""
     parser = argparse.ArgumentParser(
         prog="ltrr",
         description="Search that learns from clicks what to retrieve and how to order it.",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import onnxruntime
 import qdrant_edge
 import vowpal_wabbit_next as vw
 
@@ -17,6 +16,7 @@ from load_tests.figures import ENCODER, ONNX, QDRANT, TANTIVY, VW
 from services.backends.tantivy import index as lexical
 from services.backends.tantivy.reading import Reading
 from services.models.text_encoder import model as encoders
+from services.onnx_session import onnxruntime
 
 
 class Call(NamedTuple):

@@ -11,6 +11,8 @@ from services.errors import ModelInvalid
 os.putenv("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
+__all__ = ["onnx_session", "onnxruntime"]
+
 _EXTERNAL = b"\x0a\x08location"
 """Protobuf encoding of the key "location" of a tensor's external data: the runtime would open that path."""
 

@@ -21,6 +21,12 @@ def test_only_settings_reads_the_environment() -> None:
     assert readers == ["app.settings"]
 
 
+def test_only_sessions_import_the_onnx_runtime() -> None:
+    """Whoever imports it first decides about its telemetry."""
+    importers = [m for m, path in MODULES.items() if "import onnxruntime" in path.read_text("utf-8")]
+    assert importers == ["services.onnx_session"]
+
+
 def test_serving_imports_no_training_library() -> None:
     """Importing the whole service in a fresh interpreter must not load packages that only training needs."""
     code = "import sys, app.http.application; print(' '.join(sorted(m.split('.')[0] for m in sys.modules)))"

@@ -214,7 +214,7 @@ def _ratios(logged: Floats, target: Floats) -> Floats:
 
 def _student(freedom: float) -> float:
     """The 97.5 % quantile of Student's t."""
-    # Imported here, as scipy takes as long to import as the rest of a command.
+    # Imported here: scipy is slow to import, and most processes never get to this.
     from scipy.special import stdtrit
 
     return float(stdtrit(max(freedom, MIN_FREEDOM), 0.975))

@@ -138,7 +138,7 @@ class Kinds:
 
     def _fit_centroids(self, rng: np.random.Generator) -> None:
         """Fit the first centres to the sample."""
-        # Imported here, as scipy takes as long to import as the rest of a command.
+        # Imported here: scipy is slow to import, and most processes never get to this.
         from scipy.cluster.vq import kmeans2
 
         worths = self._worths.astype(np.float32)

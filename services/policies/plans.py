@@ -33,14 +33,13 @@ _TIE_STEP = 1e-9
 
 def library(arms: int) -> NDArray[np.int32]:
     """[plans, arms]: every combination of counts with one or two arms in use, in ascending order."""
-    used = [counts for counts in CANDIDATE_COUNTS if counts]
-    plans = {
-        tuple(dict(zip(places, counts, strict=True)).get(arm, 0) for arm in range(arms))
+    plans = (
+        dict(zip(used, counts, strict=True))
         for size in range(1, IN_USE + 1)
-        for places in combinations(range(arms), size)
-        for counts in product(used, repeat=size)
-    }
-    return np.array(sorted(plans), dtype=np.int32)
+        for used in combinations(range(arms), size)
+        for counts in product(CANDIDATE_COUNTS[1:], repeat=size)
+    )
+    return np.array(sorted([plan.get(arm, 0) for arm in range(arms)] for plan in plans), dtype=np.int32)
 
 
 class Plans:

@@ -161,7 +161,7 @@ class RelevanceModel:
         covariance_inputs = _matmul(self.covariance, inputs.T)
         gain = np.linalg.inv(np.diag(1.0 / information) + _matmul(inputs, covariance_inputs))
         self.mean = self.mean + _matmul(covariance_inputs, _matmul(gain, surprise / information))
-        # Contiguous, which halves the time of this sum.
+        # einsum is slow on columns that do not lie side by side.
         inputs_covariance = np.ascontiguousarray(covariance_inputs.T)
         self.covariance = self.covariance - _matmul(_matmul(covariance_inputs, gain), inputs_covariance)
         self.answers += 1

@@ -44,7 +44,8 @@ async def poll(
                 on_failure(error)
             reported = identity(error)
         if pause > 0:
-            await wait_for_any(stop, *([] if failed or wake is None else [wake]), seconds=pause)
+            events = [stop] if failed or wake is None else [stop, wake]
+            await wait_for_any(*events, seconds=pause)
 
 
 async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> None:

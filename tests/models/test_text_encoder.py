@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from services.errors import ModelInvalid, SettingsInvalid
 from services.models.text_encoder.model import HashingEncoder, LsaEncoder, TextEncoder
 from services.models.text_encoder.onnx import OnnxEncoder
 from services.models.text_encoder.train import train
+from services.onnx_session import onnxruntime
 from services.types import Document, Field, Role, Schema
 
 SCHEMA = Schema(

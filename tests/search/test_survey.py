@@ -366,3 +366,13 @@ async def test_what_waits_at_the_end_is_dropped() -> None:
         taking.offer(answered(f"q{number}"), number)
     await asyncio.wait_for(taking.run(stop), 10.0)
     assert [survey.query_id for survey in log] == ["q0"]
+
+
+async def test_an_idle_surveyor_ends_at_once() -> None:
+    stop = asyncio.Event()
+    running = asyncio.create_task(surveyor(Log()).run(stop))
+    await asyncio.sleep(0.01)
+    stop.set()
+    for _ in range(10):  # turns of the loop, in which no time passes
+        await asyncio.sleep(0)
+    assert running.done()

@@ -129,7 +129,7 @@ class LsaEncoder:
 
     def encode_documents(self, documents: Sequence[Document], schema: Schema) -> Matrix:
         """float32 [len(documents), size], as TextEncoder.encode_documents."""
-        # Imported here, as scipy takes as long to import as the rest of a command.
+        # Imported here: scipy is slow to import, and most processes never get to this.
         from scipy import sparse
 
         titles, _ = _zeros(len(documents))
