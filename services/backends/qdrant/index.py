@@ -1,7 +1,7 @@
 """The vector index on a Qdrant server, shared by every process.
 
     <namespace>-<name>             alias of the active generation: every read and write goes to it
-    <namespace>-<name>-former      alias of the generation before, for a minute after a rebuild
+    <namespace>-<name>-former      alias of the last generation of the encoder before, for a minute after a rebuild
     <namespace>-<name>-<hex>       a generation: a collection with one vector, named after its encoder
 
 A rebuild fills a new generation and moves both aliases in one step. Because the vector bears its encoder's name, a
@@ -181,20 +181,25 @@ class QdrantIndex:
         async with self._changing:
             old = self._open()
             layout = Layout.of(schema, size, old.version if version is None else version)
-            current = await self._sweep()
+            current, previous = await self._sweep()
             fresh = f"{self._alias}-{secrets.token_hex(4)}"
             try:
                 count = await self._fill(fresh, layout, points)
             except BaseException:
                 self._spawn(self._remove(fresh))
                 raise
+            moves = [(self._alias, current, fresh)]
+            # One of the same encoder as the active one leaves the previous one, of another encoder, in its place: some
+            # process may not have the new encoder yet.
+            if current is not None and not await self._same_encoder(current, layout):
+                moves.append((self._previous, previous, current))
             # Nothing is removed for a switch that failed: it may have happened all the same.
-            await _uncancelled(self._switch(current, fresh))
+            await _uncancelled(self._switch(moves))
             self._layout = layout
             self._changes += 1
             self._set_count(count)
-            if current is not None:
-                self._spawn(self._retire(current))
+            for outgoing in filter(None, (current, previous)):
+                self._spawn(self._retire(outgoing))
 
     async def close(self) -> None:
         """Finish background work. The server stays open: it is shared."""
@@ -231,6 +236,9 @@ class QdrantIndex:
         except Refused as again:
             return OutOfStep(self._alias, "the server has no such index") if again.status == MISSING_STATUS else again
         return refused if layout.vector in vectors_of(info) else OutOfStep(self._alias, "not of this encoder")
+
+    async def _same_encoder(self, collection: str, layout: Layout) -> bool:
+        return layout.vector in vectors_of(await self._info(collection, Deadline.after(READ_SECONDS)))
 
     async def _info(self, collection: str, deadline: Deadline) -> models.CollectionInfo:
         return await self._server.read(lambda client, _: client.get_collection(collection), deadline)
@@ -317,25 +325,26 @@ class QdrantIndex:
             await asyncio.sleep(POLL_SECONDS)
         logger.warning("vector_index_unoptimized index=%s", self._alias)
 
-    async def _switch(self, current: str | None, fresh: str) -> None:
-        steps: list[Any] = [
-            models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=fresh, alias_name=self._alias))
-        ]
-        if current is not None:
-            drop = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=self._alias))
-            keep = models.CreateAlias(collection_name=current, alias_name=self._previous)
-            steps = [drop, *steps, models.CreateAliasOperation(create_alias=keep)]
+    async def _switch(self, moves: Sequence[tuple[str, str | None, str]]) -> None:
+        """Move aliases in one step: (alias, the collection that it points to, the one that it is to point to)."""
+        steps: list[Any] = []
+        for alias, old, new in moves:
+            if old is not None:
+                steps.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
+            create = models.CreateAlias(collection_name=new, alias_name=alias)
+            steps.append(models.CreateAliasOperation(create_alias=create))
         await self._server.write(lambda c, s: c.update_collection_aliases(steps, timeout=s), SWITCH_SECONDS)
 
-    async def _sweep(self) -> str | None:
-        """Remove all generations but the active one; returns its name, or None when there is none."""
+    async def _sweep(self) -> tuple[str | None, str | None]:
+        """Remove all generations but the active and the previous one; returns their names, None where there is none."""
         known = await self._server.read(lambda c, _: c.get_aliases(), Deadline.after(READ_SECONDS))
-        current = {alias.alias_name: alias.collection_name for alias in known.aliases}.get(self._alias)
+        aliases = {alias.alias_name: alias.collection_name for alias in known.aliases}
+        current, previous = aliases.get(self._alias), aliases.get(self._previous)
         held = await self._server.read(lambda c, _: c.get_collections(), Deadline.after(READ_SECONDS))
         for collection in held.collections:
-            if self._generation.fullmatch(collection.name) and collection.name != current:
+            if self._generation.fullmatch(collection.name) and collection.name not in (current, previous):
                 await self._remove(collection.name)
-        return current
+        return current, previous
 
     async def _remove(self, collection: str) -> None:
         """Remove a collection with the aliases that point to it."""

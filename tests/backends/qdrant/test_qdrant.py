@@ -202,6 +202,22 @@ async def test_another_encoder_never_meets_the_wrong_vectors(stub: QdrantStub, m
         await theirs.close()
 
 
+async def test_the_encoder_of_before_is_served_through_any_number_of_rebuilds(stub: QdrantStub) -> None:
+    turned = [(document, vector[::-1]) for document, vector in items()]
+    async with filled(stub) as mine, serving(stub) as server:
+        theirs = QdrantIndex(server, mine._alias.removesuffix("-text"), "text", SCHEMA, SIZE, "v1")
+        before = await mine.nearest(ONES, (), 30, Deadline.after(5))
+        await theirs.rebuild(SCHEMA, SIZE, turned, version="v2")
+        for _ in range(3):
+            await theirs.rebuild(SCHEMA, SIZE, turned)
+            assert await mine.nearest(ONES, (), 30, Deadline.after(5)) == before
+            assert len(await collections(stub, mine)) == 3  # theirs, the one it took the place of, and mine
+        await theirs.rebuild(SCHEMA, SIZE, items(), version="v3")
+        with pytest.raises(OutOfStep, match="not of this encoder"):
+            await mine.nearest(ONES, (), 30, Deadline.after(5))
+        await theirs.close()
+
+
 # --- rebuilding -------------------------------------------------------------------------------------------------------
 
 

@@ -306,7 +306,7 @@ async def test_what_was_acknowledged_survives_a_crash(tmp_path: Path) -> None:
                 dying = asyncio.ensure_future(store.put([item(f"lost{crash}"), item(f"with{crash}")]))
                 await asyncio.sleep(0.002)
                 server.kill()
-                await asyncio.wait([dying])
+                await asyncio.gather(dying, return_exceptions=True)
                 server.restart()
         async with opened(server, tmp_path) as store:
             stored = {d["id"]: d.get("v") async for d in store.scan()}
